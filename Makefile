@@ -1,0 +1,50 @@
+# make quickstart: set up .venv and run the whole method on embedded data
+# make test:       set up .venv and run the modules' tests
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test walkthroughs wheel readme docs export clean
+
+# Set up once: the stamp's name holds a checksum of the files that say what to install.
+STAMP := .venv/installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
+RUN := .venv/bin/python
+# The interpreter of a new .venv: the first of these that is 3.11 to 3.13; `make PYTHON=...` names another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 20
+
+$(STAMP):
+	@test -n "$(PYTHON)" || { echo "mtmg needs Python 3.11, 3.12 or 3.13, and none is on the path; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "could not make .venv (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing mtmg into .venv; the first time takes about 5 minutes and 6.5 GB (torch brings its CUDA libraries)."
+	@.venv/bin/pip install --disable-pip-version-check --editable '.[dev]'
+	@rm -f .venv/installed-*
+	@touch $@
+
+setup: $(STAMP) ## build .venv and install mtmg with what its developers need
+
+quickstart: $(STAMP) ## patch, align, measure on embedded data: runs/quickstart (ARGS="--seed 1" goes to mtmg)
+	@.venv/bin/mtmg quickstart $(ARGS)
+
+test: $(STAMP) ## run the modules' notebooks as tests, and compare notebooks and package (NAMES="bands clip": those only)
+	@$(RUN) tools/notebooks.py test $(if $(NAMES),$(NAMES),--agree)
+
+walkthroughs: $(STAMP) ## execute the walkthroughs (SAVE=1 keeps their fresh outputs, NAMES picks some)
+	@$(RUN) tools/notebooks.py walkthroughs $(NAMES) $(if $(SAVE),--save)
+
+wheel: $(STAMP) ## build the wheel and try it in a clean environment, from another folder
+	@$(RUN) tools/wheel.py
+
+export: $(STAMP) ## notebooks -> mtmg/, and clean the notebooks
+	@.venv/bin/nbdev_export && .venv/bin/nbdev_clean
+
+readme: $(STAMP) ## nbs/index.ipynb -> README.md
+	@$(RUN) tools/docs.py readme
+
+docs: $(STAMP) ## documentation site in _docs, from the notebooks (FAST=1: without running them for their pictures)
+	@$(RUN) tools/docs.py site $(if $(FAST),,--execute)
+
+clean: ## remove what was built, but not .venv, data or runs
+	rm -rf _docs _proc build dist *.egg-info
+	find nbs mtmg tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,0 +1,165 @@
+"""The notebooks: run the modules' tests, execute the walkthroughs, compare notebooks and package.
+
+    python tools/notebooks.py test [NAME ...] [--agree]         # nbdev_test over nbs/*.ipynb, or over the named ones
+    python tools/notebooks.py agree                             # does the package equal a clean export of clean notebooks?
+    python tools/notebooks.py walkthroughs [NAME ...] [--save]  # execute nbs/walkthroughs/*.ipynb
+
+Each command ends with a line 'N passed, N failed'."""
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, BIN = ROOT/'nbs', Path(sys.executable).parent
+WORKERS = 2
+NOTEBOOK_LIMIT = 300 # seconds for one module notebook: a hung one must not hang the build
+WALKTHROUGHS_LIMIT = 600 # seconds for all walkthroughs together
+WALKTHROUGH_BYTES, MODULE_BYTES = 1_500_000, 300_000 # with their outputs
+# one thread a worker: two workers with two threads each fight for two cores and lose by a factor of two
+ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore::DeprecationWarning',
+                            'PATH': f'{BIN}{os.pathsep}{os.environ["PATH"]}'}
+
+
+def notebooks(folder: Path, names: list[str]) -> list[Path]:
+    "The notebooks of a folder, or those of them whose names hold one of `names`."
+    found = sorted(p for p in folder.glob('*.ipynb') if p.name[0] not in '._' and (not names or any(n in p.stem for n in names)))
+    if not found: raise SystemExit(f'no notebook named {" or ".join(names) or "*"} in {folder.relative_to(ROOT)}')
+    return found
+
+
+def summary(problems: dict[str, str]) -> int:
+    "Print what failed and the closing line; the exit status."
+    for name, problem in problems.items():
+        if problem: print(f'\nFAILED {name}\n{problem}')
+    failed = sum(map(bool, problems.values()))
+    print(f'\n{len(problems) - failed} passed, {failed} failed', flush=True)
+    return int(failed > 0)
+
+
+# ---- module notebooks -------------------------------------------------------------------------------------------------
+# One process a notebook: nbdev_test by itself hands notebooks to forked workers that live on, so that one notebook
+# could pass by what another has imported or set.
+
+def test_one(path: Path) -> str:
+    "Run one notebook with nbdev_test; what went wrong, or ''."
+    start = time.time()
+    try:
+        run = subprocess.run([BIN/'nbdev_test', '--path', path, '--n_workers', '0'], cwd=ROOT, env=ENVIRONMENT, text=True,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=NOTEBOOK_LIMIT)
+        problem = '' if run.returncode == 0 else run.stdout
+        # nbdev_test says this, and succeeds, where it found nothing to run
+        if 'No files were eligible' in run.stdout: problem = run.stdout
+    except subprocess.TimeoutExpired: problem = f'did not end within {NOTEBOOK_LIMIT} s'
+    print(f'{"FAILED" if problem else "ok":>6} {time.time() - start:6.1f} s  {path.relative_to(ROOT)}', flush=True)
+    return problem
+
+
+def test(names: list[str]) -> dict[str, str]:
+    "Name -> problem for the module notebooks."
+    paths = notebooks(NBS, names)
+    with ThreadPoolExecutor(WORKERS) as pool: return dict(zip((p.name for p in paths), pool.map(test_one, paths)))
+
+
+# ---- notebooks and package --------------------------------------------------------------------------------------------
+
+def unclean(path: Path) -> str:
+    "What `nbdev_clean` would change in a notebook, or ''."
+    from execnb.nbio import nb2str, read_nb
+    from nbdev.clean import _nbdev_clean
+    nb = read_nb(path)
+    _nbdev_clean(nb)
+    if nb2str(nb) != path.read_text(encoding='utf-8'): return 'run nbdev_clean on it'
+    limit = MODULE_BYTES if path.parent == NBS else WALKTHROUGH_BYTES
+    if path.stat().st_size > limit: return f'{path.stat().st_size:,} bytes, {limit:,} allowed: smaller or fewer outputs'
+    return ''
+
+
+def exported(folder: Path) -> dict[str, str]:
+    "The package as its notebooks make it, exported anew in `folder`: file -> text."
+    for name in ('settings.ini', 'pyproject.toml'): shutil.copy(ROOT/name, folder)
+    shutil.copytree(NBS, folder/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'runs', 'data'))
+    (folder/'mtmg').mkdir()
+    run = subprocess.run([BIN/'nbdev_export'], cwd=folder, env=ENVIRONMENT, text=True, capture_output=True)
+    if run.returncode: raise SystemExit(f'nbdev_export failed:\n{run.stdout}{run.stderr}')
+    files = [folder/'pyproject.toml', *folder.joinpath('mtmg').rglob('*.py')]
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding='utf-8') for p in files}
+
+
+def agree() -> dict[str, str]:
+    "Name -> problem: compare the committed package with a clean export, and every notebook with its clean form."
+    problems = {}
+    with tempfile.TemporaryDirectory() as folder: fresh = exported(Path(folder))
+    kept = {p.relative_to(ROOT).as_posix() for p in (ROOT/'mtmg').rglob('*.py')} | {'pyproject.toml'}
+    for name in sorted(fresh.keys() | kept):
+        if name not in fresh: problems[name] = 'no notebook exports it'
+        elif name not in kept: problems[name] = 'missing: run nbdev_export'
+        else: problems[name] = '' if (ROOT/name).read_text(encoding='utf-8') == fresh[name] else 'differs: run nbdev_export'
+    for path in sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts):
+        problems[path.relative_to(ROOT).as_posix()] = unclean(path)
+    if (NBS/'index.ipynb').exists():
+        from docs import render_readme
+        same = (ROOT/'README.md').exists() and (ROOT/'README.md').read_text(encoding='utf-8') == render_readme()[0]
+        problems['README.md'] = '' if same else 'differs from nbs/index.ipynb: run make readme'
+    return problems
+
+
+# ---- walkthroughs -----------------------------------------------------------------------------------------------------
+
+def skip_exec(nb) -> bool:
+    "Does the notebook's front matter say `skip_exec: true`?"
+    return any(cell.cell_type == 'raw' and 'skip_exec: true' in cell.source for cell in nb.cells)
+
+
+def execute(path: Path, timeout: int = WALKTHROUGHS_LIMIT):
+    "A notebook with fresh outputs; raises nbclient's CellExecutionError."
+    from nbclient import NotebookClient
+    import nbformat
+    nb = nbformat.read(path, as_version=4)
+    if skip_exec(nb): return nb
+    os.environ.update(ENVIRONMENT | {'OMP_NUM_THREADS': str(os.cpu_count())}) # alone on the machine: all cores
+    skipped = [cell for cell in nb.cells if cell.cell_type == 'code' and cell.source.lstrip().startswith('#| eval: false')]
+    for cell in skipped: cell.metadata['tags'] = ['skip-execution']
+    NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': path.parent}}).execute()
+    return nb
+
+
+def walkthroughs(names: list[str], save: bool) -> dict[str, str]:
+    "Name -> problem: execute the walkthroughs, one after another, within their time and size."
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    import nbformat
+    problems, spent = {}, 0
+    for path in notebooks(NBS/'walkthroughs', names):
+        start = time.time()
+        try:
+            nb = execute(path)
+            size = len(nbformat.writes(nb).encode())
+            problem = '' if size <= WALKTHROUGH_BYTES else f'{size:,} bytes with its outputs, {WALKTHROUGH_BYTES:,} allowed'
+            if save and not problem:
+                nbformat.write(nb, path)
+                subprocess.run([BIN/'nbdev_clean', '--fname', path], cwd=ROOT, check=True)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error: problem, size = str(error), 0
+        spent += time.time() - start
+        problems[path.name] = problem
+        print(f'{"FAILED" if problem else "ok":>6} {time.time() - start:6.1f} s {size / 1e6:5.2f} MB  {path.relative_to(ROOT)}', flush=True)
+    if not names: problems['time'] = '' if spent <= WALKTHROUGHS_LIMIT else f'{spent:.0f} s for all, {WALKTHROUGHS_LIMIT} s allowed'
+    return problems
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('command', choices=('test', 'agree', 'walkthroughs'))
+    parser.add_argument('names', nargs='*')
+    parser.add_argument('--save', action='store_true', help='keep the fresh outputs of walkthroughs')
+    parser.add_argument('--agree', action='store_true', help='after the tests, what `agree` does')
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    if args.command == 'test': problems = test(args.names) | (agree() if args.agree else {})
+    elif args.command == 'agree': problems = agree()
+    else: problems = walkthroughs(args.names, args.save)
+    sys.exit(summary(problems))
