@@ -7,7 +7,7 @@ __all__ = ['EUROSAT_FILE_BANDS', 'MODALITIES', 'NOMENCLATURES', 'name_key', 'fol
            'eurosat', 'resisc45', 'ucmerced', 'read_bands', 'PairedScenes', 'from_43', 'BigEarthNet', 'BigEarthNetV2',
            'Sen12MS']
 
-# %% ../nbs/04b_archives.ipynb #7ae0909d
+# %% ../nbs/04b_archives.ipynb #4a559259
 from functools import cached_property
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from .bands import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor
 from .catalog import unknown_name
-from .files import FileScenes, channel_order, check_pixels, expect_folder, first_paths, image_files, read_image, resize
+from .files import FileScenes, channel_order, check_pixels, expect_folder, first_paths, image_files, joint_sensor, read_image, resize
 from .labels import CLC_CODES, LANDCOVER_OF_EUROSAT, LabelSet, ben43_to_5, ben43_to_19, igbp_shares, labelset
 from .scenes import SceneDataset
 
@@ -100,13 +100,13 @@ def ucmerced(root, split: str, labels: LabelSet | None = None, size: int | None 
     return _class_folders('ucmerced', root, root/'UCMerced_LandUse'/'Images', f'uc_merced-{split}.txt', labels or labelset('ucmerced'),
                           lambda line: re.match(r'[a-z]+', line)[0], sensor=RGB, split=split, size=size or 256)
 
-# %% ../nbs/04b_archives.ipynb #aba346ca
+# %% ../nbs/04b_archives.ipynb #cb30a2ed
 MODALITIES = ('s2', 's1', 's1+s2')
 
 def _paired(optical: Sensor) -> dict:
     "modality -> its sensor and bands"
-    both = Sensor(f'{S1_GRD.name}+{optical.name}', S1_GRD.bands + optical.bands, 'other', f'{S1_GRD.title}; {optical.title}')
-    return {'s2': (optical, optical.bands), 's1': (S1_GRD, S1_GRD.bands), 's1+s2': (both, S1_GRD.bands + optical.bands)}
+    both = S1_GRD.bands + optical.bands
+    return {'s2': (optical, optical.bands), 's1': (S1_GRD, S1_GRD.bands), 's1+s2': (joint_sensor(both), both)}
 
 def _band_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir(): raise FileNotFoundError(f'{folder} does not exist; the split file names it')
@@ -130,7 +130,7 @@ def read_bands(folders: dict, bands, size: int = 120) -> np.ndarray:
             raise ValueError(f'{there[str(band)]} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again') from error
     return out
 
-# %% ../nbs/04b_archives.ipynb #688aadea
+# %% ../nbs/04b_archives.ipynb #920a40db
 class PairedScenes(SceneDataset):
     "Scenes of Sentinel-1 and Sentinel-2 folders with labels that are read on demand. A subclass knows where they are."
     def __init__(self, name, source, optical, split, modality, labels, size=None):
@@ -151,9 +151,7 @@ class PairedScenes(SceneDataset):
     def __getitem__(self, i):
         i = range(len(self))[i]
         pixels = self._pixels(i)
-        for sensor in {b.sensor for b in self.bands}:
-            part = [c for c, b in enumerate(self.bands) if b.sensor == sensor]
-            check_pixels(pixels[part], S1_GRD if sensor == S1_GRD.name else S2_L2A, self.ids[i])
+        pixels = check_pixels(pixels, self.bands, self.ids[i])
         image, target = torch.from_numpy(pixels), self.label(i)
         if self.size: image = resize(image, self.size)
         label = int(target) if np.ndim(target) == 0 else torch.as_tensor(target, dtype=torch.float32)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'LINES', 'HATCHES', 'GREY', 'RIGHT', 'WRONG', 'STYLE', 'UNITS_OF', 'styled', 'save_figure',
-           'plot_alpha', 'plot_gap_training', 'plot_similarities', 'plot_confusion', 'plot_gains', 'plot_prompts']
+           'plot_alpha', 'plot_gap_training', 'plot_shift', 'plot_similarities', 'plot_confusion', 'plot_gains',
+           'plot_prompts']
 
 # %% ../nbs/02_charts.ipynb #71c7b96e
 from functools import wraps
@@ -24,13 +25,13 @@ HATCHES = ('', '////', '....', 'xxxx', r'\\\\', '++++')
 GREY = '#8A8A8A'
 RIGHT, WRONG = PALETTE[2], PALETTE[1] # a right answer also carries a tick, a wrong one a cross
 
-# %% ../nbs/02_charts.ipynb #8f95cefd
+# %% ../nbs/02_charts.ipynb #372a2cfa
 STYLE = {'figure.dpi': 100, 'savefig.dpi': 110, 'font.size': 9, 'axes.titlesize': 10, 'axes.labelsize': 9,
          'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False,
          'axes.grid': True, 'axes.axisbelow': True, 'grid.color': '#E3E3E3', 'grid.linewidth': .7,
          'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8, 'legend.frameon': False,
          'lines.linewidth': 1.6, 'lines.markersize': 5, 'hatch.linewidth': .6, 'hatch.color': '#FFFFFF',
-         'image.interpolation': 'nearest'}
+         'image.interpolation': 'nearest', 'axes.prop_cycle': f"cycler('color', {list(PALETTE)})"}
 
 def styled(plot):
     "Draw with the package's style, and leave the session's as it was."
@@ -173,7 +174,7 @@ def plot_alpha(
         panel.legend(loc='best')
     return fig
 
-# %% ../nbs/02_charts.ipynb #6b2affd5
+# %% ../nbs/02_charts.ipynb #eb0d69c7
 UNITS_OF = {'centroid_gap': 'centroid gap (unit sphere)', 'alignment': 'alignment (mean squared\npair distance)', 'uniformity': 'uniformity (log mean\nGaussian potential)'}
 
 @styled
@@ -192,9 +193,10 @@ def plot_gap_training(
     fig, axes = _grid(1, len(measures), (3.2 * len(measures), 2.7))
     for ax, measure in zip(axes.flat, measures):
         for k, pair in enumerate(dict.fromkeys(r.get('pair') for r in rows)):
-            own = [r for r in rows if r.get('pair') == pair and r.get(measure) is not None]
-            ax.plot([starts[r.get('stage')] + r['step'] for r in own], [r[measure] for r in own], color=PALETTE[k % 8], ls=LINES[k % 4],
-                    marker=MARKERS[k % 8], ms=3.5, markevery=max(len(own) // 12, 1), label=pair or measure)
+            for i, (stage, x) in enumerate(starts.items()): # a line for each stage: what happens between two is not training
+                own = [r for r in rows if r.get('pair') == pair and r.get('stage') == stage and r.get(measure) is not None]
+                ax.plot([x + r['step'] for r in own], [r[measure] for r in own], color=PALETTE[k % 8], ls=LINES[k % 4], marker=MARKERS[k % 8], ms=3.5,
+                        markevery=max(len(own) // 12, 1), label='' if i else pair or measure)
         for stage, x in starts.items():
             if len(starts) < 2: continue
             ax.axvline(x, color=GREY, ls='--', lw=.8, zorder=0)
@@ -202,6 +204,26 @@ def plot_gap_training(
         if measure == 'centroid_gap': ax.set_ylim(bottom=0)
         ax.set(xlabel='training step', ylabel=UNITS_OF.get(measure, measure))
     axes.flat[0].legend()
+    return fig
+
+# %% ../nbs/02_charts.ipynb #9d8e4e74
+@styled
+def plot_shift(
+    sweeps, # {name: rows} or rows: dicts of amount and measures
+    measures: dict = None, # {measure: its label}; all that the rows hold
+):
+    "Measures against the shift along the gap, one panel each, a line for each sweep. Returns the figure."
+    sweeps = sweeps if isinstance(sweeps, dict) else {None: sweeps}
+    if not any(sweeps.values()): raise ValueError('no row to draw')
+    held = [m for m in next(iter(sweeps.values()))[0] if m != 'amount']
+    measures = measures or {m: m.replace('_', ' ') for m in held}
+    fig, axes = _grid(1, len(measures), (min(3.2 * len(measures), 10), 2.6))
+    for ax, (measure, label) in zip(axes.flat, measures.items()):
+        for k, (name, rows) in enumerate(sweeps.items()):
+            ax.plot([r['amount'] for r in rows], [r[measure] for r in rows], color=PALETTE[k % 8], ls=LINES[k % 4], marker=MARKERS[k % 8], ms=3.5, label=name)
+        for x in (0, 1): ax.axvline(x, color=GREY, ls=':', lw=1, zorder=0)
+        ax.set(xlabel='shift along the gap', ylabel=label)
+    if None not in sweeps: axes.flat[0].legend()
     return fig
 
 # %% ../nbs/02_charts.ipynb #bc2983f2
@@ -292,7 +314,7 @@ def plot_confusion(
                        format=(lambda v, _: f'{100 * v:.0f}') if normalize else None)
     return ax
 
-# %% ../nbs/02_charts.ipynb #ee78bc74
+# %% ../nbs/02_charts.ipynb #76ca3786
 @styled
 def plot_gains(
     before, # (C,) scores of the first model in 0..1; nan where a class has no scene
@@ -318,7 +340,7 @@ def plot_gains(
     ax.set_yticks(rows, [shorten(str(classnames[c]), 34, placeholder='…') for c in order])
     ax.grid(axis='y', visible=False)
     _percent(ax.xaxis)
-    ax.set(xlabel=score, xlim=(0, max(np.nanmax([before, after, np.zeros_like(before)]) + .12, .3)))
+    ax.set(ylim=(-.6, len(rows) - .4), xlabel=score, xlim=(0, max(np.nanmax([before, after, np.zeros_like(before)]) + .12, .3)))
     handles, texts = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], texts[::-1], loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
     return ax

@@ -32,11 +32,11 @@ def field(plan: np.random.Generator, season: str) -> tuple:
     if state == 1: return compose(soil=1, dry=plan.uniform(0, .3)), 'bare'
     return compose(dry=1, soil=plan.uniform(0, .4)), 'dry'
 
-# %% ../nbs/02b_layouts.ipynb #b92afc0d
+# %% ../nbs/02b_layouts.ipynb #cdf8eb14
 def mosaic(
     plan: np.random.Generator, # decides the direction of the parcels
     compositions: list, # one a parcel
-    rows: tuple = None, # (period in pixels, strength) of the rows a crop is sown in
+    rows: tuple | None = None, # (period in pixels, strength) of the rows a crop is sown in
     grain: tuple = (.06, 2.), # strength and beta of the shading
 ) -> Layer:
     "Parcels that cover the scene, one composition each."
@@ -105,7 +105,7 @@ def waters(plan: np.random.Generator, odds: tuple) -> tuple:
     part = .25 * plan.random()
     return (1 - part) * compose(**{material: 1}) + part * compose(**{other: 1}), word
 
-# %% ../nbs/02b_layouts.ipynb #20ed20e6
+# %% ../nbs/02b_layouts.ipynb #e7908727
 def river(plan: np.random.Generator) -> tuple:
     "A meandering river with banks of sand or trees, and a phrase for it."
     omega, angle = plan.uniform(.1, 1.25), plan.uniform(0, 2 * np.pi)
@@ -115,11 +115,14 @@ def river(plan: np.random.Generator) -> tuple:
     curve = (curve @ turn + offset).astype(np.float32)
     composition, word = waters(plan, (.3, .45, .25))
     bank, width = (compose(soil=1) if plan.random() < .4 else compose(broadleaf=1)), plan.uniform(.5, 2)
-    def banks(noise): return .8 * soft(half + width * (1 + .6 * random_field(noise, 2.)) - distance_to(curve))
-    def channel(noise): return soft(half * (1 + .12 * random_field(noise, 3.)) - distance_to(curve))
+    def draw(noise): # bank and channel follow one course, so they are drawn together
+        away = distance_to(curve)
+        channel = soft(half * (1 + .12 * random_field(noise, 3.)) - away)
+        banks = .8 * soft(half + width * (1 + .6 * random_field(noise, 2.)) - away) * (1 - channel)
+        return np.stack([channel, banks]), 1 + .03 * random_field(noise, 1.5)
     size = 'small ' if half < 2.2 else 'large ' if half > 5 else ''
     shape = 'curved ' if omega > .7 else 'straight ' if omega < .25 else ''
-    return [layer(bank, banks), layer(composition, channel, grain=(.03, 1.5))], f'a {size}{shape}{word} river'
+    return [Layer(np.stack([composition, bank]), draw)], f'a {size}{shape}{word} river'
 
 # %% ../nbs/02b_layouts.ipynb #489eed9d
 def annual_crop(plan: np.random.Generator, season: str) -> tuple:
@@ -133,8 +136,8 @@ def annual_crop(plan: np.random.Generator, season: str) -> tuple:
     size = 'a patchwork of small ' if count > 5 else 'large ' if count < 3 else ''
     return layers, f'{size}{states} {noun}'
 
-# %% ../nbs/02b_layouts.ipynb #a74aa71d
-def forest(plan: np.random.Generator, season: str, kind: str = None) -> tuple:
+# %% ../nbs/02b_layouts.ipynb #3b225308
+def forest(plan: np.random.Generator, season: str, kind: str | None = None) -> tuple:
     "Broad-leaved, conifer or mixed woodland (`kind` settles it), at times with a clearing."
     tilt = {'broadleaf': -4., 'conifer': 4.}.get(kind, plan.uniform(-3, 3)) # where conifers begin
     broadleaf, rough = plant(plan, season, 'broadleaf', .7), plan.uniform(.04, .15)
@@ -192,7 +195,7 @@ def industrial(plan: np.random.Generator, season: str) -> tuple:
     noun = plan.choice(['industrial buildings', 'factory buildings', 'commercial units', 'industrial units'])
     return layers, f'{noun} with {"large " if lots < 13 else ""}{light}roofs'
 
-# %% ../nbs/02b_layouts.ipynb #f79b9b90
+# %% ../nbs/02b_layouts.ipynb #8a70ff7f
 def pasture(plan: np.random.Generator, season: str) -> tuple:
     "Even grass in few parcels, at times with hedges between them."
     count = int(plan.integers(1, 6))
@@ -207,7 +210,7 @@ def pasture(plan: np.random.Generator, season: str) -> tuple:
         return np.concatenate([grass * (1 - line), line[None]]), 1 + grain * random_field(noise, 2.3)
     wood, words = wooded(plan, season, 1.3, 3.8)
     words = ' with rows of trees' if hedged else words
-    noun = plan.choice(['pasture land', 'pastures', 'green meadow', 'grass pasture'])
+    noun = plan.choice(['pasture land', 'pastures', 'a green meadow', 'grass pasture'])
     return [Layer(np.concatenate([compositions, hedge[None]]), draw), wood], noun + words
 
 # %% ../nbs/02b_layouts.ipynb #71f3e225
@@ -266,17 +269,17 @@ def river_scene(plan: np.random.Generator, season: str) -> tuple:
     water, phrase = river(plan)
     return [*land, wood, *water], f'{phrase} through {around}{words}'
 
-# %% ../nbs/02b_layouts.ipynb #530e9be6
+# %% ../nbs/02b_layouts.ipynb #bc8307b8
 def sea_lake(plan: np.random.Generator, season: str) -> tuple:
     "Open water of one or two kinds, one scene in four with a shore."
     (one, word), (other, _) = waters(plan, (.45, .15, .4)), waters(plan, (.45, .15, .4))
-    mixed, waves, shore = plan.uniform(-5, 1), plan.uniform(.01, .08), plan.random() < .25
+    mixed, waves, shore = plan.uniform(-5, -.5), plan.uniform(.01, .08), plan.random() < .25
     layers = [layer(one, grain=(waves, 1.5)),
               layer(other, lambda noise: soft(.35 * random_field(noise, 3.2) + .4 * mixed), grain=(waves, 1.5))]
     texture = 'rough ' if waves > .06 else 'smooth ' if waves < .03 else ''
     phrase = f'{texture}{word} water of {plan.choice(["the sea", "a lake"])}'
     if shore:
-        angle, offset, sand = plan.uniform(0, 2 * np.pi), plan.uniform(10, 26), plan.uniform(0, 2.5)
+        angle, offset, sand = plan.uniform(0, 2 * np.pi), plan.uniform(8, 22), plan.uniform(0, 2.5)
         (land,), around = countryside(plan, season)
         def draw(noise): # sand and land follow one coast, so they are drawn together
             inland = rotated(angle)[0] + 4 * random_field(noise, 3.5) - offset

@@ -96,7 +96,7 @@ VARIANTS = {
     'miniworld-s1': Variant(S1_GRD), # VV and VH in dB
 }
 
-# %% ../nbs/03_miniworld.ipynb #fe6b4731
+# %% ../nbs/03_miniworld.ipynb #ad192773
 HAZY = .45 # aerosol optical depth from which a caption calls a scene hazy
 _SPLITS = {'train': (1, 4000), 'val': (2, 1000), 'test': (3, 1000)} # key, default size
 _ORDER, _PLAN, _GROUND, _SENSOR = range(1, 5) # purposes of random numbers
@@ -126,7 +126,7 @@ class MiniWorld(SceneDataset):
     def _random(self, index: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self._key, index, purpose])
 
-    def _land_use(self, index: int) -> int: return int(self._random(index // 10, _ORDER).permutation(10)[index % 10])
+    def _land_uses(self, ten: int) -> np.ndarray: return self._random(ten, _ORDER).permutation(10) # of ten scenes in a row
 
     def _label(self, plan: Plan):
         return LANDCOVER_OF_EUROSAT[plan.label] if self.name == 'miniworld-landcover' else plan.label
@@ -137,19 +137,23 @@ class MiniWorld(SceneDataset):
 
     def plan(self, index: int) -> Plan:
         "What was decided about scene `index`; draws nothing."
-        return self._planner(self._random(index, _PLAN), self._land_use(index))
+        return self._planner(self._random(index, _PLAN), int(self._land_uses(index // 10)[index % 10]))
 
     @cached_property
     def _told(self) -> tuple:
         "(labels, captions) of all scenes, from their plans"
         plans = (self.plan(i) for i in range(len(self)))
         labels, captions = zip(*((self._label(plan), self._caption(plan)) for plan in plans))
-        return np.array(labels, dtype=np.uint8 if self.labelset.multilabel else np.int64), list(captions)
+        return labels, list(captions)
 
     @property
-    def targets(self) -> np.ndarray: return self._told[0]
-    @property
     def captions(self) -> list: return self._told[1]
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        if self.labelset.multilabel: return np.array(self._told[0])
+        land_use = np.concatenate([self._land_uses(ten) for ten in range(-(-len(self) // 10))])[:len(self)]
+        return np.array(LANDCOVER_OF_EUROSAT)[land_use] if self.name == 'miniworld-landcover' else land_use
 
     def ground(self, index: int):
         "What lies where in scene `index`: a `mtmg.landscape.Ground`."

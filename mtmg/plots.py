@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['joint_map', 'plot_joint_umap', 'GREY', 'HATCHES', 'LINES', 'MARKERS', 'PALETTE', 'STYLE', 'plot_alpha',
            'plot_confusion', 'plot_gains', 'plot_gap_training', 'plot_prompts', 'plot_retrieval_grid', 'plot_scenes',
-           'plot_similarities', 'plot_spectra', 'save_figure', 'scene_card', 'styled']
+           'plot_shift', 'plot_similarities', 'plot_spectra', 'save_figure', 'scene_card', 'styled']
 
-# %% ../nbs/02_plots.ipynb #3f0bdee0
+# %% ../nbs/02_plots.ipynb #a9a161ba
 from contextlib import redirect_stdout
 import io
 import sys
@@ -17,14 +17,14 @@ import warnings
 import numpy as np
 
 from .charts import (GREY, HATCHES, LINES, MARKERS, PALETTE, STYLE, plot_alpha, plot_confusion, plot_gains, plot_gap_training,
-                         plot_prompts, plot_similarities, save_figure, styled)
+                         plot_prompts, plot_shift, plot_similarities, save_figure, styled)
 from .charts import _array, _grid
 from .pictures import plot_retrieval_grid, plot_scenes, plot_spectra, scene_card
 
 _all_ = ['GREY', 'HATCHES', 'LINES', 'MARKERS', 'PALETTE', 'STYLE', 'plot_alpha', 'plot_confusion', 'plot_gains', 'plot_gap_training',
-         'plot_prompts', 'plot_retrieval_grid', 'plot_scenes', 'plot_similarities', 'plot_spectra', 'save_figure', 'scene_card', 'styled']
+         'plot_prompts', 'plot_retrieval_grid', 'plot_scenes', 'plot_shift', 'plot_similarities', 'plot_spectra', 'save_figure', 'scene_card', 'styled']
 
-# %% ../nbs/02_plots.ipynb #4fa7cecc
+# %% ../nbs/02_plots.ipynb #dcca8e40
 def _unit_rows(x) -> np.ndarray:
     "rows of length 1; zero rows stay zero"
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
@@ -37,10 +37,13 @@ def _mixing(x, y, k=10) -> float:
     other = np.arange(len(both)) >= len(x)
     k = min(k, len(both) - 1)
     if k < 1: return float('nan')
-    similarity = both @ both.T
-    np.fill_diagonal(similarity, -np.inf)
-    nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-    crossed = (other[nearest] != other[:, None]).mean(1)
+    crossed = np.empty(len(both))
+    for i in range(0, len(both), 2048):
+        similarity = both[i:i + 2048] @ both.T
+        own = np.arange(len(similarity))
+        similarity[own, i + own] = -np.inf
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        crossed[i + own] = (other[nearest] != other[i + own, None]).mean(1)
     expected = np.where(other, len(x), len(y)) / (len(both) - 1)
     return float((crossed / expected).mean())
 

@@ -6,7 +6,7 @@
 __all__ = ['IMAGE_FORMATS', 'sensor_to_dict', 'sensor_from_dict', 'encode_picture', 'decode_picture', 'scene_members',
            'write_shards', 'Shard']
 
-# %% ../nbs/03e_shard_files.ipynb #ed80b940
+# %% ../nbs/03e_shard_files.ipynb #01baedc5
 import hashlib
 import io
 import json
@@ -17,20 +17,19 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from .bands import RGB, SENSORS, Band, Sensor, composite
+from .files import joint_sensor
 from .scenes import SceneDataset, Splits, atomic_path, atomic_write_json, atomic_write_text
 from .tars import TarWriter, list_tar, npy_bytes, read_npy
 
-# %% ../nbs/03e_shard_files.ipynb #2ebe43e4
+# %% ../nbs/03e_shard_files.ipynb #40756d2c
 def sensor_to_dict(sensor: Sensor) -> dict:
     band = lambda b: dict(name=str(b), wavelength=b.wavelength, resolution=b.resolution, aliases=list(b.aliases), sensor=b.sensor, white=b.white)
     return dict(name=sensor.name, unit=sensor.unit, title=sensor.title, bands=[band(b) for b in sensor.bands])
 
 def sensor_from_dict(d: dict) -> Sensor:
     if d['name'] in SENSORS: return SENSORS[d['name']]
-    bands = [SENSORS[b['sensor']][b['name']] if b['sensor'] in SENSORS else Band(**b) for b in d['bands']]
-    sensor = Sensor(d['name'], bands, d['unit'], d.get('title', ''))
-    object.__setattr__(sensor, 'bands', tuple(bands)) # those of a pair of sensors keep their own
-    return sensor
+    if all(b['sensor'] in SENSORS for b in d['bands']): return joint_sensor([SENSORS[b['sensor']][b['name']] for b in d['bands']])
+    return Sensor(d['name'], [Band(**b) for b in d['bands']], d['unit'], d.get('title', ''))
 
 def _arrays(bands, sensor) -> list[dict]:
     "the arrays of a scene: extension, channels, type"
@@ -124,7 +123,7 @@ class _Jobs(Dataset):
         try: return _write_shard(self.dataset, self.folder, i, self.rows[i], self.layout), None
         except (OSError, ValueError) as error: return 0, error
 
-# %% ../nbs/03e_shard_files.ipynb #e431f5d3
+# %% ../nbs/03e_shard_files.ipynb #fec63455
 def _describe_folder(dataset, folder: Path, layout: dict, overwrite: bool):
     "the files at the top; other data in the folder is an error"
     labels = dataset.labelset
@@ -134,6 +133,7 @@ def _describe_folder(dataset, folder: Path, layout: dict, overwrite: bool):
         old = json.loads((folder/'dataset.json').read_text())
         differ = [k for k in top if old.get(k) != json.loads(json.dumps(top[k]))]
         if differ and not overwrite: raise ValueError(f'{folder} holds shards of {old.get("name")} with another {", ".join(differ)}; take another --out, or --overwrite them')
+        for split in folder.glob('*/split.json') if differ else (): shutil.rmtree(split.parent) # they would be read by the new description
     elif folder.exists() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f'{folder} is not empty and holds no shards ({", ".join(sorted(p.name for p in folder.iterdir())[:3])}); take another --out')
     folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def _foreign(folder: Path) -> dict:
     labels = LabelSet(folder.name, classes, [t.replace('{c}', '{}') for t in lines('zeroshot_classification_templates.txt')] or ['{}'], kind == ['multilabel'])
     return dict(name='shards', source=folder.name, sensor=sensor_to_dict(RGB), bands=list(RGB.bands), arrays=[], image=None, labelset=labels.to_dict())
 
-# %% ../nbs/04_shards.ipynb #17537cab
+# %% ../nbs/04_shards.ipynb #ea1245a7
 class ShardScenes(SceneDataset):
     "A split of shards, scene by scene."
     def __init__(self, folder, split: str, labels: LabelSet | None = None):
@@ -103,6 +103,7 @@ class ShardScenes(SceneDataset):
             roles = [next(c for c, b in enumerate(self.bands) if b.answers_to(role)) for role in ('red', 'green', 'blue')]
             self._tables = list(zip(roles, composite(every, self.bands).reshape(3, -1)))
         return self._tables
+    def _by_table(self, array): return array['dtype'] == 'uint16' and any(self.bands[c].answers_to('red') for c in array['channels'])
     def read(self, s: int, row: int, out: np.ndarray, rgb: np.ndarray | None = None, readers=None):
         "Scene `row` of shard `s` into `out` (C, H, W), its true colour into `rgb` (3, H, W) uint8."
         shard, readers = self.shards[s], readers or self._readers(s)
@@ -118,7 +119,7 @@ class ShardScenes(SceneDataset):
             together = channels == list(range(channels[0], channels[-1] + 1))
             reader.into(shard.at[array['ext'] + '.npy'][row, 0], out[channels[0]:channels[-1] + 1] if together else (loose := np.empty((len(channels), *self.shape[1:]), out.dtype)))
             if not together: out[channels] = loose
-            if rgb is not None and array['dtype'] == 'uint16':
+            if rgb is not None and self._by_table(array):
                 for c, (channel, table) in enumerate(self._rgb_tables()): np.take(table, reader._array[channels.index(channel)], out=rgb[c], mode='clip')
     def __getitem__(self, i): return self.__getitems__([i])[0]
     def __getitems__(self, indices):
@@ -185,7 +186,7 @@ def _node() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized(): return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 
-# %% ../nbs/04_shards.ipynb #4edad796
+# %% ../nbs/04_shards.ipynb #38dc92dd
 class ShardReader(IterableDataset):
     "Batches of a split, as `mtmg.scenes.batches` gives them; `read_shards` explains the arguments."
     def __init__(self, scenes: ShardScenes, batch_size, shuffle, seed, epoch, start, rank, world_size, num_workers, rgb, on_error, window, drop_last):
@@ -240,7 +241,9 @@ class ShardReader(IterableDataset):
         if scenes.targets is not None:
             label = scenes.targets[index]
             batch['label'] = torch.from_numpy(label if label.ndim == 1 else label.astype(np.float32))
-        if rgb is not None: batch['rgb'] = torch.from_numpy(rgb[:n])
+        if rgb is not None:
+            if scenes._arrays and not any(map(scenes._by_table, scenes._arrays)): rgb[:n] = composite(image[:n], scenes.bands) # sensors of one's own
+            batch['rgb'] = torch.from_numpy(rgb[:n])
         return batch
 
     def __iter__(self):

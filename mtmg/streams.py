@@ -52,11 +52,12 @@ def decode_scene(
     elif 'cls' in members: scene['label'] = int(members['cls'])
     return scene
 
-# %% ../nbs/04d_streams.ipynb #6f22f689
+# %% ../nbs/04d_streams.ipynb #768de0f6
 def write_paper_shards(
     dataset: SceneDataset,
     folder, # its split becomes a folder in it
     scenes_per_shard: int = 1000,
+    compresslevel: int = 6,
 ) -> list[Path]:
     "Shards in the form of the paper's authors, to compare with and to exchange data."
     def saved(value):
@@ -66,7 +67,7 @@ def write_paper_shards(
     paths = []
     for a in range(0, len(dataset), scenes_per_shard):
         paths.append(Path(folder)/dataset.split/f'{a // scenes_per_shard}.tar.gz')
-        with atomic_path(paths[-1]) as aside, tarfile.open(aside, 'w:gz') as tar:
+        with atomic_path(paths[-1]) as aside, tarfile.open(aside, 'w:gz', compresslevel=compresslevel) as tar:
             for i in range(a, min(a + scenes_per_shard, len(dataset))):
                 scene = dataset[i]
                 members = {'s2_patch.pth': saved(scene['image'])}

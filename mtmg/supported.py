@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['SHAPES', 'SIZE', 'COLOURS', 'SPLITS', 'PATTERNS', 'LANDS', 'LINES', 'VIEWS', 'SEASONS', 'MIX', 'shape_masks',
            'draw_shapes', 'Shapes', 'draw_digits', 'Digits', 'draw_patterns', 'Land', 'Picture', 'cartoon', 'texture',
-           'draw_pictures', 'caption_mix']
+           'draw_pictures', 'caption_mix', 'caption_words']
 
-# %% ../nbs/03b_supported.ipynb #b02bec26
+# %% ../nbs/03b_supported.ipynb #4894b0e4
 from functools import cache
+import re
 from typing import NamedTuple
+import zlib
 
 import numpy as np
 import torch
@@ -39,18 +41,19 @@ SHAPES = {
     'crescent': lambda u, v: np.minimum(1 - np.hypot(u, v), np.hypot(u - .5, v) - .8),
 }
 
-# %% ../nbs/03b_supported.ipynb #6f95d9be
+# %% ../nbs/03b_supported.ipynb #121ab556
 SIZE = 64 # pixels, the image size of TinyCLIP
-_COLUMN, _ROW = (c.astype(np.float32) - (SIZE - 1) / 2 for c in np.meshgrid(np.arange(SIZE), np.arange(SIZE))) # from the centre
+_ROW, _COLUMN = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2 # pixels below and right of the centre
 
 def _column(values): return np.asarray(values, np.float32)[:, None, None] # (N,) -> (N, 1, 1)
 
 def _turned(angle, x=0., y=0.):
     "pixel coordinates (N, H, W) seen from (x, y) after a turn by `angle`"
-    dx, dy, cos, sin = _COLUMN - _column(np.broadcast_to(x, angle.shape)), _ROW - _column(np.broadcast_to(y, angle.shape)), *map(_column, (np.cos(angle), np.sin(angle)))
+    angle, x, y = (_column(np.broadcast_to(value, np.shape(angle))) for value in (angle, x, y))
+    dx, dy, cos, sin = _COLUMN - x, _ROW - y, np.cos(angle), np.sin(angle)
     return cos * dx + sin * dy, cos * dy - sin * dx
 
-# %% ../nbs/03b_supported.ipynb #48f7e652
+# %% ../nbs/03b_supported.ipynb #9f7e1d1c
 def shape_masks(
     shape, # (N,) index into `SHAPES`
     radius, # (N,) pixels
@@ -59,7 +62,7 @@ def shape_masks(
     y, # (N,) pixels below the image centre
 ) -> np.ndarray: # (N, 64, 64) float32, the covered part of each pixel
     "Shapes as soft masks."
-    u, v = _turned(np.asarray(angle, float), x, y)
+    u, v = _turned(angle, x, y)
     masks = np.empty((len(u), SIZE, SIZE), np.float32)
     for k, distance in enumerate(SHAPES.values()):
         i = np.flatnonzero(np.asarray(shape) == k)
@@ -99,13 +102,17 @@ def draw_shapes(
     image = _mix(mask, _RGB[colour] + off[:, :3], _RGB[ground] + off[:, 3:])
     return _bytes(np.clip(image, 0, 1) + .03 * grain[:, None])
 
-# %% ../nbs/03b_supported.ipynb #8523168f
+# %% ../nbs/03b_supported.ipynb #1a11a025
 SPLITS = ('train', 'val', 'test')
+
+def _generator(what, *seed):
+    "a stream for each purpose: NumPy pads short seeds with zeros, so that the bare [0, 1] and [0, 1, 0] would be one stream"
+    return np.random.default_rng([zlib.crc32(what.encode()), *seed])
 
 def _check_split(split):
     if split not in SPLITS: raise ValueError(f'split {split!r} is not one of {", ".join(SPLITS)}')
 
-# %% ../nbs/03b_supported.ipynb #e68c05ad
+# %% ../nbs/03b_supported.ipynb #fa1f65dc
 class Shapes(SceneDataset):
     "Procedural coloured shapes, 64 classes: images (3, 64, 64) uint8, drawn when they are read."
     def __init__(
@@ -119,12 +126,13 @@ class Shapes(SceneDataset):
         if n < 1: raise ValueError(f'{n} scenes of shapes; give n >= 1')
         self.name = self.source = 'shapes'
         self.sensor, self.bands, self.labelset, self.split, self.seed = RGB, RGB.bands, labelset('shapes'), split, seed
-        self._u = np.stack([self._generator(i).random(_DRAWS) for i in range(n)])
+        self._u = np.stack([self._stream(i).random(_DRAWS) for i in range(n)])
         shape, colour, ground = _shape_labels(self._u)
         self._targets = shape * 8 + colour
         names = list(COLOURS)
-        self.captions = [f'a {self.labelset.classnames[t]} on a {names[g]} background' for t, g in zip(self._targets, ground)]
-    def _generator(self, i): return np.random.default_rng([self.seed, SPLITS.index(self.split), i])
+        self.captions = [f'a {self.labelset.classnames[t]} on a {names[g]} background'
+                         for t, g in zip(self._targets, ground)]
+    def _stream(self, i): return _generator('shapes', self.seed, SPLITS.index(self.split), i)
     @property
     def targets(self): return self._targets
     @property
@@ -135,9 +143,9 @@ class Shapes(SceneDataset):
     def __getitems__(self, indices):
         grain = np.empty((len(indices), SIZE, SIZE), np.float32)
         for row, i in zip(grain, indices):
-            generator = self._generator(i)
-            generator.random(_DRAWS) # the numbers that `_u` holds already
-            generator.standard_normal(out=row, dtype=np.float32)
+            stream = self._stream(i)
+            stream.random(_DRAWS) # the numbers that `_u` holds already
+            stream.standard_normal(out=row, dtype=np.float32)
         images = torch.from_numpy(draw_shapes(self._u[indices], grain))
         return [dict(image=image, label=int(self._targets[i]), id=self._id(i), caption=self.captions[i])
                 for image, i in zip(images, indices)]
@@ -164,14 +172,15 @@ def draw_digits(
     grid = F.affine_grid(back, [len(glyphs), 1, SIZE, SIZE], align_corners=False)
     return F.grid_sample(torch.from_numpy(glyphs)[:, None], grid, padding_mode='zeros', align_corners=False)[:, 0].numpy()
 
-# %% ../nbs/03b_supported.ipynb #03df6a7d
+# %% ../nbs/03b_supported.ipynb #eb9134c2
 _DIGITS = dict(zip(SPLITS, np.split(np.random.default_rng(123).permutation(1797), [900, 1200]))) # of scikit-learn's order
 
 def _moved(rng, n):
     "a little turn, scale and shift of n digits"
-    return dict(angle=rng.uniform(-.2, .2, n), zoom=rng.uniform(.8, 1.15, n), x=rng.uniform(-6, 6, n), y=rng.uniform(-6, 6, n))
+    return dict(angle=rng.uniform(-.2, .2, n), zoom=rng.uniform(.8, 1.15, n),
+                x=rng.uniform(-6, 6, n), y=rng.uniform(-6, 6, n))
 
-# %% ../nbs/03b_supported.ipynb #3f9f1b11
+# %% ../nbs/03b_supported.ipynb #b22bad57
 class Digits(ArrayDataset):
     "Real handwritten digits, white on black: 900 to train, 300 val, 597 test; `groups` names the digit behind each scene."
     def __init__(
@@ -186,13 +195,14 @@ class Digits(ArrayDataset):
         self.groups = np.tile(_DIGITS[split], copies)
         masks = [draw_digits(glyphs[_DIGITS[split]])]
         for copy in range(1, copies):
-            rng = np.random.default_rng([seed, SPLITS.index(split), copy])
+            rng = _generator('digits', seed, SPLITS.index(split), copy)
             masks.append(draw_digits(glyphs[_DIGITS[split]], **_moved(rng, len(_DIGITS[split]))))
-        ids = [f'digits/{split}/{source}' + (f'/{copy}' if copy else '') for copy in range(copies) for source in _DIGITS[split]]
+        ids = [f'digits/{split}/{source}' + (f'/{copy}' if copy else '')
+               for copy in range(copies) for source in _DIGITS[split]]
         image = np.repeat(_bytes(np.concatenate(masks))[:, None], 3, axis=1)
         super().__init__(image, classes[self.groups], ids, name='digits', sensor=RGB, labelset=labelset('digits'), split=split)
 
-# %% ../nbs/03b_supported.ipynb #b30ed18a
+# %% ../nbs/03b_supported.ipynb #cc7ea5db
 def _noise(rng, n, scales):
     "(N, 64, 64) normal noise, the mean of grids of cells of each of the `scales` in pixels"
     total = 0
@@ -203,6 +213,7 @@ def _noise(rng, n, scales):
 
 def _soft(x): return 1 / (1 + np.exp(-x))
 def _edge(distance): return np.clip(distance + .5, 0, 1) # a border softened over one pixel
+def _wave(v, height, length, scale): return height * np.sin(v / length + scale(0, 2 * np.pi))
 
 def _blocks(rng, u, v, period):
     f, g = (np.abs((c / period + .3) % 1 - .5) * period for c in (u, v))
@@ -215,19 +226,19 @@ def _patches(rng, u, v, parts=6):
     depth = rng.random((len(u), parts), dtype=np.float32)
     return depth[np.arange(len(u))[:, None, None], nearest]
 
-# %% ../nbs/03b_supported.ipynb #4b5f5537
+# %% ../nbs/03b_supported.ipynb #9986d469
 PATTERNS = { # (rng, u, v, scale) -> (N, 64, 64); u, v: turned pixel coordinates; scale(a, b): one number a scene, from a to b
     'smooth': lambda rng, u, v, scale: .5 * _soft(u / 20 + .3 * _noise(rng, len(u), [16])),
     'rough': lambda rng, u, v, scale: _soft(scale(1, 3) * (_noise(rng, len(u), [1, 2, 4, 8]) + scale(-.6, .6))),
     'dense': lambda rng, u, v, scale: _soft(6 * (_noise(rng, len(u), [2, 4]) + scale(.6, 1))),
     'sparse': lambda rng, u, v, scale: _soft(6 * (_noise(rng, len(u), [2, 4]) - scale(.8, 1.2))),
     'line': lambda rng, u, v, scale: _edge(scale(2, 5) - np.abs(u - scale(-12, 12))),
-    'curve': lambda rng, u, v, scale: _edge(scale(2.5, 8) - np.abs(u - scale(-10, 10) - scale(4, 9) * np.sin(v / scale(7, 12) + scale(0, 6.3)))),
+    'curve': lambda rng, u, v, scale: _edge(scale(2.5, 8) - np.abs(u - scale(-10, 10) - _wave(v, scale(4, 9), scale(7, 12), scale))),
     'small': lambda rng, u, v, scale: _blocks(rng, u, v, scale(6, 11)),
     'large': lambda rng, u, v, scale: _blocks(rng, u, v, scale(16, 30)),
     'patches': lambda rng, u, v, scale: _patches(rng, u, v),
     'stripes': lambda rng, u, v, scale: _soft(3 * np.sin(u * 6.28 / scale(4, 11))),
-    'side': lambda rng, u, v, scale: _edge(u - scale(-8, 8) - scale(1, 6) * np.sin(v / scale(5, 12) + scale(0, 6.3))),
+    'side': lambda rng, u, v, scale: _edge(u - scale(-8, 8) - _wave(v, scale(1, 6), scale(5, 12), scale)),
 }
 
 def draw_patterns(
@@ -381,9 +392,10 @@ def draw_pictures(pictures: list, rng: np.random.Generator) -> np.ndarray: # (N,
     image = image * tint[:, :, None, None] * (1 - haze) + .8 * haze
     return _bytes(image + .03 * rng.standard_normal(image.shape, dtype=np.float32))
 
-# %% ../nbs/03b_supported.ipynb #03a1546e
+# %% ../nbs/03b_supported.ipynb #09c4cf3e
 _NAMES, _DIGIT_NAMES = list(COLOURS), 'zero one two three four five six seven eight nine'.split()
-_SHAPE_VIEWS = ('a {}', 'a photo of a {}', 'a picture of a {}', 'an image of a {}', 'a drawing of a {}', 'a painting of a {}', 'a photo of the {}', '{}')
+_SHAPE_VIEWS = ('a {}', 'a photo of a {}', 'a picture of a {}', 'an image of a {}', 'a drawing of a {}', 'a painting of a {}',
+                'a photo of the {}', '{}')
 _DIGIT_VIEWS = ('a photo of the digit {}', 'the number {}', 'a handwritten {}', 'the digit {}', 'a picture of the digit {}',
                 'a drawing of the number {}', 'a handwritten number {}', '{}')
 
@@ -411,16 +423,16 @@ def _some_pictures(make, n, rng):
     pictures = [make(rng) for _ in range(n)]
     return draw_pictures(pictures, rng), [p.caption for p in pictures], [p.meaning for p in pictures]
 
-# %% ../nbs/03b_supported.ipynb #7e33c6e8
+# %% ../nbs/03b_supported.ipynb #edf1e821
 MIX = {'shapes': .35, 'digits': .3, 'cartoons': .2, 'textures': .15}
 
 def caption_mix(
     n: int, # images
-    seed, # an integer or a list of them, such as [seed, step]
+    seed, # an integer or several, such as [seed, step]
     mix: dict = MIX, # share of each kind
 ) -> tuple: # (N, 3, 64, 64) uint8, N captions, (N,) int64: pictures of one number mean the same
     "Captioned pictures to train a small CLIP on."
-    rng = np.random.default_rng(seed)
+    rng = _generator('caption mix', *np.atleast_1d(seed))
     ends = np.rint(np.cumsum(list(mix.values())) * n).astype(int) # where each kind ends
     counts = dict(zip(mix, np.diff(ends, prepend=0)))
     draw = dict(shapes=_some_shapes, digits=_some_digits, cartoons=lambda n, rng: _some_pictures(cartoon, n, rng),
@@ -428,3 +440,13 @@ def caption_mix(
     images, captions, meanings = zip(*(draw[kind](count, rng) for kind, count in counts.items() if count))
     captions, meanings = sum(captions, []), sum(meanings, [])
     return np.concatenate(images), captions, np.unique(meanings, return_inverse=True)[1]
+
+# %% ../nbs/03b_supported.ipynb #b4c3fd8c
+def _words(text): return re.findall('[a-z]+', text.lower())
+
+def caption_words() -> list:
+    "Every word that captions of `caption_mix` have, sorted."
+    phrases = [*COLOURS, *SHAPES, *SEASONS, *_DIGIT_NAMES, *VIEWS, *_HAZY, *_SHAPE_VIEWS, *_DIGIT_VIEWS, *_TONES, *_THROUGH, *_BESIDE,
+               'the shore of a', 'on a background', 'in', *(text for texts in _TEXTURES.values() for text in texts),
+               *(name for land in (*LANDS.values(), *LINES.values()) for name in land.names)]
+    return sorted({word for phrase in phrases for word in _words(phrase.format('', a='', b=''))})

@@ -25,7 +25,7 @@ os.chdir(ROOT) # nbdev looks for settings.ini upward from here
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup, _nbpath2html
 from nbdev.process import NBProcessor
-from nbdev.processors import clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_header_dash, strip_ansi
+from nbdev.processors import clean_magics, hide_, hide_line, populate_language, rm_header_dash
 
 DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 SECTIONS = {'.': 'Modules', 'walkthroughs': 'Walkthroughs', 'experiments': 'Experiments'}
@@ -63,8 +63,7 @@ def processed(path: Path, links: Links, nb=None, anchors: bool = False):
     "A notebook as a reader should see it: an nbformat notebook without hidden cells and directives, with links."
     from execnb.nbio import dict2nb
     nb = dict2nb(nb or nbformat.read(path, as_version=4))
-    procs = [populate_language, strip_ansi, hide_line, filter_stream_, rm_header_dash, hide_, clean_magics]
-    nb = NBProcessor(nb=nb, procs=procs)
+    nb = NBProcessor(nb=nb, procs=[populate_language, hide_line, rm_header_dash, hide_, clean_magics])
     nb.process()
     cells = []
     for cell in nb.nb.cells:
@@ -259,7 +258,7 @@ def site(execute: bool) -> int:
         (SITE/page).parent.mkdir(parents=True, exist_ok=True)
         (SITE/page).write_text(frame.replace('{{title}}', title).replace('{{menu}}', '\n'.join(menu)).replace('{{body}}', body), encoding='utf-8')
     broken = broken_links(SITE)
-    for line in broken: print(line)
+    for line in broken[:30]: print(line)
     print(f'{SITE.relative_to(ROOT)}: {len(pages)} pages, {len(broken)} broken links; open {SITE.relative_to(ROOT)}/index.html')
     return int(bool(broken))
 

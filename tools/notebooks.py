@@ -7,8 +7,10 @@
 Each command ends with a line 'N passed, N failed'."""
 import argparse
 from concurrent.futures import ThreadPoolExecutor
+import json
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +82,20 @@ def unclean(path: Path) -> str:
     return ''
 
 
+def backward_imports() -> list[str]:
+    "What module notebooks take from notebooks behind them: data flows one way, and so do imports."
+    paths = notebooks(NBS, [])
+    cells = {p: [''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code'] for p in paths}
+    made_in = {m[1]: p for p in paths for c in cells[p] if (m := re.match(r'#\|\s*default_exp\s+(\S+)', c))}
+    found = []
+    for path in paths:
+        code = '\n'.join(c for c in cells[path] if re.match(r'#\|\s*exporti?\b', c))
+        taken = set(re.findall(r'^\s*from mtmg\.(\w+) import', code, re.M))
+        behind = sorted(m for m in taken if m in made_in and made_in[m].name >= path.name)
+        if behind: found.append(f'{path.name}: {", ".join(behind)} come later; move the code up or the notebook down')
+    return found
+
+
 def exported(folder: Path) -> dict[str, str]:
     "The package as its notebooks make it, exported anew in `folder`: file -> text."
     for name in ('settings.ini', 'pyproject.toml'): shutil.copy(ROOT/name, folder)
@@ -92,21 +108,20 @@ def exported(folder: Path) -> dict[str, str]:
 
 
 def agree() -> dict[str, str]:
-    "Name -> problem: compare the committed package with a clean export, and every notebook with its clean form."
-    problems = {}
+    "Check -> problems: the package against a clean export, notebooks against their clean form, README against its notebook."
     with tempfile.TemporaryDirectory() as folder: fresh = exported(Path(folder))
     kept = {p.relative_to(ROOT).as_posix() for p in (ROOT/'mtmg').rglob('*.py')} | {'pyproject.toml'}
-    for name in sorted(fresh.keys() | kept):
-        if name not in fresh: problems[name] = 'no notebook exports it'
-        elif name not in kept: problems[name] = 'missing: run nbdev_export'
-        else: problems[name] = '' if (ROOT/name).read_text(encoding='utf-8') == fresh[name] else 'differs: run nbdev_export'
-    for path in sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts):
-        problems[path.relative_to(ROOT).as_posix()] = unclean(path)
+    lost, stale = sorted(fresh.keys() - kept), sorted(kept - fresh.keys())
+    differ = [name for name in sorted(kept & fresh.keys()) if (ROOT/name).read_text(encoding='utf-8') != fresh[name]]
+    package = [f'{n}: missing, run make export' for n in lost] + [f'{n}: no notebook exports it' for n in stale] + [f'{n}: differs, run make export' for n in differ]
+    every = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+    clean = [f'{p.relative_to(ROOT)}: {problem}' for p in every if (problem := unclean(p))]
+    problems = {'the package is what the notebooks export': package, 'notebooks are clean': clean, 'imports go one way': backward_imports()}
     if (NBS/'index.ipynb').exists():
         from docs import render_readme
         same = (ROOT/'README.md').exists() and (ROOT/'README.md').read_text(encoding='utf-8') == render_readme()[0]
-        problems['README.md'] = '' if same else 'differs from nbs/index.ipynb: run make readme'
-    return problems
+        problems['README.md is nbs/index.ipynb'] = [] if same else ['README.md: run make readme']
+    return {name: '\n'.join(found) for name, found in problems.items()}
 
 
 # ---- walkthroughs -----------------------------------------------------------------------------------------------------
