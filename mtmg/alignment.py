@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIGN_RECIPES', 'mse_term', 'cosine_term', 'infonce_term', 'relational_term', 'class_directions', 'residual_term',
-           'AlignRecipe', 'Pairs', 'Joined', 'teacher_embeddings', 'AlignStage', 'align']
+           'AlignRecipe', 'Pairs', 'Joined', 'start_from_teacher', 'teacher_embeddings', 'AlignStage', 'align']
 
 # %% ../nbs/13_alignment.ipynb #eefcb408
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def residual_term(f, t, directions: torch.Tensor):
     d = f - t
     return (d - (d @ directions) @ directions.T).square().mean()
 
-# %% ../nbs/13_alignment.ipynb #13ee6520
+# %% ../nbs/13_alignment.ipynb #10dfc508
 @dataclass(frozen=True, kw_only=True)
 class AlignRecipe(Recipe):
     "How a student is aligned: AdamW, and a weight for each term of the loss."
@@ -62,11 +62,12 @@ class AlignRecipe(Recipe):
     temperature: float = 0.07 # of the contrastive term
     logit_bias: float = 0.0 # one fixed constant added to the logits of the class term; for multi-label, where scale x cosine starts saturated
     drop_path: float = 0.0 # stochastic depth of a student that is made here
+    start: str = 'teacher' # a student made here starts from its 'teacher' (where the architecture is the teacher's), or 'random'
 
 ALIGN_RECIPES = {
-    'default': AlignRecipe(preset='default', lr=1e-3, weight_decay=0.05, epochs=8, warmup_steps=200, clip_norm=5.0, flips='flips',
-                           mse=1.0, classes=0.05),
-    'paper': AlignRecipe(preset='paper', lr=1e-4, weight_decay=0.01, epochs=5, batch_size=256, warmup_steps=2000, drop_path=0.2,
+    'default': AlignRecipe(preset='default', lr=3e-4, weight_decay=0.05, epochs=4, warmup_steps=200, clip_norm=5.0, flips='flips',
+                           mse=1.5, classes=0.2, start='teacher'),
+    'paper': AlignRecipe(preset='paper', lr=1e-4, weight_decay=0.01, epochs=5, batch_size=256, warmup_steps=2000, drop_path=0.2, start='random',
                          flips='flips', mse=1.0, classes=0.05),
 }
 
@@ -106,6 +107,33 @@ class Joined(SceneDataset):
             for a, s in zip(at, self.parts[part].__getitems__([int(indices[a] - self.starts[part]) for a in at])): out[a] = s
         return out
     def __getitem__(self, i): return self.__getitems__([i])[0]
+
+# %% ../nbs/13_alignment.ipynb #316493df
+def start_from_teacher(encoder: ModalityEncoder, teacher: Clip) -> bool:
+    "Give the encoder the teacher's tower, its input layer by band name; False (and no change) where the architectures differ."
+    from timm.models.vision_transformer import VisionTransformer, _convert_openai_clip
+    net, white = encoder.trunk, [b.white for b in encoder.bands]
+    colours = [[b for b in encoder.bands if b.answers_to(c)] for c in ('red', 'green', 'blue')]
+    if not isinstance(net, VisionTransformer) or encoder.normalization != 'zscore' or not all(colours) or teacher.composite != 'true_color': return False
+    tower = _convert_openai_clip(teacher.visual.state_dict(), net, prefix='')
+    own, rgb = net.state_dict(), tower.get('patch_embed.proj.weight') # (D, 3, P, P)
+    head, _ = tower.pop('head.weight', None), tower.pop('head.bias', None)
+    same = tower.keys() == own.keys() and all(own[k].shape == v.shape for k, v in tower.items() if k != 'patch_embed.proj.weight')
+    if not same or rgb.shape[2:] != own['patch_embed.proj.weight'].shape[2:] or head is None or head.shape != encoder.proj.weight.shape: return False
+    conv, shift = torch.zeros_like(own['patch_embed.proj.weight']), 0.
+    cfg = teacher.preprocess_cfg
+    for c, (band, *_) in enumerate(colours):
+        i = list(encoder.bands).index(band)
+        m, s = float(encoder.mean[i]), float(encoder.std[i])
+        conv[:, i] = rgb[:, c] * s / (white[i] * cfg['std'][c])
+        shift = shift + rgb[:, c].sum((1, 2)) * (m / white[i] - cfg['mean'][c]) / cfg['std'][c] # (D,)
+    pos = tower['pos_embed'].clone()
+    pos[:, net.num_prefix_tokens:] += shift
+    net.load_state_dict(tower | {'patch_embed.proj.weight': conv, 'pos_embed': pos})
+    with torch.no_grad():
+        encoder.proj.weight.copy_(head)
+        if encoder.proj.bias is not None: encoder.proj.bias.zero_()
+    return True
 
 # %% ../nbs/13_alignment.ipynb #8feff667
 @torch.no_grad()
@@ -154,7 +182,7 @@ class AlignStage(Stage):
                 terms['classes'] = r.classes * class_loss(logits, label[known])
         return terms
 
-# %% ../nbs/13_alignment.ipynb #4a7a446d
+# %% ../nbs/13_alignment.ipynb #8c1de303
 def align(
     teacher: Clip, # frozen; normally a patched one
     dataset, # scenes of the student's sensor (or `Splits`, whose train is taken); with or without labels
@@ -178,14 +206,18 @@ def align(
     dataset, views, unlabelled = split(dataset), split(views), split(unlabelled)
     recipe, device = pick(recipe, ALIGN_RECIPES, **changes), pick_device(device)
     if views is not None and len(views) != len(dataset): raise ValueError(f'{len(views)} views for {len(dataset)} scenes; the teacher must see the same scenes in the same order')
+    if views is None and getattr(dataset.sensor, 'name', '').startswith('sentinel1'):
+        raise ValueError(f'{dataset.name} is radar, which the teacher cannot see; give views=, the optical data set of the same scenes')
     labelset = dataset.labelset if dataset.targets is not None else None
-    if recipe.classes and labelset is None and not _image_weight(recipe):
+    if labelset is None and not _image_weight(recipe):
         raise ValueError(f'{dataset.name} has no labels and the recipe has no image term; set mse, cosine or infonce above 0')
     if encoder is None:
-        names = tuple(bands or dataset.bands)
-        encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=recipe.drop_path)
+        names = tuple(next((d for d in dataset.bands if d == b), b) for b in bands or dataset.bands) # the data set's own: they know their sensor
+        encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=recipe.drop_path,
+                                 **({'normalization': 'zscore'} if recipe.start == 'teacher' else {}))
         some = np.random.default_rng(seed).permutation(len(dataset))[:512]
         encoder.fit_normalization(next(batches(dataset, 512, indices=some))['image'], dataset.bands)
+        if recipe.start == 'teacher': start_from_teacher(encoder, teacher)
     if encoder.embed_dim != teacher.embed_dim: raise ValueError(f'the encoder embeds into {encoder.embed_dim} dimensions, the teacher into {teacher.embed_dim}')
     if out: open_run(out, {'stage': 'alignment', 'teacher': teacher.hash(), 'encoder': encoder.hash(), 'dataset': dataset.name, 'split': dataset.split,
                            'scenes': len(dataset), 'unlabelled': None if unlabelled is None else [unlabelled.name, len(unlabelled)],

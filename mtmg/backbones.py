@@ -6,7 +6,8 @@
 __all__ = ['same_band', 'adapt_input', 'PretrainedWeights', 'find_weights', 'Backbone', 'first_layer', 'build_backbone',
            'split_student', 'load_backbone']
 
-# %% ../nbs/06a_backbones.ipynb #e7b902ba
+# %% ../nbs/06a_backbones.ipynb #abdbbc73
+from functools import partial
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
@@ -45,7 +46,7 @@ class PretrainedWeights:
     state: Callable # gives the state dict when called
     dataset: str | None = None # of pretraining, where it is known
 
-# %% ../nbs/06a_backbones.ipynb #8b162043
+# %% ../nbs/06a_backbones.ipynb #07b59a78
 def _fold(transforms, channels: int):
     "the chain of Normalize layers as (mean, std) per channel"
     mean, std = torch.zeros(channels), torch.ones(channels)
@@ -76,6 +77,7 @@ def _enum_bands(enum) -> tuple:
 def _from_enum(enum) -> PretrainedWeights:
     bands = _enum_bands(enum)
     mean, std = _fold(enum.transforms if isinstance(enum.transforms, nn.Sequential) else [enum.transforms], len(bands))
+    if bands[0] in S1_GRD and std[0] == 255: raise ValueError(f'{enum} expects radar quantised to 8 bit on a scale that torchgeo does not give')
     for i, b in enumerate(bands):
         if b.white and mean[i].abs() + std[i] < 512: # 8-bit numbers: 255 is the sensor's white
             mean[i], std[i] = mean[i] * b.white / 255, std[i] * b.white / 255
@@ -117,7 +119,7 @@ def find_weights(
     if network != backbone: raise ValueError(f"{text} are weights of '{network}', not of '{backbone}'; take that backbone")
     return _from_enum(enum)
 
-# %% ../nbs/06a_backbones.ipynb #9262e534
+# %% ../nbs/06a_backbones.ipynb #3099efb8
 @dataclass(frozen=True)
 class Backbone:
     "A network without a classifier: images (N, C, S, S) to features (N, `features`)."
@@ -132,8 +134,9 @@ def first_layer(net: nn.Module) -> str:
 
 def _vit_micro(channels: int, image_size: int, drop_path: float) -> Backbone:
     from timm.models.vision_transformer import VisionTransformer
+    # built as open_clip builds the image tower of TinyCLIP (LayerNorm before the blocks, mean of the normed patch tokens), so that it can start there
     net = VisionTransformer(img_size=image_size, patch_size=8, in_chans=channels, num_classes=0, embed_dim=128, depth=4, num_heads=2,
-                            global_pool='avg', drop_path_rate=drop_path)
+                            global_pool='avg', pre_norm=True, fc_norm=False, norm_layer=partial(nn.LayerNorm, eps=1e-5), drop_path_rate=drop_path)
     return Backbone(net, 128, image_size, first_layer(net))
 
 def _swin(name: str, channels: int, image_size: int, drop_path: float) -> Backbone:

@@ -35,7 +35,7 @@ class Facts:
 _BY_TORCHGEO = 'load_dataset({name!r}, root, download=True)'
 _MTMG = 'the mtmg package, Apache-2.0'
 
-# %% ../nbs/04a_catalog.ipynb #ba905097
+# %% ../nbs/04a_catalog.ipynb #913ca857
 def _miniworld(name, title, sensor=S2_L1C, labels='miniworld'):
     return Facts(title, 'miniworld', sensor, labels, (4000, 1000, 1000), '64 x 64 at 10 m', 'generated on the fly', 'Apache-2.0', _MTMG,
                  '', f"load_dataset('{name}'): nothing to fetch", 'n=, seed=')
@@ -88,11 +88,11 @@ CATALOG = {
                       'non-commercial research, terms of access', 'Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge, IJCV 2015',
                       'https://image-net.org', 'by hand, after registration: root/train/n01440764/*.JPEG and root/val/n01440764/*.JPEG', 'size=224'),
     'folder': Facts('A folder of images, root/[train|val|test/]class/*.jpg|png|tif', 'folder', None, None, None, 'any, all alike or size=', 'yours', 'yours',
-                    'yours', '', 'your files', 'labelset=, file_bands=, bands=, sensor=, size=, source=, seed='),
+                    'yours', '', 'your files', 'labelset=, file_bands=, bands=, sensor=, size=, offset=, source=, seed='),
     'npz': Facts('An .npz file with image (N,C,H,W), bands, and label, id, caption where known', 'npz', None, None, None, 'any', 'yours', 'yours', 'yours', '',
                  'your file', 'labelset=, bands=, sensor=, source=, seed='),
     'shards': Facts('Tar shards written by mtmg.shards.write_shards', 'shards', None, None, None, 'any', 'yours', 'as the data set in them', 'as the data set in them',
-                    '', 'mtmg shards write --dataset NAME --out FOLDER'),
+                    '', 'mtmg shards --dataset NAME --out FOLDER', 'labelset=; bands=, nomenclature= for the form of the paper'),
 }
 
 # %% ../nbs/04a_catalog.ipynb #2cf63a4b

@@ -7,8 +7,8 @@ __all__ = ['PALETTE', 'MARKERS', 'LINES', 'HATCHES', 'GREY', 'RIGHT', 'WRONG', '
            'plot_alpha', 'plot_gap_training', 'plot_shift', 'plot_similarities', 'plot_confusion', 'plot_gains',
            'plot_prompts']
 
-# %% ../nbs/02_charts.ipynb #71c7b96e
-from functools import wraps
+# %% ../nbs/02_charts.ipynb #98a01b51
+from functools import cache, wraps
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import shorten
@@ -25,7 +25,7 @@ HATCHES = ('', '////', '....', 'xxxx', r'\\\\', '++++')
 GREY = '#8A8A8A'
 RIGHT, WRONG = PALETTE[2], PALETTE[1] # a right answer also carries a tick, a wrong one a cross
 
-# %% ../nbs/02_charts.ipynb #372a2cfa
+# %% ../nbs/02_charts.ipynb #5332a896
 STYLE = {'figure.dpi': 100, 'savefig.dpi': 110, 'font.size': 9, 'axes.titlesize': 10, 'axes.labelsize': 9,
          'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False,
          'axes.grid': True, 'axes.axisbelow': True, 'grid.color': '#E3E3E3', 'grid.linewidth': .7,
@@ -41,6 +41,22 @@ def styled(plot):
         with mpl.rc_context(STYLE): return plot(*args, **kwargs)
     return draw
 
+@cache
+def _figure_class():
+    "made on first use, as matplotlib is imported late"
+    from matplotlib.figure import Figure
+
+    class Chart(Figure):
+        "A figure that a notebook shows once."
+        def _ipython_display_(self):
+            import matplotlib.pyplot as plt
+            from IPython.core.pylabtools import print_figure
+            from IPython.display import Image, display
+            plt.close(self)
+            display(Image(print_figure(self, 'png', facecolor='white')))
+
+    return Chart
+
 def _axes(ax, figsize):
     "`ax`, or the axes of a new figure"
     if ax is not None: return ax
@@ -48,11 +64,9 @@ def _axes(ax, figsize):
     return plt.subplots(figsize=figsize, layout='constrained')[1]
 
 def _grid(rows, columns, figsize, **kwargs):
-    "a figure out of pyplot's list and its (rows, columns) array of axes"
+    "a figure and its (rows, columns) array of axes"
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(rows, columns, figsize=figsize, layout='constrained', squeeze=False, **kwargs)
-    plt.close(fig)
-    return fig, axes
+    return plt.subplots(rows, columns, figsize=figsize, layout='constrained', squeeze=False, FigureClass=_figure_class(), **kwargs)
 
 def _array(values, dtype=None) -> np.ndarray:
     "numpy from numpy, lists or a tensor on any device"

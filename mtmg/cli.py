@@ -28,7 +28,7 @@ def comments(definition) -> dict:
         found |= dict(re.findall(r'^\s+(\w+)\s*[:=,].*?[,=\s]#\s+(.+)$', source, re.M))
     return found
 
-# %% ../nbs/17_cli.ipynb #2384b117
+# %% ../nbs/17_cli.ipynb #aae8fd23
 def _kind(annotation) -> tuple:
     "The type of one value, and whether there are several."
     if type(None) in typing.get_args(annotation): annotation, = (a for a in typing.get_args(annotation) if a is not type(None))
@@ -36,6 +36,7 @@ def _kind(annotation) -> tuple:
 
 def _add(parser, name, annotation, default, help, positional=False):
     kind, several = _kind(annotation)
+    if isinstance(default, tuple): default = list(default) # as YAML would give it
     if kind is bool: return parser.add_argument(f'--{name}', action='store_true', help=help)
     required = default is inspect.Parameter.empty
     options = {'nargs': '+'} if several else {}
@@ -117,7 +118,7 @@ def _fail(name, error, debug) -> int:
     print(f'mtmg {name}: {message}', file=sys.stderr)
     return 1
 
-# %% ../nbs/17_cli.ipynb #fc3975c1
+# %% ../nbs/17_cli.ipynb #def38068
 def _unreadable(chosen, error, argv) -> int:
     "Say what is wrong with a command line."
     message, flags = _one_line(str(error)), [f'--{a.dest}' for a in chosen.parser()._actions]
@@ -144,7 +145,7 @@ def main(argv: list | None = None) -> int:
             try: return chosen(argv)
             except ArgumentError as error: return _unreadable(chosen, error, argv)
         except KeyboardInterrupt:
-            again = ', and the same command goes on from there' if 'run' in inspect.signature(chosen.function).parameters else ''
+            again = ', and the same command goes on from there' if chosen.name in ('quickstart', 'patch', 'align', 'embed', 'shards') else ''
             print(f'mtmg {chosen.name}: interrupted; what was finished is kept{again}', file=sys.stderr)
             return 130
         except BrokenPipeError: # the reader of our output has gone: `mtmg info | head`

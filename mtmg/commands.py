@@ -6,12 +6,13 @@
 __all__ = ['TASKS', 'load_model', 'Data', 'Run', 'quickstart', 'patch', 'align', 'predict', 'evaluate', 'compare', 'embed',
            'shards', 'info', 'demo', 'bench']
 
-# %% ../nbs/16b_commands.ipynb #5d57989e
+# %% ../nbs/16b_commands.ipynb #a0217182
 from dataclasses import dataclass, field, fields
 import difflib
 import json
 from pathlib import Path
 import re
+import shutil
 import sys
 
 from . import __version__
@@ -68,14 +69,20 @@ class Run:
     def where(self, name): return Path(self.out or f'runs/{name}')
     def options(self): return {'device': self.device, 'num_workers': self.num_workers}
 
-# %% ../nbs/16b_commands.ipynb #507caf42
+# %% ../nbs/16b_commands.ipynb #93809a3b
 def quickstart(
-    data: Data, run: Run, *,
+    *,
+    dataset: str = 'miniworld', # any multispectral data set; `mtmg info` lists them
+    root: str = 'data', # folder that holds it
     controls: bool = False, # add the controls, the unseen classes and the null world (up to 12 minutes)
+    out: str = 'runs/quickstart', # folder of results, report, figures and models
+    seed: int = 0, # of everything random
+    device: str = 'auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    overwrite: bool = False, # replace what another run has left in --out
 ):
     "The whole method on embedded data: patch, align, measure, report. Needs no network and about 3 minutes."
     from mtmg.quickstart import quickstart
-    quickstart(seed=run.seed, out=run.where('quickstart'), dataset=data.dataset, root=data.root, controls=controls, overwrite=run.overwrite)
+    quickstart(seed=seed, out=out, dataset=dataset, root=root, controls=controls, overwrite=overwrite, device=device)
 
 # %% ../nbs/16b_commands.ipynb #cac1fb9f
 def patch(
@@ -206,7 +213,7 @@ def predict(
     for message in failed: print(f'left out: {message}', file=sys.stderr)
     return int(bool(failed))
 
-# %% ../nbs/16b_commands.ipynb #29f4b4be
+# %% ../nbs/16b_commands.ipynb #1f21c301
 def _models(specs, device) -> dict:
     "{modality: model} of MODALITY=SPEC; a SPEC alone is called by its last part."
     found = {}
@@ -246,7 +253,7 @@ def evaluate(
         if 'linear_probe' in tasks: rows.append(linear_probe(E['train'], here, name))
         if 'knn' in tasks: rows.append(knn(E['train'], here, name))
     if 'retrieval' in tasks:
-        for a in named:
+        for a in [*named, *(['captions'] if here.caption_text is not None else [])]:
             for b in named:
                 if a != b: results.setdefault(f'{a} -> {b}', []).append(retrieval(here, a, b))
     for name, rows in results.items():
@@ -280,7 +287,7 @@ def compare(
         rows.setdefault(f'{r.get("model")} ({f.parent.name})' if len({f.parent for f in files}) > 1 else str(r.get('model')), []).append(r)
     print(results_table(rows, style, metrics))
 
-# %% ../nbs/16b_commands.ipynb #2e65381a
+# %% ../nbs/16b_commands.ipynb #2527da4d
 def embed(
     data: Data, run: Run, *,
     models: list[str] = ('tinyclip',), # MODALITY=MODEL, or MODEL
@@ -293,8 +300,10 @@ def embed(
     import torch
     out = run.where(f'embeddings/{data.dataset}-{split}.safetensors')
     if out.exists() and not run.overwrite: raise FileExistsError(f'{out} exists; choose another file with --out, or --overwrite to replace it')
-    E = embed(_models(models, run.device), data.load(split), text=text and load_model(text, run.device), **run.options())
+    parts = out.with_name(f'.{out.name}.parts') # finished blocks, for a run that is broken off
+    E = embed(_models(models, run.device), data.load(split), text=text and load_model(text, run.device), cache=parts, **run.options())
     E.save(out, torch.float16 if half else None)
+    shutil.rmtree(parts)
     print(f'{E}\n{out}')
 
 # %% ../nbs/16b_commands.ipynb #bffe3e71
@@ -345,13 +354,14 @@ def demo(
     from mtmg.widgets import demo
     demo(port=port, browser=browser)
 
-# %% ../nbs/16b_commands.ipynb #3d7bfafa
+# %% ../nbs/16b_commands.ipynb #67af9e13
 def bench(
+    what: list[str] = (), /, # sweep, evaluate, train, data; by default all
     *,
     out: str = 'runs/bench', # folder of the report
-    device: str = 'auto',
-    quick: bool = False, # fewer repetitions
+    device: str = 'auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    quick: bool = False, # small sizes, one repetition: to see that it runs
 ):
-    "Speed of every stage on this machine, beside the peers."
-    from mtmg.bench import bench
-    print(bench(out=out, device=device, quick=quick))
+    "Speed of the work beside what one would do instead, as ratios measured in one run."
+    from mtmg.bench import BENCHES, bench
+    print(bench(what or tuple(BENCHES), out=out, device=device, quick=quick))

@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'LOADERS', 'Joined', 'Reclassed', 'torch_like', 'only_classes', 'drop_classes', 'load_dataset', 'audit',
            'dataset_info', 'stratified_split']
 
-# %% ../nbs/05_data.ipynb #156757ee
+# %% ../nbs/05_data.ipynb #f512e512
 from functools import partial
 import inspect
 from pathlib import Path
@@ -15,8 +15,8 @@ import numpy as np
 
 from .archives import BigEarthNet, BigEarthNetV2, Sen12MS, eurosat, folder_classes, resisc45, ucmerced
 from .bands import did_you_mean
-from .catalog import CATALOG, dataset_info, download, unknown_name
-from .files import audit
+from .catalog import CATALOG, dataset_info, download as fetch_archive, unknown_name
+from .files import audit, expect_folder
 from .folders import (TorchgeoScenes, cifar10_splits, complete_splits, folder_scenes, folder_splits, hold_out, imagenet_splits, npz_scenes,
                           split_folders, stratified_split)
 from .labels import LabelSet, labelset
@@ -154,18 +154,22 @@ def _sen12ms(name, root, wanted, nomenclature=10, multilabel=True, threshold=.1,
 def _cifar10(name, root, wanted, labelset=None, size=None, seed=0): return cifar10_splits(root, labelset, seed, size)
 def _imagenet(name, root, wanted, labelset=None, size=224, seed=0): return imagenet_splits(root, labelset, seed, size)
 
-# %% ../nbs/05_data.ipynb #fb4d118b
-def _folder(name, root, wanted, labelset=None, file_bands=None, bands=None, sensor=None, size=None, source=None, seed=0):
-    options = dict(file_bands=file_bands, bands=bands, sensor=sensor, size=size, source=source)
+# %% ../nbs/05_data.ipynb #6ea80d15
+def _folder(name, root, wanted, labelset=None, file_bands=None, bands=None, sensor=None, size=None, offset=0, source=None, seed=0):
+    options = dict(file_bands=file_bands, bands=bands, sensor=sensor, size=size, offset=offset, source=source)
     return folder_splits(root, labelset, seed, **options)
 
 def _npz(name, root, wanted, labelset=None, bands=None, sensor=None, source=None, seed=0):
     return complete_splits({'all': npz_scenes(root, labelset, bands=bands, sensor=sensor, source=source)}, seed)
 
-def _shards(name, root, wanted, labelset=None, seed=0):
-    from mtmg.shards import ShardDataset, shard_splits
-    found = {s: ShardDataset(root, s, labels=labelset) for s in shard_splits(root)}
-    return found if set(found) == {'all'} - {'all'} else complete_splits(found, seed)
+def _shards(name, root, wanted, labelset=None, bands=None, nomenclature=None, seed=0):
+    from mtmg.shards import ShardScenes, shard_splits
+    from mtmg.streams import paper_scenes
+    root = expect_folder(root, 'shards: SPLIT/0.tar and SPLIT/nshards.txt, or SPLIT/*.tar.gz in the form of the paper')
+    paper = {s: p for s, p in ({'all': root} | split_folders(root)).items() if any(p.glob('*.tar*')) and not (p/'nshards.txt').exists() and not (p/'split.json').exists()}
+    if paper: return complete_splits({s: paper_scenes(p, labelset, s, bands=bands, nomenclature=nomenclature) for s, p in paper.items()}, seed)
+    there = shard_splits(root)
+    return complete_splits({s: ShardScenes(root, s, labels=labelset) for s in (wanted if set(wanted) <= set(there) else there)}, seed)
 
 LOADERS = {**{name: _miniworld for name in CATALOG if name.startswith('miniworld')}, 'digits': _digits, 'shapes': _shapes,
            **{name: _archive(partial(eurosat, name=name)) for name in ('eurosat', 'eurosat-spatial', 'eurosat-100')},
@@ -190,7 +194,7 @@ def _with_templates(dataset, templates):
     if templates is not None and dataset.labelset is not None: dataset.labelset = dataset.labelset.with_templates(templates)
     return dataset
 
-# %% ../nbs/05_data.ipynb #7ec2af2a
+# %% ../nbs/05_data.ipynb #828aa00f
 def load_dataset(
     name, # a name of `mtmg.catalog.CATALOG`, or a torchgeo data set object
     root='data', # where it lies: its own folder or the one above it; the file of 'npz'
@@ -213,7 +217,7 @@ def load_dataset(
     except FileNotFoundError:
         if not download: raise
         place = Path(root) if Path(root).name == name else Path(root)/name
-        globals()['download'](name, place)
+        fetch_archive(name, place)
         found = LOADERS[name](name, place, wanted, **options)
     for dataset in found.values(): _with_templates(dataset, templates)
     missing = [s for s in wanted if s not in found]

@@ -28,7 +28,7 @@ def versions() -> dict:
     import mtmg, platform
     return {'mtmg': mtmg.__version__, 'torch': torch.__version__, 'numpy': np.__version__, 'python': platform.python_version()}
 
-# %% ../nbs/08_embed.ipynb #7e8ca941
+# %% ../nbs/08_embed.ipynb #b5ebdd0b
 def _describe_model(model) -> dict:
     about = {'class': type(model).__name__} | {k: str(getattr(model, k)) for k in ('name', 'pretrained', 'backbone') if isinstance(getattr(model, k, None), (str, int))}
     try: return about | {'hash': model_hash(model)[:16]}
@@ -68,9 +68,9 @@ def embed(
         words = _text_side(encoders, text, dataset, captions, prompts)
     labels = out.values.get('labels', getattr(dataset, 'targets', None))
     if labels is not None and np.ndim(labels) == 2: labels = np.asarray(labels) # multi-hot rows are floats in a batch
-    said = getattr(dataset, 'captions', None)
+    said, groups = getattr(dataset, 'captions', None), getattr(dataset, 'groups', None)
     return Embeddings({k: out.values[k] for k in encoders}, labels, getattr(dataset, 'labelset', None),
-                      ids=getattr(dataset, 'ids', None), captions=None if said is None else list(said),
+                      ids=getattr(dataset, 'ids', None), captions=None if said is None else list(said), groups=None if groups is None else list(groups),
                       exposure={k: getattr(m, 'exposure', None) or Exposure.unknown() for k, m in encoders.items()},
                       **{k: getattr(dataset, k, None) for k in ('source', 'split')}, dataset=getattr(dataset, 'name', None), **words,
                       meta={'models': {k: _describe_model(m) for k, m in encoders.items()}, 'precision': precision,

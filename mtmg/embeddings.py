@@ -30,13 +30,14 @@ def as_features(x, name='features') -> torch.Tensor:
     if not x.is_floating_point(): raise ValueError(f'{name} of type {str(x.dtype).removeprefix("torch.")}; give floating point numbers')
     return x.detach()
 
-# %% ../nbs/07b_embeddings.ipynb #6be59e13
+# %% ../nbs/07b_embeddings.ipynb #cd7d6ba3
 def unit(
     x, # (N, D) in any floating type
     name: str = 'features', # what to call it in an error
 ) -> torch.Tensor:
     "Rows divided by their length, float32. Raises `ValueError` with the rows that are not finite or all zero."
-    x = as_features(x, name).float()
+    given = as_features(x, name)
+    x = given.float()
     length = x.norm(dim=1) # NaN or Inf anywhere in a row makes its length so
     if not bool(torch.isfinite(length).all()):
         finite = torch.isfinite(x).all(1)
@@ -48,7 +49,7 @@ def unit(
     if bool((length == 0).any()):
         bad = (length == 0).nonzero().flatten().cpu().numpy()
         raise ValueError(f'{name}: {_rows(bad)} of {len(x)} are all zero and have no direction; leave them out')
-    return x / length[:, None]
+    return x / length[:, None] if x is given else x.div_(length[:, None]) # no second copy of a converted one
 
 # %% ../nbs/07b_embeddings.ipynb #e47a707c
 def as_labels(
@@ -78,7 +79,7 @@ def as_labels(
         raise ValueError(f'label {worst} is outside 0 … {"C - 1" if classes is None else classes - 1}' + ('' if classes is None else f' ({classes} classes)'))
     return torch.from_numpy(labels.astype(np.int64))
 
-# %% ../nbs/07b_embeddings.ipynb #58593103
+# %% ../nbs/07b_embeddings.ipynb #b719c2b5
 @dataclass
 class Embeddings:
     "What encoders made of a data set. Rows of every field belong to the same scenes, in the same order."
@@ -95,6 +96,7 @@ class Embeddings:
     split: str | None = None
     prompts: torch.Tensor | None = None # (C, T, D), unit vectors
     caption_text: torch.Tensor | None = None # (N, D)
+    groups: list | None = None # (N,) cluster of each scene
     meta: dict = field(default_factory=dict) # models, versions: plain types
 
     def __post_init__(self):
@@ -107,7 +109,7 @@ class Embeddings:
         n = len(self)
         if self.labels is not None:
             self.labels = as_labels(self.labels, None if self.labelset is None else self.labelset.classnames, n)
-        for name in ('ids', 'captions', 'caption_text'):
+        for name in ('ids', 'captions', 'caption_text', 'groups'):
             value = getattr(self, name)
             if value is not None and len(value) != n: raise ValueError(f'{len(value)} {name} for {n} scenes')
         if self.ids is not None:
@@ -115,6 +117,7 @@ class Embeddings:
             if len(set(self.ids)) < n:
                 seen = set(); twice = next(i for i in self.ids if i in seen or seen.add(i))
                 raise ValueError(f'id {twice!r} occurs more than once; ids name scenes and must be unique')
+        if self.groups is not None: self.groups = [str(i) for i in self.groups]
         if self.text is not None:
             self.text = as_features(self.text, 'text')
             if self.labelset is not None and len(self.text) != len(self.labelset):
@@ -165,8 +168,8 @@ def _from_arrays(
 
 Embeddings.from_arrays = classmethod(_from_arrays)
 
-# %% ../nbs/07b_embeddings.ipynb #de42b07d
-_PER_SCENE = ('labels', 'ids', 'captions', 'caption_text')
+# %% ../nbs/07b_embeddings.ipynb #ca89086f
+_PER_SCENE = ('labels', 'ids', 'captions', 'caption_text', 'groups')
 
 def _subset(self, which) -> 'Embeddings':
     "The scenes at `which`: positions, a boolean mask of length N, or ids."
@@ -226,8 +229,9 @@ def _concat(cls, parts: Sequence['Embeddings']) -> 'Embeddings':
 
 Embeddings.concat = classmethod(_concat)
 
-# %% ../nbs/07b_embeddings.ipynb #27258d85
+# %% ../nbs/07b_embeddings.ipynb #17083197
 _FORMAT = 'mtmg.embeddings/1'
+_NAMES = ('ids', 'captions', 'groups')
 
 def _pack(strings: Sequence[str]) -> torch.Tensor:
     "Strings as bytes, each closed by a zero"
@@ -241,7 +245,7 @@ def _half(x, name, dtype):
     if dtype == torch.float16 and float(x.abs().max()) > torch.finfo(dtype).max: raise ValueError(f'{name} holds values above 65504, which float16 cannot; save with dtype=torch.float32')
     return x.to(dtype)
 
-# %% ../nbs/07b_embeddings.ipynb #08078c5d
+# %% ../nbs/07b_embeddings.ipynb #02486c46
 def _save(
     self,
     path, # a file; its folder is made
@@ -252,7 +256,7 @@ def _save(
     tensors = {f'features/{k}': v for k, v in self.features.items()}
     tensors |= {k: getattr(self, k) for k in ('labels', 'text', 'prompts', 'caption_text') if getattr(self, k) is not None}
     tensors = {k: _half(v, k, dtype).cpu().contiguous() for k, v in tensors.items()}
-    tensors |= {k: _pack(getattr(self, k)) for k in ('ids', 'captions') if getattr(self, k) is not None}
+    tensors |= {k: _pack(getattr(self, k)) for k in _NAMES if getattr(self, k) is not None}
     header = {'format': _FORMAT, 'modalities': list(self.features), 'logit_scale': self.logit_scale, 'source': self.source,
               'dataset': self.dataset, 'split': self.split, 'meta': self.meta,
               'labelset': None if self.labelset is None else self.labelset.to_dict(),
@@ -262,7 +266,7 @@ def _save(
 
 Embeddings.save = _save
 
-# %% ../nbs/07b_embeddings.ipynb #99656abe
+# %% ../nbs/07b_embeddings.ipynb #defaa3a8
 def _load_safetensors(cls, path):
     from safetensors import SafetensorError, safe_open
     try: file = safe_open(path, framework='pt')
@@ -276,7 +280,7 @@ def _load_safetensors(cls, path):
                labelset=None if labelset is None else LabelSet.from_dict(labelset),
                exposure={k: Exposure.from_dict(v) for k, v in header['exposure'].items()},
                **{k: tensors.get(k) for k in ('labels', 'text', 'prompts', 'caption_text')},
-               **{k: _unpack(tensors[k]) if k in tensors else None for k in ('ids', 'captions')},
+               **{k: _unpack(tensors[k]) if k in tensors else None for k in _NAMES},
                **{k: header[k] for k in ('logit_scale', 'source', 'dataset', 'split', 'meta')})
 
 # %% ../nbs/07b_embeddings.ipynb #fcf4bb11

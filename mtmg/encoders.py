@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ENCODER_NORMALIZATIONS', 'default_statistics', 'fit_square', 'ModalityEncoder', 'create_encoder']
 
-# %% ../nbs/07_encoders.ipynb #a4954fa0
+# %% ../nbs/07_encoders.ipynb #4d0a26b2
+from contextlib import redirect_stdout
 from dataclasses import replace
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from .backbones import Backbone, build_backbone, find_weights, first_layer, load_backbone, same_band, split_student
 from .bands import Band, S2_L1C, SENSORS, STATISTICS, as_bands, check_image, select
 from .checkpoints import load_weights, read_checkpoint
-from .clip import content_hash, evaluating
+from .clip import content_hash, evaluating, warn_if_shrunk
 from .labels import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
 from .scenes import batches
@@ -50,22 +51,19 @@ def default_statistics(bands: Sequence, root: bool) -> tuple: # of two lists, on
         std.append(s)
     return mean, std
 
-# %% ../nbs/07_encoders.ipynb #64e625b6
+# %% ../nbs/07_encoders.ipynb #2ff4dd6e
 def fit_square(x: torch.Tensor, size: int, bands: Sequence = ()) -> torch.Tensor: # (N, C, H, W) -> (N, C, size, size)
     "Antialiased bilinear resize of the shorter side, and the middle of the longer; warns where detail is lost."
     height, width = x.shape[-2:]
     if (height, width) == (size, size): return x
+    warn_if_shrunk(x.shape, size, bands)
     side = min(height, width)
-    if side > 2 * size:
-        metres = next((b.resolution for b in bands if getattr(b, 'resolution', None)), None)
-        coarser = f': pixels of {metres:g} m become {metres * side / size:g} m' if metres else ''
-        warnings.warn(f'{height} x {width} pixels are shrunk to {size} x {size}{coarser}; cut large scenes into tiles instead', UserWarning, stacklevel=3)
     target = (size * height // side, size * width // side)
     x = F.interpolate(x, target, mode='bilinear', antialias=True)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     return x[..., top:top + size, left:left + size]
 
-# %% ../nbs/07_encoders.ipynb #985a98e9
+# %% ../nbs/07_encoders.ipynb #91ce36a2
 def _band(name: str, sensor: str | None):
     "a band by the names that json keeps; one of a sensor that is not registered here has a name alone"
     return SENSORS[sensor][name] if sensor in SENSORS else Band(name, sensor=sensor)
@@ -165,8 +163,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def fit_normalization(self, images, bands: Sequence | None = None, batch_size: int = 256) -> 'ModalityEncoder':
-        "Take mean and deviation of each band from training images: an array (N, C, H, W) with its `bands`, or a data set."
-        if not self.normalization.startswith('zscore'): raise ValueError(f"normalization '{self.normalization}' has nothing to fit; create the encoder with 'zscore' or 'zscore-sqrt'")
+        "Take mean and deviation of each band from training images: an array (N, C, H, W) with its `bands`, or a data set. A fixed scale stays."
+        if not self.normalization.startswith('zscore'): return self
         parts = ((b['image'], images.bands) for b in batches(images, batch_size)) if hasattr(images, '__getitems__') else \
                 ((images[i:i + batch_size], bands) for i in range(0, len(images), batch_size))
         count, total, square = 0, 0, 0 # shifted by the first batch's mean: sums of squares of large numbers lose digits
@@ -228,7 +226,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             if not (Path(folder)/file).is_file():
                 other = '; it holds a CLIP, which load_clip reads' if (Path(folder)/'open_clip_config.json').is_file() else ''
                 raise FileNotFoundError(f"no encoder in '{folder}': {file} is not there{other}")
-        try: return super().from_pretrained(name, strict=True, **kwargs).eval()
+        try:
+            with redirect_stdout(None): return super().from_pretrained(name, strict=True, **kwargs).eval() # it prints where it reads from
         except (RuntimeError, ValueError, TypeError) as error: # a foreign config.json, or weights of something else
             raise ValueError(f"'{folder}' holds no encoder of mtmg that fits its config.json ({' '.join(str(error).split())[:160]})") from None
 

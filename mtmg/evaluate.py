@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['exposure', 'zero_shot', 'prompt_table', 'transductive', 'retrieval', 'retrieval_both', 'linear_probe', 'few_shot',
-           'knn', 'compare', 'kept', 'results_table', 'load_result', 'Result', 'choose_thresholds', 'average_precision',
-           'logistic_regression']
+           'knn', 'compare', 'kept', 'over_runs', 'results_table', 'load_result', 'Result', 'choose_thresholds',
+           'average_precision', 'logistic_regression']
 
-# %% ../nbs/09_evaluate.ipynb #bd65b358
+# %% ../nbs/09_evaluate.ipynb #747c3e7d
 from .embed import Embeddings
 from .labels import Exposure, LabelSet, is_zero_shot, labelset
 from .probes import few_shot, knn, linear_probe, logistic_regression
 from .ranking import retrieval, retrieval_both
-from .results import Result, compare, kept, load_result, results_table, score_of
+from .results import Result, compare, kept, load_result, over_runs, results_table, score_of
 from .transductive import transductive
 from .zeroshot import average_precision, choose_thresholds, prompt_table, zero_shot
 
-_all_ = ['zero_shot', 'prompt_table', 'transductive', 'retrieval', 'retrieval_both', 'linear_probe', 'few_shot', 'knn', 'compare', 'kept',
+_all_ = ['zero_shot', 'prompt_table', 'transductive', 'retrieval', 'retrieval_both', 'linear_probe', 'few_shot', 'knn', 'compare', 'kept', 'over_runs',
          'results_table', 'load_result', 'Result', 'choose_thresholds', 'average_precision', 'logistic_regression']
 
 # %% ../nbs/09_evaluate.ipynb #52ffe272

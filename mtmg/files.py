@@ -7,7 +7,7 @@ __all__ = ['PHOTO_SUFFIXES', 'TIF_SUFFIXES', 'IMAGE_SUFFIXES', 'read_image', 'kn
            'check_pixels', 'check_targets', 'resize', 'FileScenes', 'Audit', 'audit', 'expect_folder', 'first_paths',
            'image_files']
 
-# %% ../nbs/03c_files.ipynb #73d5da2b
+# %% ../nbs/03c_files.ipynb #808e53ab
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import warnings
 import numpy as np
 import torch
 
-from .bands import RGB, S1_GRD, S1_GRD_LINEAR, SENSORS, Band, Sensor, as_bands, check_image
+from .bands import RGB, S1_GRD, S1_GRD_LINEAR, SENSORS, Band, Sensor, as_bands, check_image, remove_offset
 from .scenes import SceneDataset
 
 # %% ../nbs/03c_files.ipynb #7b730e4a
@@ -174,7 +174,7 @@ def resize(image: torch.Tensor, size: int) -> torch.Tensor:
     top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
     return out[:, top:top + size, left:left + size]
 
-# %% ../nbs/03c_files.ipynb #93e9d892
+# %% ../nbs/03c_files.ipynb #10258788
 class FileScenes(SceneDataset):
     "Scenes of one file each, delivered with `bands` in that order."
     def __init__(
@@ -185,10 +185,11 @@ class FileScenes(SceneDataset):
         name: str, sensor: Sensor, bands=None, labelset=None, split: str = 'all', source: str | None = None,
         file_bands=None, # names of the channels of a file that carries no names
         size: int | None = None, # side in pixels to resize to; None: as stored, all alike
+        offset: float = 0, # to take off digital numbers: 1000 for Sentinel-2 products of baseline 04.00 (2022) and later
         ids=None, # one a scene; None: the names of the files
         captions=None,
     ):
-        self.paths, self.size = [str(p) for p in paths], size
+        self.paths, self.size, self.offset = [str(p) for p in paths], size, offset
         self.name, self.source, self.sensor, self.labelset, self.split = name, source or name, sensor, labelset, split
         self.bands = tuple(b if isinstance(b, Band) and b.sensor else sensor[b] for b in (sensor.bands if bands is None else bands))
         self.file_bands = None if file_bands is None else tuple(file_bands)
@@ -206,6 +207,7 @@ class FileScenes(SceneDataset):
         pixels, named = read_image(path)
         try: pixels = pixels[channel_order(named, self.file_bands, len(pixels), self.bands, self.sensor)]
         except ValueError as error: raise ValueError(f'{path}: {error}') from None
+        if self.offset: pixels = remove_offset(pixels, self.offset)
         pixels = check_pixels(pixels, self.bands, path)
         image = torch.from_numpy(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)))
         if self.size: return resize(image, self.size)

@@ -6,7 +6,7 @@
 __all__ = ['stratified_split', 'hold_out', 'split_folders', 'folder_scenes', 'complete_splits', 'folder_splits', 'cifar10_splits',
            'imagenet_splits', 'npz_scenes', 'TorchgeoScenes']
 
-# %% ../nbs/04c_folders.ipynb #03a61d31
+# %% ../nbs/04c_folders.ipynb #a77f57cb
 from pathlib import Path
 import os
 import warnings
@@ -16,7 +16,7 @@ import torch
 
 from .archives import folder_classes, name_key
 from .bands import RGB, SENSORS, S1_GRD, S2_L1C, S2_L2A, Sensor, as_bands, sensor_of
-from .files import FileScenes, check_pixels, check_targets, expect_folder, first_paths, image_files, known_bands, read_image
+from .files import FileScenes, check_pixels, check_targets, expect_folder, first_paths, image_files, joint_sensor, known_bands, read_image
 from .labels import LabelSet, labelset
 from .scenes import ArrayDataset, SceneDataset, Subset
 
@@ -87,7 +87,7 @@ def _classes(folders, labels, root):
                          'add their images, or leave labelset out to take the classes from the folders')
     return labels, classes
 
-# %% ../nbs/04c_folders.ipynb #e7cf0493
+# %% ../nbs/04c_folders.ipynb #99a0da0c
 def _file_sensor(path, file_bands, sensor):
     "sensor, and the bands to deliver, of a folder whose first image is `path`"
     pixels, named = read_image(path)
@@ -100,12 +100,10 @@ def _file_sensor(path, file_bands, sensor):
     if bands is None and file_bands is None:
         raise ValueError(f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file]')
     if bands is None: bands = as_bands(file_bands, sensor)
-    owners = {b.sensor for b in bands}
-    if sensor is None and len(owners) == 1: sensor = SENSORS.get(bands[0].sensor)
-    if sensor is None: sensor = Sensor('+'.join(sorted(map(str, owners))), bands, 'other')
+    if sensor is None: sensor = joint_sensor(bands)
     return sensor, tuple(b for b in sensor.bands if b in bands), file_bands
 
-# %% ../nbs/04c_folders.ipynb #7ceb9d91
+# %% ../nbs/04c_folders.ipynb #18ccd04a
 def folder_scenes(
     folder, # class folders, or images without classes
     labels: LabelSet | None = None, # None: classes are the folders
@@ -116,6 +114,7 @@ def folder_scenes(
     bands=None, # bands to deliver; None: all, in the sensor's order
     sensor=None, # None: as the band names tell
     size: int | None = None, # side in pixels; None: as stored, all alike
+    offset: float = 0, # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
     source: str | None = None, # whose images; None: the label set's, or the folder's name
     name: str = 'folder',
 ) -> FileScenes:
@@ -141,7 +140,7 @@ def folder_scenes(
     sensor, all_bands, file_bands = _file_sensor(paths[0], file_bands if file_bands is not None else bands, sensor)
     bands = all_bands if bands is None or isinstance(bands, str) else tuple(sensor[b] for b in bands)
     return FileScenes(paths, targets, name=name, source=source or f'folder {root.name}', sensor=sensor, bands=bands, labelset=labels, split=split,
-                      file_bands=file_bands, size=size, ids=[p.relative_to(root).as_posix() for p in paths])
+                      file_bands=file_bands, size=size, offset=offset, ids=[p.relative_to(root).as_posix() for p in paths])
 
 # %% ../nbs/04c_folders.ipynb #2bb2b091
 def complete_splits(
@@ -203,7 +202,7 @@ def imagenet_splits(root, labels: LabelSet | None = None, seed: int = 0, size: i
     if 'train' in found: found['train'], found['val'] = hold_out(found['train'], min(.1, 10_000 / len(found['train'])), seed)
     return found
 
-# %% ../nbs/04c_folders.ipynb #527ca04a
+# %% ../nbs/04c_folders.ipynb #f0e0dce4
 def npz_scenes(
     path, # the .npz file
     labels: LabelSet | None = None, # needed where the file has labels
@@ -230,29 +229,29 @@ def npz_scenes(
     if len(names) != image.shape[1]: raise ValueError(f'{path}: {image.shape[1]} channels but {len(names)} band names ({", ".join(names)})')
     if isinstance(sensor, str): sensor = sensor_of((), sensor)
     have = as_bands(names, sensor)
-    if sensor is None: sensor = SENSORS.get(have[0].sensor) if len({b.sensor for b in have}) == 1 else Sensor('+'.join(sorted({b.sensor for b in have})), have, 'other')
+    if sensor is None: sensor = joint_sensor(have)
     order = [have.index(b) for b in sensor.bands if b in have]
     image = image if order == list(range(len(order))) else image[:, order]
-    check_pixels(image, sensor, str(path))
+    image = check_pixels(image, [have[i] for i in order], str(path))
     label = arrays.get('label', arrays.get('labels'))
     label = check_targets(label, labels, str(path))
     return ArrayDataset(image, label, arrays.get('id', arrays.get('ids')), None if 'caption' not in arrays else [str(c) for c in arrays['caption']],
                         name='npz', source=source or f'npz {path.stem}', sensor=sensor, bands=[have[i] for i in order],
                         labelset=labels if label is not None else None, split=split)
 
-# %% ../nbs/04c_folders.ipynb #70e9cbce
+# %% ../nbs/04c_folders.ipynb #74f56f36
 def _object_bands(dataset, channels):
     "names of the channels of torchgeo's sample, or None"
     kind = type(dataset).__name__
     bands = getattr(dataset, 'bands', None)
     if kind in ('BigEarthNet', 'BigEarthNetV2'):
-        radar, optical = ('VH', 'VV'), tuple(S2_L2A.bands) # file names are sorted
+        radar, optical = tuple(S1_GRD.bands[::-1]), tuple(S2_L2A.bands) # VH before VV: file names are sorted
         return {'s1': radar, 's2': optical, 'all': radar + optical}[bands]
     for names in (bands, getattr(dataset, 'band_names', None), getattr(dataset, 'all_bands', None), getattr(dataset, 'all_band_names', None)):
         if isinstance(names, (list, tuple)) and len(names) == channels: return tuple(str(n).removeprefix('S2_').removeprefix('S1_') for n in names)
     return tuple(RGB.bands) if channels == 3 and bands is None else None
 
-# %% ../nbs/04c_folders.ipynb #0a0c6fae
+# %% ../nbs/04c_folders.ipynb #dacd7e23
 class TorchgeoScenes(SceneDataset):
     "A torchgeo data set object as scenes."
     def __init__(self, dataset, labels: LabelSet | None = None, *, bands=None, sensor=None, name: str | None = None, source: str | None = None,
@@ -267,13 +266,11 @@ class TorchgeoScenes(SceneDataset):
             raise ValueError(f'{kind} yields {image.shape[0]} channels whose names it does not tell'
                              + (f' ({len(found)} given)' if found else '') + '; give bands=[names in its order]')
         if isinstance(sensor, str): sensor = sensor_of((), sensor)
-        if sensor is None and kind.startswith('BigEarthNet'): sensor_of_name = {**{b: b for b in S1_GRD.bands}, **{b: b for b in S2_L2A.bands}}
-        else: sensor_of_name = None
-        have = tuple(next(b for b in sensor_of_name if b == n) for n in found) if sensor_of_name else as_bands(found, sensor)
+        have = as_bands(found, sensor) # Band objects stay what they are
         owners = sorted({b.sensor for b in have})
         canonical = sensor.bands if sensor is not None else [b for o in owners for b in SENSORS[o].bands]
         self.bands = tuple(b for b in canonical if b in have)
-        self.sensor = sensor or (SENSORS[owners[0]] if len(owners) == 1 else Sensor('+'.join(owners), self.bands, 'other'))
+        self.sensor = sensor or joint_sensor(self.bands)
         self._order = [have.index(b) for b in self.bands]
         self.name, self.split = name or kind.lower(), split or getattr(dataset, 'split', None) or 'all'
         self.source = source or {'EuroSATSpatial': 'eurosat', 'EuroSAT100': 'eurosat', 'BigEarthNetV2': 'bigearthnet'}.get(kind, kind.lower())
@@ -319,7 +316,7 @@ class TorchgeoScenes(SceneDataset):
         if self.sensor.unit == 'uint8':
             if image.max() <= 1 and image.max() > 0 and (image != image.round()).any(): image = image * 255
             image = image.round().clamp(0, 255).to(torch.uint8)
-        else: check_pixels(image.numpy(), self.sensor, f'{self.name}/{self.split}/{i}')
+        else: image = torch.from_numpy(check_pixels(image.numpy(), self.bands, f'{self.name}/{self.split}/{i}'))
         sample = {'image': image, 'id': f'{self.name}/{self.split}/{i}'}
         if self.labelset is not None:
             target = self._target(found['label'])

@@ -155,7 +155,19 @@ def encode_prompts(
     flat = [p for row in prompts for p in row]
     return unit(encode_captions(clip, flat, batch_size), 'prompts').view(len(prompts), len(prompts[0]), -1)
 
-# %% ../nbs/07c_onepass.ipynb #5b814dae
+# %% ../nbs/07c_onepass.ipynb #fd1cec0d
+@torch.inference_mode()
+def _warn_of_other_words(clip, encoders):
+    "Text of one model says nothing about images of another"
+    if not _speaks(clip): return
+    probe = ['a satellite photo of a river']
+    for name, model in encoders.items():
+        if model is clip or not _speaks(model): continue
+        mine, other = clip.encode_text(probe), model.encode_text(probe)
+        if mine.shape != other.shape or float(torch.cosine_similarity(mine.cpu().float(), other.cpu().float())) < .999:
+            import warnings
+            warnings.warn(f'{name!r} has another text tower than the one whose words are used here; its zero-shot needs embed(…, text=) of its own', UserWarning, stacklevel=4)
+
 def _text_side(encoders, text, dataset, captions, prompts) -> dict:
     "The fields of `Embeddings` that come from words"
     labelset, said = getattr(dataset, 'labelset', None), getattr(dataset, 'captions', None)
@@ -164,6 +176,7 @@ def _text_side(encoders, text, dataset, captions, prompts) -> dict:
     if clip is None: # an aligned encoder carries the head of its teacher, for the classes it was aligned with
         clip = next((m for m in encoders.values() if labelset is not None and getattr(m, 'labelset', None) == labelset and callable(getattr(m, 'head', None))), None)
     if clip is None: return {}
+    _warn_of_other_words(clip, encoders)
     out = {'logit_scale': float(clip.logit_scale) if getattr(clip, 'logit_scale', None) is not None else None}
     if labelset is not None:
         out['text'] = clip.head(labelset).detach().float().cpu()

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['RECIPE_TITLES', 'plot_spectra', 'plot_retrieval_grid', 'plot_scenes', 'scene_card']
 
-# %% ../nbs/02_pictures.ipynb #a1e35c04
+# %% ../nbs/02_pictures.ipynb #67db247d
 from textwrap import shorten, wrap
 import warnings
 
 import numpy as np
 
 from .bands import as_bands, composite
-from .charts import LINES, MARKERS, PALETTE, RIGHT, WRONG, _array, _axes, _grid, styled
+from .charts import LINES, MARKERS, PALETTE, RIGHT, WRONG, _array, _axes, _figure_class, _grid, styled
 
 # %% ../nbs/02_pictures.ipynb #b2aff724
 def _spectra(values, bands) -> dict:
@@ -180,7 +180,7 @@ def plot_scenes(
     if title: fig.suptitle(title, fontsize=10, fontweight='bold', x=.01, ha='left')
     return fig
 
-# %% ../nbs/02_pictures.ipynb #439fd733
+# %% ../nbs/02_pictures.ipynb #c0e860cd
 RECIPE_TITLES = {'true_color': 'true colour', 'false_color': 'false colour (NIR)', 'swir': 'SWIR', 'sar': 'radar (VV, VH, VV − VH)'}
 
 def _composites(image, bands) -> dict:
@@ -227,8 +227,7 @@ def scene_card(
     spectral = len(bands) > 3
     n = max(len(pictures), 2)
     lower = bool(answers) or spectral
-    fig = plt.figure(figsize=(2.35 * max(n, 3), 2.6 + 2.4 * lower), layout='constrained')
-    plt.close(fig)
+    fig = plt.figure(figsize=(2.35 * max(n, 3), 2.6 + 2.4 * lower), layout='constrained', FigureClass=_figure_class())
     grid = GridSpec(1 + lower, 6, figure=fig, height_ratios=[1, 1][:1 + lower])
     for i, (name, picture) in enumerate(pictures.items()):
         ax = fig.add_subplot(grid[0, 2 * i:2 * i + 2])

@@ -134,7 +134,7 @@ def logistic_regression(
         w, b = w.view(len(strengths), classes, -1).permute(0, 2, 1), b.view(len(strengths), classes)
     return w, b
 
-# %% ../nbs/08e_probes.ipynb #f09f0414
+# %% ../nbs/08e_probes.ipynb #0c0383a3
 def _side(data, modality, labels, name):
     "Features (N, D) and labels of `Embeddings`, a (features, labels) pair, or plain features with `labels`"
     if isinstance(data, Embeddings):
@@ -175,6 +175,7 @@ class _Sets:
             warnings.warn(f'{kind}: no training scene of class {", ".join(map(repr, absent[:3]))}' + (f' and {len(absent) - 3} more' if len(absent) > 3 else '')
                           + '; it cannot be predicted', UserWarning, stacklevel=4)
     def measure(self, scores, scale, groups, resamples, seed):
+        if groups is None and self.embeddings is not None: groups = self.embeddings.groups
         if self.multilabel: return _multi_label(self, scores.cpu().numpy(), None, groups, resamples, seed)
         return _single_label(self, [(0, scores)], scale, (1, 5), self.classes <= 100, groups, resamples, seed)
     def result(self, kind, values, samples, **more):

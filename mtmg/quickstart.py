@@ -178,7 +178,7 @@ def write_report(path, title: str, parts: list, files: list):
         body.append(f'<figure><img alt="{html.escape(_ALT.get(file.stem, file.stem))}" src="data:image/png;base64,{data}"></figure>')
     atomic_write_text(path, f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_CSS}</style>' + '\n'.join(body) + '</html>\n')
 
-# %% ../nbs/15_quickstart.ipynb #f645604e
+# %% ../nbs/15_quickstart.ipynb #45eb692f
 def quickstart(
     seed: int = 0,
     out='runs/quickstart', # folder of results, report, figures and models
@@ -222,7 +222,7 @@ def quickstart(
     return plain
 
 #: Scenes of the shapes task (train, val, test): 5,000 fresh ones to judge what was kept.
-SHAPES = (8, 1000, 5000)
+SHAPES = (8, 500, 5000)
 
 def closing_table(results: dict, models: Models) -> str:
     "What the terminal shows at the end."

@@ -267,7 +267,7 @@ def _class_result(sides, ks, groups, resamples, seed) -> tuple:
     return {'metrics': list(out), **out, 'interval': interval, 'n': int(some.sum()), 'without_answer': int((~some).sum()), 'gallery': len(sides.gallery),
             'headline': ['map'] + [f'P@{k}' for k in ks if k in (1, 10)]}, {name: v[some] for name, v in values.items()}
 
-# %% ../nbs/08d_ranking.ipynb #f688e02c
+# %% ../nbs/08d_ranking.ipynb #f5ac865d
 def retrieval(
     embeddings, # `Embeddings`, or the queries themselves (Q, D)
     query, # a modality, 'captions' or 'text'; with plain tensors the gallery (G, D)
@@ -286,15 +286,16 @@ def retrieval(
     "Exact retrieval by cosine. Pairs: R@k, median and mean rank. Labels: mAP, mAP@k, P@k, and nDCG@k with several labels a scene."
     sides = _Sides(embeddings, query, gallery, relevance, positives, query_labels, gallery_labels)
     ks = _check_ks(ks, len(sides.gallery) - (sides.same and sides.relevance == 'labels'))
+    E = sides.embeddings
+    if groups is None and E is not None and sides.names[0] != 'text': groups = E.groups
     if sides.relevance == 'labels': values, samples = _class_result(sides, ks, groups, resamples, seed)
     else:
         right = torch.arange(len(sides.query))[:, None] if sides.right is None else sides.right
         values, samples = _pair_result(rank_queries(sides.query, sides.gallery, right), len(sides.gallery), ks, gallery_sizes, groups, resamples, seed)
-    E = sides.embeddings
     about = circumstances('retrieval', E, sides.names, None if E is None else E.labelset)
     return Result(about | {'relevance': sides.relevance} | values, samples=samples | {'ids': None if E is None else E.ids})
 
-# %% ../nbs/08d_ranking.ipynb #c496e0d8
+# %% ../nbs/08d_ranking.ipynb #5a51a3ea
 def retrieval_both(
     embeddings, # `Embeddings`, or (N, D)
     a, # a modality or 'captions'; with plain tensors the other (N, D)
@@ -311,6 +312,7 @@ def retrieval_both(
     if sides.right is not None: # the same caption for several scenes
         return retrieval(embeddings, a, b, ks, **kw), retrieval(embeddings, b, a, ks, **kw)
     E, n = sides.embeddings, len(sides.query)
+    groups = E.groups if groups is None and E is not None else groups
     ks, out = _check_ks(ks, n), []
     for names, ranks in zip((sides.names, sides.names[::-1]), rank_pairs(sides.query, sides.gallery)):
         values, samples = _pair_result(ranks, n, ks, gallery_sizes, groups, resamples, seed)

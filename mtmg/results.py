@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['scene_weights', 'resampled_means', 'quantiles', 'show', 'Result', 'load_result', 'score_of', 'circumstances',
-           'compare', 'kept', 'results_table']
+           'compare', 'over_runs', 'kept', 'results_table']
 
 # %% ../nbs/08b_results.ipynb #8ada7845
 import json
@@ -108,7 +108,7 @@ class Result(dict):
         "Plain types only, for json."
         return _plain(dict(self))
 
-# %% ../nbs/08b_results.ipynb #558883a5
+# %% ../nbs/08b_results.ipynb #d5938893
 _TASKS = {'zero_shot': 'zeroshot_classification', 'transductive': 'transductive_zeroshot_classification', 'retrieval': 'zeroshot_retrieval'}
 _THEIR_NAMES = {'balanced_accuracy': 'mean_per_class_recall', 'map': 'mean_average_precision'}
 
@@ -124,15 +124,18 @@ def _to_clip_benchmark(self, model: str | None = None, pretrained: str | None = 
             'language': 'en', **{k: v for k, v in plain.items() if k not in self.get('metrics', ()) and k not in ('dataset', 'metrics')}}
 
 def _save(self, path, **names) -> Path:
-    "Write `to_clip_benchmark()` as json, whole or not at all."
-    atomic_write_json(path, self.to_clip_benchmark(**names))
+    "Write `to_clip_benchmark()` as json, whole or not at all, with the headline's value of each scene, for comparisons."
+    values = {m: np.round(self.samples[m], 6) for m in self.get('headline', self.get('metrics', ())) if isinstance(self.samples.get(m), np.ndarray)}
+    per_scene = {m: (v.astype(int) if (v == v.astype(int)).all() else v).tolist() for m, v in values.items()}
+    ids = {'ids': list(self.samples['ids'])} if per_scene and self.samples.get('ids') else {}
+    atomic_write_json(path, self.to_clip_benchmark(**names) | {'per_scene': per_scene | ids})
     return Path(path)
 
 Result.to_clip_benchmark, Result.save = _to_clip_benchmark, _save
 
-# %% ../nbs/08b_results.ipynb #e67d9cea
+# %% ../nbs/08b_results.ipynb #08437420
 def load_result(path) -> Result:
-    "A result that `Result.save` wrote (its per-scene values, which comparisons need, are not in the file)."
+    "A result that `Result.save` wrote."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
     try: d = json.loads(path.read_text(encoding='utf-8'))
@@ -141,7 +144,8 @@ def load_result(path) -> Result:
     ours = {v: k for k, v in _THEIR_NAMES.items()}
     numbers = {ours.get(k := name.removeprefix('lp_'), k): v for name, v in d.pop('metrics').items()}
     kinds = {v: k for k, v in _TASKS.items()}
-    return Result({'kind': kinds.get(d['task'], d['task']), **d, 'metrics': list(numbers), **numbers})
+    samples = {k: v if k == 'ids' else np.asarray(v) for k, v in d.pop('per_scene', {}).items()}
+    return Result({'kind': kinds.get(d['task'], d['task']), **d, 'metrics': list(numbers), **numbers}, samples=samples)
 
 # %% ../nbs/08b_results.ipynb #1f8178c6
 def score_of(
@@ -169,10 +173,10 @@ def circumstances(kind: str, embeddings: Embeddings | None, modalities: Sequence
     if labelset is not None: out |= {'labelset': labelset.name, 'classnames': list(labelset.classnames), 'prompts': list(labelset.templates)}
     return out
 
-# %% ../nbs/08b_results.ipynb #b72b12db
+# %% ../nbs/08b_results.ipynb #ec6edaa5
 def _per_scene(result, metric) -> np.ndarray | Callable:
     if metric not in result.samples:
-        have = ', '.join(result.samples) or 'none: it was loaded from a file'
+        have = ', '.join(k for k in result.samples if k != 'ids') or 'none'
         raise ValueError(f'{result.title()} has no values per scene for {metric!r} (has {have})')
     return result.samples[metric]
 
@@ -212,6 +216,25 @@ def compare(
                   interval={'difference': quantiles(difference, level)}, p=float(min(1., max(p, 1 / resamples))), n=a[0]['n'], runs=runs,
                   independent=int(a[0]['n'] if groups is None else len(np.unique(groups))), level=level, metrics=['difference'],
                   samples={'draws': difference})
+
+# %% ../nbs/08b_results.ipynb #b3dd3e66
+def over_runs(
+    results: Sequence[Result], # of runs that differ in their seed, on the same scenes
+    metric: str | None = None, # None: the first
+    groups=None,
+    resamples: int = 1000,
+    level: float = .95,
+    seed: int = 0,
+) -> Result:
+    "Mean and spread over runs, with a hierarchical bootstrap interval."
+    results = list(results)
+    metric = metric or results[0]['metrics'][0]
+    draws = _draws(results, metric, resamples, groups, seed) # (resamples, runs)
+    runs = np.random.default_rng(seed + 2).multinomial(len(results), np.full(len(results), 1 / len(results)), size=resamples)
+    each = [float(r[metric]) for r in results]
+    same = {k: v for k, v in results[0].items() if all(r.get(k) == v for r in results) and k in ('kind', 'modality', 'dataset', 'split', 'score', 'n', 'labelset', 'prompts')}
+    return Result(same | {metric: float(np.mean(each)), 'spread': float(np.std(each, ddof=1)) if len(each) > 1 else None, 'each': each,
+                          'interval': {metric: quantiles((draws * runs).sum(1) / len(results), level)}, 'runs': len(results), 'metrics': [metric]})
 
 # %% ../nbs/08b_results.ipynb #4613e7cc
 def kept(

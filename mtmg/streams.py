@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['decode_scene', 'write_paper_shards', 'ShardStream', 'stream_shards', 'paper_scenes']
 
-# %% ../nbs/04d_streams.ipynb #43bf0c99
+# %% ../nbs/04d_streams.ipynb #5f4958dd
 import io
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .bands import RGB, S1_GRD, S2_L1C, S2_L2A, as_bands, sensor_of
-from .files import check_targets
+from .bands import RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
+from .files import check_targets, joint_sensor
 from .labels import LabelSet, labelset
 from .scenes import ArrayDataset, SceneDataset, atomic_path, collate
 from .shard_files import decode_picture
@@ -154,7 +154,7 @@ def stream_shards(
     "A stream of batches from tars without index; bands are in the order in which they were stored."
     return ShardStream(urls, batch_size, shuffle, seed, epoch, start, rank, world_size, scenes, on_error, nomenclature)
 
-# %% ../nbs/04d_streams.ipynb #6ab17784
+# %% ../nbs/04d_streams.ipynb #62c9cd14
 def paper_scenes(
     urls, # tars in the authors' form
     labels: LabelSet | None = None, # None: BigEarthNet's of as many classes as the labels have
@@ -174,10 +174,5 @@ def paper_scenes(
         if target.ndim != 2: raise ValueError(f'{urls} has class numbers; give labelset= to name the classes')
         labels = labelset(f'bigearthnet-{target.shape[1]}')
     if (image == np.rint(image)).all() and image.min() >= 0 and image.max() <= 65535: image = image.astype(np.uint16)
-    owners = dict.fromkeys(b.sensor for b in bands)
-    sensor = sensor_of((), next(iter(owners))) if len(owners) == 1 else None
-    if sensor is None:
-        from mtmg.bands import Sensor
-        sensor = Sensor('+'.join(owners), bands, 'other')
     return ArrayDataset(image, None if target is None else check_targets(target.astype(np.int64), labels, name), [i for b in whole for i in b['id']], name=name,
-                        source=source, sensor=sensor, bands=bands, labelset=labels if target is not None else None, split=split)
+                        source=source, sensor=joint_sensor(bands), bands=bands, labelset=labels if target is not None else None, split=split)

@@ -67,7 +67,7 @@ def assign_jointly(
         variance = ((x * x).sum(0) - 2 * (mass * mu).sum(0) + z.sum(0) @ (mu * mu)) / n
         variance = variance.clamp(min=1e-8)
 
-# %% ../nbs/08f_transductive.ipynb #0267b3c5
+# %% ../nbs/08f_transductive.ipynb #d342eeb0
 def transductive(
     images, # `Embeddings`, or features (N, D)
     modality: str | None = None,
@@ -88,6 +88,7 @@ def transductive(
     if task.multilabel: raise ValueError('transductive zero-shot gives each image one class; these labels are multi-hot')
     if len(task.images) < 2: raise ValueError('transductive zero-shot needs more than one image')
     _say_what_is_odd(task, 'transductive')
+    groups = task.groups if groups is None else groups
     cosines = torch.cat([s for _, s in task.cosines()])
     z = assign_jointly(task.images, (task.logit_scale * cosines).softmax(1), neighbours, steps)
     before, _ = _single_label(task, [(0, cosines)], task.logit_scale, (1,), False, None, 0, seed)

@@ -16,7 +16,7 @@ from .embed import Embeddings, as_labels, unit
 from .labels import LabelSet
 from .results import Result, circumstances, quantiles, resampled_means, scene_weights
 
-# %% ../nbs/08c_zeroshot.ipynb #52b08752
+# %% ../nbs/08c_zeroshot.ipynb #b3c3a982
 TIE = 3e-7 # cosines in float32 closer than this are level: 5 units in the last place of 1
 
 def count_above(scores: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
@@ -25,10 +25,12 @@ def count_above(scores: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     if scores.device.type != 'cpu': return above.sum(1)
     return torch.from_numpy(np.add.reduce(above.numpy(), axis=1, dtype=np.int32).astype(np.int64)) # 10 x faster than torch on bool
 
+def _below(x): return torch.nextafter(x, torch.full_like(x, -torch.inf)) # so that > includes x itself, at any magnitude
+
 def places(scores: torch.Tensor, true: torch.Tensor, tie: float = TIE) -> tuple:
     "For `true` (N,), the score of the right answer in each row: how many are above it, how many level (itself included)."
     above = count_above(scores, true + tie)
-    return above, count_above(scores, true - tie) - above
+    return above, count_above(scores, _below(true - tie)) - above
 
 def expected_hits(above: torch.Tensor, level: torch.Tensor, k: int) -> torch.Tensor:
     "Probability that the right answer is among the first k when ties are drawn by lot, (N,) float64."
@@ -83,7 +85,7 @@ def _text(text, classnames):
         return text, prompt_ensemble(text), classnames
     return None, unit(text, 'text'), classnames
 
-# %% ../nbs/08c_zeroshot.ipynb #0533367c
+# %% ../nbs/08c_zeroshot.ipynb #87ddc674
 class Task:
     "Unit image features (N, D), unit class embeddings (C, D) and labels, whatever they came as."
     def __init__(self, images, modality=None, labels=None, text=None, classnames=None, label_names=None, multilabel=None, logit_scale=None):
@@ -103,6 +105,7 @@ class Task:
         self.prompts, self.head, classnames = _text(text, classnames)
         self.images = unit(features, repr(self.modality) if self.modality else 'images')
         if self.images.shape[1] != self.head.shape[1]:
+            if self.head.shape[0] == self.images.shape[1]: raise ValueError(f'text of shape {tuple(self.head.shape)} looks turned over: give text.T, one row a class')
             raise ValueError(f'{self.modality or "images"} have {self.images.shape[1]} dimensions but text has {self.head.shape[1]}: they come from different models')
         self.head = self.head.to(self.images.device)
         self.classes = len(self.head)
@@ -114,7 +117,7 @@ class Task:
         self.logit_scale = 100. if logit_scale is None else float(logit_scale)
         same = E is not None and E.labelset is not None and E.labelset.classnames == self.classnames
         self.labelset = E.labelset if same else LabelSet('custom', self.classnames, ('{}',), self.multilabel) if classnames is not None else None
-        self.ids = None if E is None else E.ids
+        self.ids, self.groups = (None, None) if E is None else (E.ids, E.groups)
     def _match(self, labels, classnames, label_names):
         n = len(self.images)
         if label_names is None or classnames is None or tuple(label_names) == tuple(classnames):
@@ -133,7 +136,7 @@ class Task:
         chunk = chunk or max(256, 2_000_000 // self.classes)
         for i in range(0, len(self.images), chunk): yield i, self.images[i:i + chunk] @ self.head.T
 
-# %% ../nbs/08c_zeroshot.ipynb #706d98ca
+# %% ../nbs/08c_zeroshot.ipynb #e66522de
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     "Expected calibration error over equal bins of confidence in (0, 1]."
     b = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -153,8 +156,9 @@ def _predict(blocks, labels: torch.Tensor, ks, scale) -> dict:
         best, pred = s.max(1)
         out['pred'][rows] = pred.cpu()
         out['confidence'][rows] = (best if scale is None else 1 / (scale * (s - best[:, None])).exp().sum(1)).double().cpu()
-        for i in (count_above(s, best - TIE) > 1).nonzero().flatten().tolist():
-            shared.append((start + i, (s[i] > best[i] - TIE).nonzero().flatten().cpu().numpy()))
+        level = _below(best - TIE)
+        for i in (count_above(s, level) > 1).nonzero().flatten().tolist():
+            shared.append((start + i, (s[i] > level[i]).nonzero().flatten().cpu().numpy()))
     return out | {'shared': shared}
 
 def confusion_matrix(labels: np.ndarray, pred: np.ndarray, classes: int, shared=()) -> np.ndarray:
@@ -280,7 +284,7 @@ def _thresholds(task, threshold, validation):
     if labels is None: raise ValueError('the validation embeddings have no labels to choose thresholds on')
     return choose_thresholds((unit(images, 'validation') @ task.head.cpu().T).numpy(), as_labels(labels, task.classnames, len(images)))
 
-# %% ../nbs/08c_zeroshot.ipynb #f30528af
+# %% ../nbs/08c_zeroshot.ipynb #47e970a0
 def zero_shot(
     images, # `Embeddings`, or features (N, D) of any length and precision
     modality: str | None = None, # which of the embeddings' modalities
@@ -295,13 +299,14 @@ def zero_shot(
     ap: bool | None = None, # average precision with one label a scene; None: up to 100 classes
     threshold=None, # with several labels: cosine above which a class is named, one or one a class
     validation=None, # with several labels: choose thresholds on these `Embeddings`, or on (features, labels)
-    groups=None, # (N,) clusters of scenes that are not independent, for the intervals
+    groups=None, # (N,) clusters of scenes that are not independent, for the intervals; None: those of the embeddings
     resamples: int = 1000, # bootstrap samples for the intervals; 0 for none
     seed: int = 0,
 ) -> Result:
     "How well images find their class by its text alone."
     task = Task(images, modality, labels, text, classnames, label_names, multilabel, logit_scale)
     _say_what_is_odd(task, 'zero_shot')
+    groups = task.groups if groups is None else groups
     if task.multilabel:
         scores = np.concatenate([s.cpu().numpy() for _, s in task.cosines()])
         values, samples = _multi_label(task, scores, _thresholds(task, threshold, validation), groups, resamples, seed)
