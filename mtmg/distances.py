@@ -123,7 +123,7 @@ def separability(x, y, seed: int = 0) -> float:
     _at_least(x, 4, 'a fit on half of the scenes')
     return float(_separated(x, y, seed).mean())
 
-# %% ../nbs/10_distances.ipynb #1c21d29f
+# %% ../nbs/10_distances.ipynb #44a66434
 class Neighbours(NamedTuple):
     "The k nearest rows by cosine, best first."
     index: torch.Tensor # (N, k)
@@ -141,7 +141,7 @@ def _within(x, k, t=None, block=1024) -> tuple:
         own = torch.arange(i, i + len(s), device=x.device)
         s[own - i, own] = -torch.inf
         best.append(s.topk(k))
-        if t is not None: potential.append(s.sub_(1).mul_(2 * t).exp_().sum(1, dtype=torch.float64) / (len(x) - 1)) # exp(-inf) = 0: itself adds nothing
+        if t is not None: potential.append(s.sub_(1).mul_(2 * t).exp_().sum(1).double() / (len(x) - 1)) # exp(-inf) = 0: itself adds nothing
     return Neighbours(torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])), torch.cat(potential) if potential else None
 
 def _across(x, y, k, block=1024) -> tuple:

@@ -45,9 +45,9 @@ class PatchRecipe(Recipe):
     grayscale: float = 0.0 # probability of a gray image
     blur: float = 0.0 # probability of a Gaussian blur
 
-# %% ../nbs/12_patching.ipynb #6b276db9
+# %% ../nbs/12_patching.ipynb #05b3e2c0
 PATCH_RECIPES = {
-    'default': PatchRecipe(preset='default', lr=1e-4, weight_decay=0.1, epochs=5, warmup_steps=200, flips='dihedral'),
+    'default': PatchRecipe(preset='default', lr=5e-5, weight_decay=0.1, epochs=5, warmup_steps=200, flips='dihedral'),
     'paper': PatchRecipe(preset='paper', lr=1e-5, weight_decay=0.5, epochs=1, warmup_steps=200, precision='auto', flips='flips',
                          jitter=0.4, grayscale=0.2, blur=0.4),
     'paint': PatchRecipe(preset='paint', lr=1e-5, weight_decay=0.1, epochs=1, warmup_steps=500),

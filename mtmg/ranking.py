@@ -55,7 +55,7 @@ def rank_queries(
         parts.append((*places(scores, best), (own > (best - TIE)[:, None]).sum(1)))
     return Ranks(*(torch.cat(column) for column in zip(*parts)))
 
-# %% ../nbs/08d_ranking.ipynb #80fd0e5a
+# %% ../nbs/08d_ranking.ipynb #77a410f4
 def _count_true(mask: torch.Tensor, dim: int) -> torch.Tensor:
     "True values of a (T, T) mask along `dim`, T a multiple of 1024"
     if mask.device.type != 'cpu': return mask.sum(dim)
@@ -74,18 +74,16 @@ def rank_pairs(
     starts = range(0, n, tile)
     pad = lambda x, i: torch.nn.functional.pad(x[i:i + tile], (0, 0, 0, max(0, i + tile - n)))
     own = torch.full((len(starts) * tile,), torch.inf, device=a.device) # padding stays infinite: nothing is above it
-    for i in starts: own[i:min(i + tile, n)] = (pad(a, i) @ pad(b, i).T).diagonal()[:n - i]
     counts = torch.zeros(4, len(own), dtype=torch.int64, device=a.device) # above and at least level, by row and by column
     mask = torch.empty(tile, tile, dtype=torch.bool, device=a.device)
-    for i in starts:
-        rows = pad(a, i)
-        for j in starts:
-            scores = rows @ pad(b, j).T
-            if i + tile > n: scores[n - i:] = -2
-            if j + tile > n: scores[:, n - j:] = -2
-            for c, (at, bound, dim) in enumerate(((i, own[i:i + tile, None], 1), (i, own[i:i + tile, None], 1), (j, own[None, j:j + tile], 0), (j, own[None, j:j + tile], 0))):
-                torch.gt(scores, bound + (-TIE if c % 2 else TIE), out=mask)
-                counts[c, at:at + tile] += _count_true(mask, dim)
+    for i, j in [(i, i) for i in starts] + [(i, j) for i in starts for j in starts if i != j]:
+        scores = pad(a, i) @ pad(b, j).T
+        if i == j: own[i:min(i + tile, n)] = scores.diagonal()[:n - i]
+        if i + tile > n: scores[n - i:] = -2
+        if j + tile > n: scores[:, n - j:] = -2
+        for c, (at, bound, dim) in enumerate(2 * [(i, own[i:i + tile, None], 1)] + 2 * [(j, own[None, j:j + tile], 0)]):
+            torch.gt(scores, bound + (-TIE if c % 2 else TIE), out=mask)
+            counts[c, at:at + tile] += _count_true(mask, dim)
     one = torch.ones(n, dtype=torch.int64)
     return tuple(Ranks(counts[c, :n], counts[c + 1, :n] - counts[c, :n], one) for c in (0, 2))
 

@@ -75,7 +75,7 @@ class State(HasTraits):
 
 def _input(trait): return trait.tag(input=True)
 
-# %% ../nbs/14_states.ipynb #dbe21fb5
+# %% ../nbs/14_states.ipynb #e9f2a7dd
 def top_answers(probabilities, classnames, k: int) -> list:
     "The `k` likeliest classes as (class name, probability), best first."
     values, index = torch.as_tensor(probabilities).sort(descending=True, stable=True)
@@ -106,7 +106,7 @@ class ZeroShotState(State):
         except ValueError as problem:
             self.error, self.version = one_line(problem), self.version + 1
             return
-        self._upload = torch.as_tensor(image), bands
+        self._upload = torch.tensor(image), bands
         self._features = {k: v for k, v in self._features.items() if k[1] is not None}
         radar = all(b in ('VV', 'VH') for b in bands)
         fits = self.recipe if len(bands) > 3 and not radar else 'sar' if radar else 'true_color'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES', 'SIZE', 'COLOURS', 'SPLITS', 'PATTERNS', 'LANDS', 'LINES', 'VIEWS', 'SEASONS', 'MIX', 'shape_masks',
            'draw_shapes', 'Shapes', 'draw_digits', 'Digits', 'draw_patterns', 'Land', 'Picture', 'cartoon', 'texture',
-           'draw_pictures', 'caption_mix', 'caption_words']
+           'draw_pictures', 'daylight', 'caption_mix', 'caption_words']
 
 # %% ../nbs/03b_supported.ipynb #4894b0e4
 from functools import cache
@@ -392,7 +392,18 @@ def draw_pictures(pictures: list, rng: np.random.Generator) -> np.ndarray: # (N,
     image = image * tint[:, :, None, None] * (1 - haze) + .8 * haze
     return _bytes(image + .03 * rng.standard_normal(image.shape, dtype=np.float32))
 
-# %% ../nbs/03b_supported.ipynb #09c4cf3e
+# %% ../nbs/03b_supported.ipynb #4824cf43
+def daylight(images: np.ndarray, rng: np.random.Generator) -> np.ndarray: # (N, 3, H, W) uint8, both
+    "Images, each in a light of its own."
+    def each(low, high): return rng.uniform(low, high, (len(images), 1, 1, 1)).astype(np.float32)
+    image = images.astype(np.float32) / 255
+    mean = image.mean((1, 2, 3), keepdims=True)
+    image = (mean + each(.3, 1) * (image - mean)) * each(.45, 1.15) # contrast, brightness
+    cast = np.exp(.12 * rng.standard_normal((len(images), 3, 1, 1), dtype=np.float32))
+    veil = each(0, .1) * np.float32([0, .3, 1])[:, None, None]
+    return _bytes(image * cast + veil)
+
+# %% ../nbs/03b_supported.ipynb #1b4ef6dc
 _NAMES, _DIGIT_NAMES = list(COLOURS), 'zero one two three four five six seven eight nine'.split()
 _SHAPE_VIEWS = ('a {}', 'a photo of a {}', 'a picture of a {}', 'an image of a {}', 'a drawing of a {}', 'a painting of a {}',
                 'a photo of the {}', '{}')
@@ -423,8 +434,12 @@ def _some_pictures(make, n, rng):
     pictures = [make(rng) for _ in range(n)]
     return draw_pictures(pictures, rng), [p.caption for p in pictures], [p.meaning for p in pictures]
 
-# %% ../nbs/03b_supported.ipynb #edf1e821
-MIX = {'shapes': .35, 'digits': .3, 'cartoons': .2, 'textures': .15}
+def _some_cartoons(n, rng):
+    images, *words = _some_pictures(cartoon, n, rng)
+    return daylight(images, rng), *words
+
+# %% ../nbs/03b_supported.ipynb #dcc7472c
+MIX = {'shapes': .4, 'digits': .22, 'cartoons': .25, 'textures': .13}
 
 def caption_mix(
     n: int, # images
@@ -435,7 +450,7 @@ def caption_mix(
     rng = _generator('caption mix', *np.atleast_1d(seed))
     ends = np.rint(np.cumsum(list(mix.values())) * n).astype(int) # where each kind ends
     counts = dict(zip(mix, np.diff(ends, prepend=0)))
-    draw = dict(shapes=_some_shapes, digits=_some_digits, cartoons=lambda n, rng: _some_pictures(cartoon, n, rng),
+    draw = dict(shapes=_some_shapes, digits=_some_digits, cartoons=_some_cartoons,
                 textures=lambda n, rng: _some_pictures(texture, n, rng))
     images, captions, meanings = zip(*(draw[kind](count, rng) for kind, count in counts.items() if count))
     captions, meanings = sum(captions, []), sum(meanings, [])
