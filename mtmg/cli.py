@@ -106,13 +106,13 @@ def _dashes(argv: list) -> list:
     "--num-workers is --num_workers"
     return [re.sub(r'^--[\w-]+', lambda m: '--' + m[0][2:].replace('-', '_'), a) for a in argv]
 
-# %% ../nbs/17_cli.ipynb #67457d68
+# %% ../nbs/17_cli.ipynb #7b72020d
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError, MemoryError)
 
 def _fail(name, error, debug) -> int:
     if debug: raise error
     message = ' '.join(str(error).split()) or type(error).__name__
-    if isinstance(error, ModuleNotFoundError): message += f"; pip install 'mtmg[{'demo' if name == 'demo' else 'dev'}]' brings what is optional"
+    if isinstance(error, ModuleNotFoundError) and 'pip install' not in message: message += f"; pip install 'mtmg[{'demo' if name == 'demo' else 'dev'}]' brings what is optional"
     elif isinstance(error, OSError) and error.filename and error.strerror: message = f'{error.filename}: {error.strerror.lower()}'
     elif not isinstance(error, EXPECTED): message = f'{type(error).__name__}: {message} (not foreseen; mtmg {name} --debug shows where)'
     print(f'mtmg {name}: {message}', file=sys.stderr)

@@ -160,7 +160,7 @@ def align(
     close_run(out)
     print(f'aligned student: {out/"student"}')
 
-# %% ../nbs/16b_commands.ipynb #80926a57
+# %% ../nbs/16b_commands.ipynb #84aa3603
 def predict(
     folder: str, /, # images: tif, jpg, png; in class folders or not
     *,
@@ -174,8 +174,8 @@ def predict(
     multilabel: bool = False, # independent probabilities
     top: int = 5, # answers an image
     out: str = 'predictions.csv', # file to write
-    batch_size: int = 64,
-    device: str = 'auto',
+    batch_size: int = 64, # images at once
+    device: str = 'auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
     overwrite: bool = False, # replace a file of something else
 ):
     "The likeliest classes of each image in a folder, zero-shot, as csv."
@@ -345,14 +345,15 @@ def info(
             near = difflib.get_close_matches(name, [*CATALOG, *LABELSETS], 1)
             raise ValueError(f'{name!r} is no data set, label set or model' + (f'; did you mean {near[0]!r}?' if near else '; mtmg info lists them'))
 
-# %% ../nbs/16b_commands.ipynb #170ede3d
+# %% ../nbs/16b_commands.ipynb #76699052
 def demo(
+    run: str | None = None, # folder of `mtmg quickstart`; by default runs/quickstart, else a small run that is made once
     port: int = 8866, # of the app, on localhost
     browser: bool = False, # open it in a browser
 ):
     "The widgets (zero-shot, alpha, gap, retrieval) as an app on localhost."
     from mtmg.widgets import demo
-    demo(port=port, browser=browser)
+    demo(run, port=port, browser=browser)
 
 # %% ../nbs/16b_commands.ipynb #67af9e13
 def bench(

@@ -159,11 +159,11 @@ class Stage(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: warmup_cosine(s, warmup, self.steps))
         return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
 
-# %% ../nbs/11_engine.ipynb #9c3ac7dd
+# %% ../nbs/11_engine.ipynb #8d503f05
 def open_run(
     folder, # where the run is kept; made where it is missing
     request: dict, # everything that decides the result (plain json)
-    overwrite: bool = False, # remove what another request left
+    overwrite: bool = False, # replace what another request left; files that no run writes stay
 ) -> bool: # whether a broken-off run of the same request is there to be resumed
     "Claim `folder` for this request, or say whose it is (ValueError)."
     folder, request = Path(folder), json.loads(json.dumps(request))
@@ -186,8 +186,14 @@ def open_run(
     atomic_write_json(note, {'request': request, 'state': 'running'})
     return resume
 
+_OURS = ('run.json', 'results.json', 'report.html', 'figures', 'patched', 'student', 'work', 'checkpoints', 'log', 'tuned', 'finetune',
+         'training', 'curve.json', 'alpha.png', 'cache')
+
 def _empty(folder: Path):
-    for path in folder.iterdir(): shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    "remove what runs write, by name; whatever else lies there is the user's and stays"
+    for path in (folder/name for name in _OURS):
+        if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
+        else: path.unlink(missing_ok=True)
 
 def close_run(folder):
     "Mark the run in `folder` as finished."

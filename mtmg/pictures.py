@@ -124,7 +124,7 @@ def plot_retrieval_grid(
     if title: fig.suptitle(title, fontsize=10, fontweight='bold', x=.01, ha='left')
     return fig
 
-# %% ../nbs/02_pictures.ipynb #14c5393f
+# %% ../nbs/02_pictures.ipynb #758430f0
 def _answers(answers, i) -> dict:
     "{model: [(class, probability or None), ...]} of scene i"
     out = {}
@@ -158,7 +158,7 @@ def plot_scenes(
     height, width = -(-len(images) // columns), min(9.6 / columns, 2.5)
     lines = sum(1 + min(top, max((len(_answers({m: e}, i)[m]) for i in range(len(images))), default=0)) for m, e in answers.items())
     text = .148 * lines + .1 # inches under each picture
-    side = min(width - .25, 1.9)
+    side = width - .22 # pictures fill the width of their column
     fig, axes = _grid(height, columns, (width * columns, (side + text + .3) * height + (.35 if title else 0)))
     for i, ax in enumerate(axes.flat):
         if i >= len(images):

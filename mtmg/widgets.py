@@ -117,21 +117,21 @@ class Thumbs(W.Box):
         "Frame the picture of one number."
         for button, own in zip(self.buttons, self.numbers): (button.add_class if own == number else button.remove_class)('mtmg-on')
 
-# %% ../nbs/14_widgets.ipynb #1136a213
+# %% ../nbs/14_widgets.ipynb #8ae256b7
 class MovingLine:
     "A finished figure over whose axes a vertical line moves."
     def __init__(self, figure):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        self.canvas, self.axes = FigureCanvasAgg(figure), figure.axes
-        self.lines = [ax.axvline(ax.get_xlim()[0], color=PALETTE[4], lw=2, animated=True) for ax in self.axes]
+        self.canvas = FigureCanvasAgg(figure)
+        self.lines = [ax.axvline(ax.get_xlim()[0], color=PALETTE[4], lw=2, animated=True) for ax in figure.axes]
         self.canvas.draw()
         self.still = self.canvas.copy_from_bbox(figure.bbox)
     def at(self, x: float) -> np.ndarray: # (H, W, 4) uint8
         "The picture with the line at `x`."
         self.canvas.restore_region(self.still)
-        for ax, line in zip(self.axes, self.lines):
+        for line in self.lines:
             line.set_xdata([x, x])
-            ax.draw_artist(line)
+            line.draw(self.canvas.get_renderer()) # not by the axes: pyplot may have given the figure another canvas since
         return np.asarray(self.canvas.buffer_rgba()).copy()
 
 # %% ../nbs/14_widgets.ipynb #258a02e8

@@ -136,7 +136,7 @@ class Task:
         chunk = chunk or max(256, 2_000_000 // self.classes)
         for i in range(0, len(self.images), chunk): yield i, self.images[i:i + chunk] @ self.head.T
 
-# %% ../nbs/08c_zeroshot.ipynb #e66522de
+# %% ../nbs/08c_zeroshot.ipynb #46e121c2
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     "Expected calibration error over equal bins of confidence in (0, 1]."
     b = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -147,7 +147,7 @@ def _predict(blocks, labels: torch.Tensor, ks, scale) -> dict:
     "One pass over blocks of scores: hits at each k, predictions, confidence, and who shares a first place"
     n = len(labels)
     out = {k: np.empty(n) for k in ks} | {'pred': np.empty(n, np.int64), 'confidence': np.empty(n)}
-    shared = [] # (row, classes level with the best) where there is more than one
+    shared, scratch = [], None # (row, classes level with the best) where there is more than one; room for the exponentials
     for start, s in blocks:
         rows = slice(start, start + len(s))
         true = s.gather(1, labels[rows].to(s.device)[:, None])[:, 0]
@@ -155,7 +155,10 @@ def _predict(blocks, labels: torch.Tensor, ks, scale) -> dict:
         for k in ks: out[k][rows] = expected_hits(above, level, k).cpu()
         best, pred = s.max(1)
         out['pred'][rows] = pred.cpu()
-        out['confidence'][rows] = (best if scale is None else 1 / (scale * (s - best[:, None])).exp().sum(1)).double().cpu()
+        if scale is not None:
+            scratch = torch.empty_like(s) if scratch is None or scratch.shape != s.shape else scratch
+            sure = 1 / torch.sub(s, best[:, None], out=scratch).mul_(scale).exp_().sum(1)
+        out['confidence'][rows] = (best if scale is None else sure).double().cpu()
         level = _below(best - TIE)
         for i in (count_above(s, level) > 1).nonzero().flatten().tolist():
             shared.append((start + i, (s[i] > level[i]).nonzero().flatten().cpu().numpy()))
@@ -171,7 +174,7 @@ def confusion_matrix(labels: np.ndarray, pred: np.ndarray, classes: int, shared=
         counts[labels[i], level] += 1 / len(level)
     return counts
 
-# %% ../nbs/08c_zeroshot.ipynb #dc2bbd50
+# %% ../nbs/08c_zeroshot.ipynb #49c9f320
 class _Balanced:
     "Balanced accuracy as a function of scene weights, over the classes that a sample holds"
     def __init__(self, labels, hits):
@@ -184,10 +187,12 @@ class _Balanced:
 
 def _balanced_draws(labels, hits, resamples, groups, seed):
     if groups is not None: return np.concatenate([_Balanced(labels, hits)(w) for w in scene_weights(len(labels), resamples, groups, seed)])
-    cells, counts = np.unique(np.stack([labels, hits], 1), axis=0, return_counts=True) # scenes of one class and one outcome are alike
-    if len(cells) > 20_000: return np.concatenate([_Balanced(labels, hits)(w) for w in scene_weights(len(labels), resamples, None, seed)])
-    stat, rng = _Balanced(cells[:, 0], cells[:, 1]), np.random.default_rng(seed)
-    return np.concatenate([stat(rng.multinomial(len(labels), counts / len(labels), size=min(100, resamples - i))) for i in range(0, resamples, 100)])
+    if not np.isin(hits, (0, 1)).all(): return np.concatenate([_Balanced(labels, hits)(w) for w in scene_weights(len(labels), resamples, None, seed)])
+    support, rng = np.bincount(labels), np.random.default_rng(seed) # scenes of one class and one outcome are alike: draw how many
+    there = support > 0
+    recall = np.bincount(labels, hits)[there] / support[there]
+    drawn = rng.multinomial(len(labels), support[there] / len(labels), size=resamples) # (resamples, classes)
+    with np.errstate(invalid='ignore'): return np.nanmean(rng.binomial(drawn, recall) / drawn, 1)
 
 def _f1(confusion):
     hit, asked, answered = np.diag(confusion), confusion.sum(1), confusion.sum(0)

@@ -137,7 +137,8 @@ def execute(path: Path, timeout: int = WALKTHROUGHS_LIMIT):
     import nbformat
     nb = nbformat.read(path, as_version=4)
     if skip_exec(nb): return nb
-    os.environ.update(ENVIRONMENT | {'OMP_NUM_THREADS': str(os.cpu_count())}) # alone on the machine: all cores
+    os.environ.update(ENVIRONMENT | {'OMP_NUM_THREADS': str(os.cpu_count()), # alone on the machine: all cores
+                                     'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}) # figures are outputs
     skipped = [cell for cell in nb.cells if cell.cell_type == 'code' and cell.source.lstrip().startswith('#| eval: false')]
     for cell in skipped: cell.metadata['tags'] = ['skip-execution']
     NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': path.parent}}).execute()
