@@ -59,7 +59,7 @@ def class_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     if label.ndim == 2: return F.binary_cross_entropy_with_logits(logits, label.float())
     return F.cross_entropy(logits, label)
 
-# %% ../nbs/12_patching.ipynb #7b2508fd
+# %% ../nbs/12_patching.ipynb #fbe96718
 class PatchStage(Stage):
     "Cross entropy of the image tower through a frozen text head."
     def __init__(self, clip: Clip, head: torch.Tensor, bands, recipe: PatchRecipe, steps: int, seed: int = 0):
@@ -70,8 +70,10 @@ class PatchStage(Stage):
     def losses(self, batch):
         clip, head = self.frozen
         images = dihedral(batch['image'], self.draw_variant(batch)) # (N, C, H, W)
-        if self.colour is not None: images = (255 * self.colour(images.float() / 255)).round().to(torch.uint8)
-        f = F.normalize(self.net(clip.preprocess(images, self.bands)).float(), dim=-1) # (N, D)
+        bands = self.bands
+        if self.colour is not None: # colours are changed in the picture, never in the bands
+            images, bands = (255 * self.colour(clip.compose(images, bands).float() / 255)).round().to(torch.uint8), RGB.bands
+        f = F.normalize(self.net(clip.preprocess(images, bands)).float(), dim=-1) # (N, D)
         return {'class': class_loss(clip.logit_scale * f @ head.to(f).T, batch['label'])}
 
 # %% ../nbs/12_patching.ipynb #7511db35
@@ -216,10 +218,10 @@ def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=256, devi
             out[j, batch['index']] = f
     return out
 
-# %% ../nbs/12_patching.ipynb #a6b7a0bb
+# %% ../nbs/12_patching.ipynb #56c51131
 def sweep(
     clip: Clip, # alpha 0
-    tuned: Clip, # alpha 1
+    tuned: Clip, # alpha 1; its exposure record takes up the tasks that alpha is chosen on
     patching: list, # tasks to get better at: `Splits` each
     supported: list = (), # tasks to keep: `Splits` each
     alphas=None, # points on the line; by default those of PATCH_RECIPES['default']
@@ -247,6 +249,9 @@ def sweep(
             for alpha, f in zip(points, features): rows.append({'alpha': alpha, 'role': role, 'split': split} | _score(data, f, head, clip.logit_scale))
     score('val', alphas)
     best, reason = choose_alpha(rows, rule, max_drop)
+    for _, task in tasks: # what alpha was chosen on is part of what the patched model has seen
+        tuned.exposure = tuned.exposure.add('alpha', source=task.val.source, dataset=task.val.name, split='val', labelset=task.labelset.name,
+                                            classnames=task.labelset.classnames)
     score('test', alphas if report == 'all' else sorted({0., best, 1.}))
     return Curve(best, reason, rows, rule, max_drop)
 
