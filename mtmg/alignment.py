@@ -18,6 +18,7 @@ from .clip import Clip, pick_device
 from .encoders import ModalityEncoder, create_encoder
 from .engine import VARIANTS, Recipe, Stage, close_run, dihedral, fit, open_run, pick
 from .patching import class_loss
+from .ranks import add_up, meet, share_of, sharing
 from .scenes import SceneDataset, Splits, batches
 
 # %% ../nbs/13_alignment.ipynb #ff2d8ed4
@@ -146,12 +147,12 @@ def teacher_embeddings(
     "The teacher's raw embedding of every scene in every variant."
     device = pick_device(device)
     teacher = teacher.clone().to(device)
-    out = torch.empty(len(dataset), variants, teacher.embed_dim)
-    for batch in batches(dataset, batch_size, num_workers=num_workers, progress=progress):
+    out = torch.zeros(len(dataset), variants, teacher.embed_dim)
+    for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
         x = teacher.preprocess(batch['image'].to(device), dataset.bands) # (N, 3, S, S)
         for v in range(variants):
             out[batch['index'], v] = teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
-    return out
+    return add_up(out)
 
 # %% ../nbs/13_alignment.ipynb #4803b906
 class AlignStage(Stage):
@@ -167,6 +168,7 @@ class AlignStage(Stage):
         variant = self.draw_variant(batch)
         t = targets[batch['index'].cpu(), variant.cpu()].to(self.device) # (N, D)
         f = self.net(self.net.preprocess(dihedral(batch['image'], variant), self.net.bands)).float() # (N, D)
+        f, t, label = self.together(batch, f, t, batch['label']) # terms compare scenes with one another: of all processes
         terms = {}
         if r.mse: terms['mse'] = r.mse * mse_term(f, t)
         if r.mse_sum: terms['mse_sum'] = r.mse_sum * mse_term(f, t) * f.shape[1]
@@ -175,7 +177,6 @@ class AlignStage(Stage):
         if r.infonce: terms['infonce'] = r.infonce * infonce_term(f, t, r.temperature)
         if r.relational: terms['relational'] = r.relational * relational_term(f, t)
         if r.classes and head is not None:
-            label = batch['label']
             known = ~label.isnan().any(-1) if label.ndim == 2 else label >= 0
             if known.any():
                 logits = self.logit_scale * F.normalize(f[known], dim=-1) @ head.to(f).T + r.logit_bias
@@ -211,6 +212,7 @@ def align(
     labelset = dataset.labelset if dataset.targets is not None else None
     if labelset is None and not _image_weight(recipe):
         raise ValueError(f'{dataset.name} has no labels and the recipe has no image term; set mse, cosine or infonce above 0')
+    meet(device)
     if encoder is None:
         names = tuple(next((d for d in dataset.bands if d == b), b) for b in bands or dataset.bands) # the data set's own: they know their sensor
         encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=recipe.drop_path,
@@ -224,11 +226,11 @@ def align(
                            'labelset': None if labelset is None else labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}, overwrite)
     variants, options = VARIANTS[recipe.flips], dict(num_workers=num_workers, device=device)
     seen = [(views or dataset, 'teacher')] + ([(unlabelled, 'teacher, unlabelled')] if unlabelled is not None else [])
-    targets = torch.cat([teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen])
+    with sharing(): targets = torch.cat([teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen])
     scenes = [Pairs(dataset, encoder.bands, labelset)]
     if unlabelled is not None: scenes.append(Pairs(unlabelled, encoder.bands, labelset, missing='zeros'))
     scenes = Joined(scenes) if len(scenes) > 1 else scenes[0]
-    head = teacher.head(labelset) if labelset is not None else None
+    head = teacher.head(labelset).to(device) if labelset is not None else None
     student = encoder.to(device)
     stage = AlignStage(student, targets, head, teacher.logit_scale, recipe, recipe.steps(len(scenes)), seed)
     fit(stage, scenes, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))

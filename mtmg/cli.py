@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
 import typing
@@ -115,10 +116,15 @@ def _fail(name, error, debug) -> int:
     if isinstance(error, ModuleNotFoundError) and 'pip install' not in message: message += f"; pip install 'mtmg[{'demo' if name == 'demo' else 'dev'}]' brings what is optional"
     elif isinstance(error, OSError) and error.filename and error.strerror: message = f'{error.filename}: {error.strerror.lower()}'
     elif not isinstance(error, EXPECTED): message = f'{type(error).__name__}: {message} (not foreseen; mtmg {name} --debug shows where)'
-    print(f'mtmg {name}: {message}', file=sys.stderr)
+    print(f'mtmg {name}{_which()}: {message}', file=sys.stderr)
     return 1
 
-# %% ../nbs/17_cli.ipynb #def38068
+def _which() -> str:
+    "of the processes that torchrun has started"
+    r, n = os.environ.get('RANK'), os.environ.get('WORLD_SIZE', '1')
+    return '' if r is None or n == '1' else f' (process {r} of {n})'
+
+# %% ../nbs/17_cli.ipynb #539640f4
 def _unreadable(chosen, error, argv) -> int:
     "Say what is wrong with a command line."
     message, flags = _one_line(str(error)), [f'--{a.dest}' for a in chosen.parser()._actions]
@@ -144,11 +150,13 @@ def main(argv: list | None = None) -> int:
             from jsonargparse import ArgumentError
             try: return chosen(argv)
             except ArgumentError as error: return _unreadable(chosen, error, argv)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             again = ', and the same command goes on from there' if chosen.name in ('quickstart', 'patch', 'align', 'embed', 'shards') else ''
-            print(f'mtmg {chosen.name}: interrupted; what was finished is kept{again}', file=sys.stderr)
+            print(f'mtmg {chosen.name}: interrupted; {error}' if str(error) else f'mtmg {chosen.name}: interrupted; what was finished is kept{again}', file=sys.stderr)
             return 130
         except BrokenPipeError: # the reader of our output has gone: `mtmg info | head`
             sys.stdout = None
             return 141
         except Exception as error: return _fail(chosen.name, error, debug)
+
+if __name__ == '__main__' and globals().get('__spec__'): sys.exit(main()) # python -m mtmg.cli, not a notebook

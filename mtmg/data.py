@@ -104,7 +104,7 @@ def drop_classes(dataset, classnames):
     shows = targets[:, sorted(dropped)].any(1) if targets.ndim == 2 else np.isin(targets, sorted(dropped))
     return Reclassed(dataset, np.flatnonzero(~shows), labels.subset([labels.classnames[c] for c in columns]), columns)
 
-# %% ../nbs/05_data.ipynb #198acaf1
+# %% ../nbs/05_data.ipynb #5697103e
 SPLITS = ('train', 'val', 'test')
 
 def _each(n):
@@ -117,9 +117,9 @@ def _miniworld(name, root, wanted, n=None, seed=0):
     from mtmg.miniworld import MiniWorld
     return {s: MiniWorld(s, name, n=_each(n)[s], seed=seed) for s in wanted}
 
-def _digits(name, root, wanted):
+def _digits(name, root, wanted, copies=1, seed=0):
     from mtmg.supported import Digits
-    return {s: Digits(s) for s in wanted}
+    return {s: Digits(s, copies, seed) for s in wanted}
 
 def _shapes(name, root, wanted, n=None, seed=0):
     from mtmg.supported import Shapes

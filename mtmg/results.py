@@ -189,12 +189,12 @@ def _draws(results, metric, resamples, groups, seed) -> np.ndarray:
         columns.append(np.concatenate([stat(w) for w in scene_weights(r['n'], resamples, groups, seed)]))
     return np.stack(columns, 1)
 
-# %% ../nbs/08b_results.ipynb #710219e3
+# %% ../nbs/08b_results.ipynb #f0952d55
 def compare(
     a, # `Result`, or results of several runs
     b, # the same, on the same scenes
     metric: str | None = None, # None: the first that both have
-    groups=None, # (N,) clusters of scenes that are not independent
+    groups=None, # (N,) clusters of scenes that are not independent; by default those that `a` was measured with
     resamples: int = 1000,
     level: float = .95,
     seed: int = 0,
@@ -206,6 +206,7 @@ def compare(
     sizes, names = {r['n'] for r in a + b}, {tuple(r.samples.get('ids') or ()) for r in a + b} - {()}
     if len(sizes) > 1: raise ValueError(f'results on {" and ".join(map(str, sorted(sizes)))} scenes; a paired comparison needs the same scenes')
     if len(names) > 1: raise ValueError('results on different scenes (ids differ); a paired comparison needs the same scenes in the same order')
+    groups = a[0].samples.get('groups') if groups is None else groups
     difference = _draws(b, metric, resamples, groups, seed) - _draws(a, metric, resamples, groups, seed) # (resamples, runs)
     runs = difference.shape[1]
     weights = np.random.default_rng(seed + 2).multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs

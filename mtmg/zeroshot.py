@@ -289,7 +289,7 @@ def _thresholds(task, threshold, validation):
     if labels is None: raise ValueError('the validation embeddings have no labels to choose thresholds on')
     return choose_thresholds((unit(images, 'validation') @ task.head.cpu().T).numpy(), as_labels(labels, task.classnames, len(images)))
 
-# %% ../nbs/08c_zeroshot.ipynb #47e970a0
+# %% ../nbs/08c_zeroshot.ipynb #963eab27
 def zero_shot(
     images, # `Embeddings`, or features (N, D) of any length and precision
     modality: str | None = None, # which of the embeddings' modalities
@@ -319,7 +319,7 @@ def zero_shot(
         ap = task.classes <= 100 if ap is None else ap
         values, samples = _single_label(task, task.cosines(), task.logit_scale, ks, ap, groups, resamples, seed)
     about = circumstances('zero_shot', task.embeddings, [task.modality] if task.modality else [], task.labelset)
-    return Result(about | values | {'n': len(task.images), 'classes': task.classes, 'logit_scale': task.logit_scale}, samples=samples | {'ids': task.ids})
+    return Result(about | values | {'n': len(task.images), 'classes': task.classes, 'logit_scale': task.logit_scale}, samples=samples | {'ids': task.ids, 'groups': groups})
 
 # %% ../nbs/08c_zeroshot.ipynb #1d5464b6
 def prompt_table(

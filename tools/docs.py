@@ -28,7 +28,21 @@ from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_, hide_line, populate_language, rm_header_dash
 
 DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
-SECTIONS = {'.': 'Modules', 'walkthroughs': 'Walkthroughs', 'experiments': 'Experiments'}
+SECTIONS = ('Walkthroughs', 'Modules', 'Experiments', 'Decisions', 'API') # of the menu, in this order
+WALKTHROUGHS = ('quickstart', 'patching', 'alignment', 'gap', 'your', 'real', 'scaling', 'full') # beginnings of names, as one reads them; the rest follows
+
+
+def section_of(notebook: Path) -> str:
+    "Where a notebook stands in the menu: by its folder; modules are numbered, and what else lies beside them explains decisions."
+    folder = notebook.relative_to(NBS).parent.as_posix()
+    return folder.capitalize() if folder != '.' else 'Modules' if notebook.name[0].isdigit() else 'Decisions'
+
+
+def reading_order(notebook: Path) -> tuple:
+    "Sorts notebooks as one reads them: the index, walkthroughs, modules by their number, experiments, decisions."
+    section = section_of(notebook)
+    place = next((i for i, name in enumerate(WALKTHROUGHS) if notebook.stem.startswith(name)), len(WALKTHROUGHS))
+    return notebook.name != get_config().readme_nb, (*SECTIONS, section).index(section), place * (section == 'Walkthroughs'), notebook.name
 
 
 # ---- notebooks --------------------------------------------------------------------------------------------------------
@@ -78,6 +92,7 @@ def processed(path: Path, links: Links, nb=None, anchors: bool = False):
             shown = [] if options.get('output') == 'false' else [nbformat.from_dict(o) for o in cell.get('outputs', [])]
             if options.get('echo') == 'false' and not shown: continue
             metadata = {'echo': options.get('echo') != 'false'}
+            if alt := re.search(r'^#\|\s*fig-alt:\s*(.+?)\s*$', cell.source, re.M): metadata['alt'] = alt[1] # nbconvert writes it beside the cell's pictures
             cells.append(nbformat.v4.new_code_cell(source, outputs=shown, metadata=metadata))
     for i, cell in enumerate(cells): cell['id'] = f'cell-{i}'
     return nbformat.v4.new_notebook(cells=cells, metadata={'language_info': {'name': 'python', 'pygments_lexer': 'python'}})
@@ -210,12 +225,22 @@ def built(path: Path, links: Links, execute: bool):
     return processed(path, links, nb, anchors=True)
 
 
+def neighbours_of(page: str, order: list[str], pages: dict) -> str:
+    "Links to the page before and the page after."
+    at, here = order.index(page), PurePosixPath(page).parent
+    link = lambda p, text: f'<a href="{os.path.relpath(p, here)}">{text}</a>'
+    before = link(order[at - 1], f'← {pages[order[at - 1]][0]}') if at else ''
+    after = link(order[at + 1], f'{pages[order[at + 1]][0]} →') if at + 1 < len(order) else ''
+    return f'<footer><span>{before}</span><span>{after}</span></footer>'
+
+
 def site(execute: bool) -> int:
     "Write _docs; the exit status."
     from mtmg._modidx import d
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.mkdir()
-    paths = sorted(p for p in NBS.rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(NBS).parts))
+    paths = [p for p in NBS.rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(NBS).parts)]
+    paths.sort(key=reading_order)
     page_of = {p: _nbpath2html(p.relative_to(NBS)).as_posix() for p in paths}
     for p in NBS.rglob('*'): # pictures that prose shows
         if p.suffix in ('.png', '.jpg', '.svg', '.gif') and not any(part.startswith('.') for part in p.relative_to(NBS).parts):
@@ -237,7 +262,7 @@ def site(execute: bool) -> int:
             return f'{get_config().git_url}/blob/{get_config().branch}/{file.relative_to(ROOT).as_posix()}'
         title, sentence = title_of(nb, path)
         pages[page] = title, relink(relabel(nb, ROOT), follow)
-        if page != 'index.html': navigation[SECTIONS.get(here.as_posix(), here.as_posix())].append((page, title))
+        if page != 'index.html': navigation[section_of(path)].append((page, title))
     overview = ['# API', '> Every public name, with its signature.']
     for name, names in sorted(d['syms'].items()):
         page = f'api/{name.removeprefix("mtmg.")}.html'
@@ -248,11 +273,13 @@ def site(execute: bool) -> int:
     pages['api/index.html'] = 'API', nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell('\n'.join(overview))])
 
     render, frame = exporter(), (ROOT/'tools'/'page.html').read_text(encoding='utf-8')
+    order = [page_of[p] for p in paths]
     for page, (title, nb) in pages.items():
         here = PurePosixPath(page).parent
         body, _ = render.from_notebook_node(nb)
+        if page in order: body += neighbours_of(page, order, pages)
         menu = [f'<a href="{os.path.relpath("index.html", here)}">{get_config().title}</a>']
-        for section in ('Walkthroughs', 'Modules', 'Experiments', 'API'):
+        for section in SECTIONS:
             entries = [f'<a href="{os.path.relpath(p, here)}"{" class=here" if p == page else ""}>{t}</a>' for p, t in navigation.get(section, [])]
             if entries: menu.append(f'<details{" open" if section != "API" or page.startswith("api/") else ""}><summary>{section}</summary>{"".join(entries)}</details>')
         (SITE/page).parent.mkdir(parents=True, exist_ok=True)
