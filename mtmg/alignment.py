@@ -183,7 +183,7 @@ class AlignStage(Stage):
                 terms['classes'] = r.classes * class_loss(logits, label[known])
         return terms
 
-# %% ../nbs/13_alignment.ipynb #8c1de303
+# %% ../nbs/13_alignment.ipynb #9d129367
 def align(
     teacher: Clip, # frozen; normally a patched one
     dataset, # scenes of the student's sensor (or `Splits`, whose train is taken); with or without labels
@@ -193,6 +193,7 @@ def align(
     bands=None, # bands of a new student; by default those of the data set
     views=None, # what the teacher sees of the same scenes, where `dataset` has no optical bands (radar)
     unlabelled=None, # further scenes without labels: they join with the image terms alone
+    targets: torch.Tensor | None = None, # `teacher_embeddings` of `dataset` (or `views`), where several students share a teacher
     seed: int = 0,
     out=None, # folder for checkpoints, to be resumed by the same call; None keeps nothing
     device='auto',
@@ -225,8 +226,12 @@ def align(
                            'scenes': len(dataset), 'unlabelled': None if unlabelled is None else [unlabelled.name, len(unlabelled)],
                            'labelset': None if labelset is None else labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}, overwrite)
     variants, options = VARIANTS[recipe.flips], dict(num_workers=num_workers, device=device)
-    seen = [(views or dataset, 'teacher')] + ([(unlabelled, 'teacher, unlabelled')] if unlabelled is not None else [])
-    with sharing(): targets = torch.cat([teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen])
+    if targets is not None and targets.shape != (len(dataset), variants, teacher.embed_dim):
+        raise ValueError(f'targets have shape {tuple(targets.shape)}; {(len(dataset), variants, teacher.embed_dim)} is that of teacher_embeddings(teacher, dataset, variants={variants})')
+    seen = [(views or dataset, 'teacher')] if targets is None else []
+    if unlabelled is not None: seen.append((unlabelled, 'teacher, unlabelled'))
+    with sharing(): found = [teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen]
+    targets = torch.cat(found if targets is None else [targets, *found])
     scenes = [Pairs(dataset, encoder.bands, labelset)]
     if unlabelled is not None: scenes.append(Pairs(unlabelled, encoder.bands, labelset, missing='zeros'))
     scenes = Joined(scenes) if len(scenes) > 1 else scenes[0]

@@ -23,10 +23,11 @@ from .clip import Clip
 from .files import check_pixels, known_bands, read_image
 from .labels import LabelSet
 
-# %% ../nbs/14_asking.ipynb #b5694757
+# %% ../nbs/14_asking.ipynb #55edb249
 def one_line(message, most: int = 300) -> str:
     "An error, a warning or a text as one line."
-    text = ' '.join(str(message).split()) or type(message).__name__
+    text = ' '.join(str(message).split())
+    if not text and isinstance(message, BaseException): text = type(message).__name__
     return text if len(text) <= most else text[:most - 1] + '…'
 
 @contextmanager

@@ -80,6 +80,7 @@ class Training:
     checkpoint_activations: bool = False # compute activations again in the backward pass: less memory, more time
     checkpoint_every: int = 200 # steps
     logger: str = 'csv' # csv, tensorboard, wandb, mlflow, none
+    log_every_n_steps: int = 10 # between two lines of the log
 
     def options(self): return {k: v for k, v in vars(self).items() if v != getattr(Training, k)}
 
@@ -473,14 +474,15 @@ def demo(
     from mtmg.widgets import demo
     demo(run, port=port, browser=browser)
 
-# %% ../nbs/16b_commands.ipynb #67af9e13
+# %% ../nbs/16b_commands.ipynb #b2bebe7f
 def bench(
     what: list[str] = (), /, # sweep, evaluate, train, data; by default all
     *,
     out: str = 'runs/bench', # folder of the report
     device: str = 'auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
     quick: bool = False, # small sizes, one repetition: to see that it runs
+    full: bool = False, # the sizes of the largest data sets, every label and class: half an hour
 ):
     "Speed of the work beside what one would do instead, as ratios measured in one run."
     from mtmg.bench import BENCHES, bench
-    print(bench(what or tuple(BENCHES), out=out, device=device, quick=quick))
+    print(bench(what or tuple(BENCHES), out=out, device=device, quick=quick, full=full))

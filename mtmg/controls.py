@@ -6,16 +6,18 @@
 __all__ = ['RGB_NAMES', 'HELD_OUT', 'shuffled_bands', 'band_means', 'band_mean_accuracy', 'seen_and_unseen', 'run_controls',
            'class_alone']
 
-# %% ../nbs/14b_controls.ipynb #f40d5c48
+# %% ../nbs/14b_controls.ipynb #e62a7dd7
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
-from .alignment import AlignRecipe, align
+from .alignment import AlignRecipe, align, teacher_embeddings
 from .clip import Clip
 from .data import drop_classes, load_dataset
 from .embed import embed
+from .engine import VARIANTS
 from .evaluate import compare, linear_probe, zero_shot
 from .patching import finetune, interpolate
 from .scenes import ArrayDataset, Splits, batches, in_memory
@@ -55,7 +57,7 @@ def seen_and_unseen(features, labels, text, classnames, held_out) -> dict:
     h = 2 * seen.acc1 * unseen.acc1 / max(seen.acc1 + unseen.acc1, 1e-9)
     return {'seen': seen.acc1, 'unseen': unseen.acc1, 'harmonic': h, 'interval': {'seen': seen.interval['acc1'], 'unseen': unseen.interval['acc1']}}
 
-# %% ../nbs/14b_controls.ipynb #afe0e7b9
+# %% ../nbs/14b_controls.ipynb #c63b7af2
 HELD_OUT = ('pasture land', 'river')
 
 def run_controls(
@@ -70,11 +72,13 @@ def run_controls(
     options = dict(device=device, progress=progress)
     shuffled = Splits(*(shuffled_bands(d, seed + i) for i, d in enumerate(world)))
     make = lambda teacher, d, recipe=align_recipe, **kw: align(teacher, d, recipe, seed=seed, **options, **kw)
+    targets = teacher_embeddings(models.patched, world.train, VARIANTS[align_recipe.flips], device=device, progress='teacher' if progress else None)
+    same = lambda *args, **kw: make(models.patched, *args, targets=targets, **kw)
     students = {
-        'RGB-only student': (make(models.patched, world.train, bands=RGB_NAMES), world),
-        'student, no class term': (make(models.patched, world.train, replace(align_recipe, classes=0.)), world),
-        'student, class term alone': (make(models.patched, world.train, class_alone(align_recipe)), world),
-        'student, other bands of another scene': (make(models.patched, shuffled.train, views=world.train), shuffled),
+        'RGB-only student': (same(world.train, bands=RGB_NAMES), world),
+        'student, no class term': (same(world.train, replace(align_recipe, classes=0.)), world),
+        'student, class term alone': (same(world.train, class_alone(align_recipe)), world),
+        'student, other bands of another scene': (same(shuffled.train, views=world.train), shuffled),
     }
     text = models.patched
     base = embed({'patched CLIP (teacher)': models.patched, 'fine-tuned CLIP (alpha 1)': models.tuned, 'aligned 13-band student': models.student}, world.test, text=text, **options)
@@ -88,7 +92,7 @@ def run_controls(
              'student minus this': '-' if r is ours or 'ids' not in r.samples or r.samples['ids'] is None else _difference(r, ours)} for n, r in results.items()]
     out = {'results': results}
     if world.test.name == 'miniworld':
-        out['landcover'], out['held_out'], out['null'] = _landcover(models, world, options), _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options), _null(models, make, null_n, options)
+        out['landcover'], out['held_out'], out['null'] = _landcover(models, world, options), _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options), _null(models, make, null_n, VARIANTS[align_recipe.flips], options)
         rows += [{'control': f'land cover, never trained on: {m}', 'score (%)': _cell(r.acc1, r.interval['acc1']), 'student minus this': '-'} for m, r in out['landcover'].items()]
         rows += [{'control': f'{" and ".join(held_out)} held out: {m}', 'score (%)': f'seen {100 * r["seen"]:.1f}, unseen {100 * r["unseen"]:.1f}, harmonic {100 * r["harmonic"]:.1f}',
                   'student minus this': '-'} for m, r in out['held_out'].items()]
@@ -106,7 +110,7 @@ def _difference(control, ours):
     c = compare(control, ours)
     return _cell(c.difference, c.interval['difference'])
 
-# %% ../nbs/14b_controls.ipynb #5067c5c8
+# %% ../nbs/14b_controls.ipynb #d63ba5f7
 def _landcover(models, world, options) -> dict:
     "zero-shot on another nomenclature of the same scenes"
     data = load_dataset('miniworld-landcover', n=(10, 10, len(world.test)), seed=getattr(world.test, 'seed', 0)).test
@@ -122,11 +126,12 @@ def _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options
     E = embed({'zero-shot CLIP': models.clip, 'patched CLIP': patched, 'student': student}, world.test, text=patched, **options)
     return {m: seen_and_unseen(E[m], np.asarray(E.labels), E.text, E.labelset.classnames, held_out) for m in E.modalities}
 
-def _null(models, make, n, options) -> dict:
+def _null(models, make, n, variants, options) -> dict:
     "13 bands against RGB where the other bands are functions of RGB"
     null = load_dataset('miniworld-null', n=n)
     train = in_memory(null.train, progress='null world' if options['progress'] else None)
-    students = {'13-band student': make(models.patched, train), 'RGB-only student': make(models.patched, train, bands=RGB_NAMES)}
+    make = partial(make, models.patched, train, targets=teacher_embeddings(models.patched, train, variants, device=options['device']))
+    students = {'13-band student': make(), 'RGB-only student': make(bands=RGB_NAMES)}
     E = embed(students, null.test, text=models.patched, **options)
     results = {m: zero_shot(E, m) for m in E.modalities}
     return {'results': results, 'gain': compare(results['RGB-only student'], results['13-band student'])}

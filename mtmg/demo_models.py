@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALPHAS', 'far_end', 'DemoModels', 'quick_run', 'load_run', 'demo_folder', 'find_run', 'demo_models']
 
-# %% ../nbs/14_demo_models.ipynb #a6d0c5f2
+# %% ../nbs/14_demo_models.ipynb #fdb93f3a
 from dataclasses import dataclass, replace
 from functools import cached_property
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import __version__
 from .alignment import align
 from .clip import Clip, content_hash, load_clip
 from .embed import Embeddings, embed, unit
@@ -33,8 +34,8 @@ def far_end(clip: Clip, patched: Clip, alpha: float) -> Clip:
     tuned.exposure, tuned.composite = patched.exposure, patched.composite
     return tuned
 
-# %% ../nbs/14_demo_models.ipynb #710cfd92
-ALPHAS = tuple(round(.1 * i, 1) for i in range(11))
+# %% ../nbs/14_demo_models.ipynb #44a5d250
+ALPHAS = tuple(round(.05 * i, 2) for i in range(21))
 
 @dataclass
 class DemoModels:
@@ -63,21 +64,30 @@ class DemoModels:
     @property
     def tasks(self) -> list: return [self.scenes, *self.supported]
 
+    def _file(self, what: str) -> Path | None:
+        "where something slow is kept, named after all that it depends on"
+        if self.cache is None: return None
+        models, tasks = [m.hash() for m in (self.clip, self.tuned, self.student) if m is not None], [(t.name, t.split, len(t)) for t in self.tasks]
+        return Path(self.cache)/f'{what}-{content_hash({"image": torch.as_tensor(self.scenes.image)}, models, self.alpha, tasks, ALPHAS)[:16]}.safetensors'
+
     @cached_property
     def embeddings(self) -> Embeddings:
         "The scenes through every model and their captions through the text tower, under the names to show."
+        path = self._file('scenes')
+        if path is not None and path.is_file(): return Embeddings.load(path)
         E = embed(self.encoders, self.scenes, text=self.clip, progress=self.progress)
         names = {'CLIP': 'RGB, CLIP', 'patched CLIP': 'RGB, patched CLIP', 'aligned student': f'{len(self.scenes.bands)} bands, student'}
         features = {names[m]: f for m, f in E.features.items()}
-        if E.caption_text is not None: features['captions, text tower'] = E.caption_text
-        return replace(E, features=features, exposure={names[m]: e for m, e in E.exposure.items()})
+        if E.caption_text is not None: features['captions, text tower'] = E.caption_text.clone() # safetensors keeps no tensor twice
+        E = replace(E, features=features, exposure={names[m]: e for m, e in E.exposure.items()})
+        if path is not None: E.save(path)
+        return E
 
     @cached_property
     def line(self) -> dict:
         "{task: (alphas, N, D) unit embeddings of its scenes at each of `ALPHAS`}"
         from safetensors.torch import load_file, save_file
-        key = content_hash(self.clip.visual.state_dict(), content_hash(self.tuned.visual.state_dict()), [(t.name, t.split, len(t)) for t in self.tasks])
-        path = None if self.cache is None else Path(self.cache)/f'line-{key[:16]}.safetensors'
+        path = self._file('line')
         if path is not None and path.is_file():
             kept = load_file(path)
             return {t.name: kept[f'{i}'].float() for i, t in enumerate(self.tasks)}
@@ -87,7 +97,7 @@ class DemoModels:
             with atomic_path(path) as aside: save_file({f'{i}': f.half() for i, f in enumerate(found)}, aside)
         return {t.name: f for t, f in zip(self.tasks, found)}
 
-# %% ../nbs/14_demo_models.ipynb #af74f433
+# %% ../nbs/14_demo_models.ipynb #e16701f5
 def quick_run(
     folder, # to write patched/ and student/ into
     scenes: int = 400, # to train on
@@ -104,7 +114,8 @@ def quick_run(
     patched = interpolate(clip, tuned, alpha)
     align(patched, train, seed=seed, epochs=align_epochs, progress=progress).save(folder/'student')
     patched.save(folder/'patched')
-    atomic_write_json(folder/'results.json', {'curve': {'alpha': alpha, 'reason': 'not chosen: a small run for the demos'}, 'scenes': scenes, 'seed': seed})
+    atomic_write_json(folder/'results.json', {'curve': {'alpha': alpha, 'reason': 'not chosen: a small run for the demos'}, 'scenes': scenes, 'seed': seed,
+                                             'origin': f'a small run on {scenes} scenes, made for these demos (mtmg quickstart makes better models)'})
     return folder
 
 def load_run(
@@ -126,9 +137,9 @@ def load_run(
     digits = Digits('test')
     digits = digits.subset(np.random.default_rng(0).permutation(len(digits))[:supported])
     return DemoModels(clip, far_end(clip, patched, alpha), alpha, shown, ModalityEncoder.from_pretrained(folder/'student'),
-                      (digits, in_memory(Shapes('test', n=supported))), f'run {folder}', cache, progress)
+                      (digits, in_memory(Shapes('test', n=supported))), results.get('origin', f'the run {folder}'), cache, progress)
 
-# %% ../nbs/14_demo_models.ipynb #2d0c3f26
+# %% ../nbs/14_demo_models.ipynb #4acaac3b
 def demo_folder() -> Path:
     "Where the demos keep what they make: `MTMG_CACHE`, else mtmg in the user's cache folder."
     return Path(os.environ.get('MTMG_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'mtmg')/'demo'
@@ -137,7 +148,7 @@ def find_run(run=None, progress: bool = True) -> Path:
     "The folder of `run`, of `runs/quickstart`, or of a small run, which is made where it is missing."
     if run is not None: return Path(run)
     if all((Path('runs/quickstart')/f).is_file() for f in ('patched/open_clip_config.json', 'student/config.json', 'results.json')): return Path('runs/quickstart')
-    folder = demo_folder()/f'run-{load_clip("tinyclip").hash()[:12]}'
+    folder = demo_folder()/f'run-{__version__}-{load_clip("tinyclip").hash()[:12]}'
     if not (folder/'results.json').is_file():
         if progress: print('no run of mtmg quickstart here: making a small one for the demos, once', flush=True)
         quick_run(folder, progress=progress)

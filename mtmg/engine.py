@@ -201,7 +201,7 @@ def made_fast(net: torch.nn.Module, device, compile=False, checkpoint_activation
         if on_gpu: net.to(memory_format=torch.contiguous_format)
         if blocks is not None: blocks.set_grad_checkpointing(False)
 
-# %% ../nbs/11_engine.ipynb #4eef80ad
+# %% ../nbs/11_engine.ipynb #427c5e30
 LOGGERS = {'csv': 'CSVLogger', 'tensorboard': 'TensorBoardLogger', 'wandb': 'WandbLogger', 'mlflow': 'MLFlowLogger'}
 
 def pick_logger(logger, out, start: int):
@@ -211,9 +211,10 @@ def pick_logger(logger, out, start: int):
     if logger not in LOGGERS: raise ValueError(f'logger {logger!r} is not one of {", ".join(LOGGERS)}, none')
     import lightning.pytorch.loggers as loggers
     where = {'name': 'log', 'version': f'from_{start}' if start else ''} if logger in ('csv', 'tensorboard') else {}
+    if logger == 'csv': where['flush_logs_every_n_steps'] = 1 # a killed run has written what it knew
     return getattr(loggers, LOGGERS[logger])(**({'tracking_uri': f'file:{Path(out).absolute()}/log'} if logger == 'mlflow' else {'save_dir': out}), **where)
 
-# %% ../nbs/11_engine.ipynb #ac69a3e5
+# %% ../nbs/11_engine.ipynb #5be12e56
 def fit(
     stage: Stage,
     dataset, # `SceneDataset` to learn from
@@ -242,7 +243,7 @@ def fit(
     with quiet(), ExitStack() as during:
         during.enter_context(attention(device, precision))
         during.callback(checkpoint.release)
-        runner = L.Trainer(**{'accelerator': device.type, 'devices': 1, 'precision': precision, 'max_steps': stage.steps, 'max_epochs': -1,
+        runner = L.Trainer(**{'accelerator': device.type, 'devices': 1, 'precision': precision, 'max_steps': stage.steps, 'max_epochs': 1,
                               'accumulate_grad_batches': recipe.accumulate, 'gradient_clip_val': recipe.clip_norm, 'enable_checkpointing': False,
                               'enable_model_summary': False, 'enable_progress_bar': progress, 'use_distributed_sampler': False,
                               'log_every_n_steps': 10, 'logger': pick_logger(logger, out, start),

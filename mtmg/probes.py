@@ -16,63 +16,69 @@ from .embed import Embeddings, as_labels, unit
 from .results import Result, circumstances, quantiles, resampled_means
 from .zeroshot import TIE, WeightedMap, _multi_label, _single_label, average_precision, expected_hits, places
 
-# %% ../nbs/08e_probes.ipynb #4723b3aa
+# %% ../nbs/08e_probes.ipynb #761b37f0
 class _Problem:
-    "P problems side by side (strengths, or strengths x labels) in preconditioned coordinates U (P, D + 1, K)"
-    def __init__(self, x, y, strengths, classes):
-        self.n, self.d = x.shape
-        self.mean = x.mean(0)
+    "A softmax over K classes (P = 1), or P sigmoids (K = 1), in decorrelated features; weights (P, K, D + 1), the intercept last"
+    def __init__(self, x, y, classes):
+        (self.n, d), self.mean = x.shape, x.mean(0)
         z = x - self.mean
-        e, self.axes = torch.linalg.eigh((z.T @ z / self.n).double())
-        self.axes = self.axes.float()
-        self.z = z @ self.axes # (N, D), decorrelated
-        self.multilabel, lam = y.ndim == 2, strengths.to(x)
-        self.labels = y.shape[1] if self.multilabel else 1
-        self.k = 1 if self.multilabel else classes
-        self.lam = lam.repeat_interleave(self.labels) # (P,)
-        self.y = y.float() if self.multilabel else F.one_hot(y, classes).float() # (N, labels) or (N, K)
-        kappa = .25 if self.multilabel else 1 / classes # p (1 - p) of a first guess
-        self.scale = torch.cat([(kappa * e.clamp(min=0).float() + self.lam[:, None]).rsqrt(),
-                                torch.full_like(self.lam, kappa**-.5)[:, None]], 1)[:, :, None] # (P, D + 1, 1)
+        if self.n > d:
+            e, axes = torch.linalg.eigh((z.T @ z / self.n).double())
+            self.axes = axes.float() # (D, D)
+            self.z = z @ self.axes
+        else: # few shots: the weights lie in the span of the rows
+            u, s, vh = torch.linalg.svd(z.double(), full_matrices=False)
+            e, self.axes, self.z = s.square() / self.n, vh.T.float(), (u * s).float() # (D, N)
+        self.e, self.d, self.multilabel = e.clamp(min=0).float(), self.z.shape[1], y.ndim == 2
+        self.p, self.k = (classes, 1) if self.multilabel else (1, classes)
+        self.y = y.float() if self.multilabel else F.one_hot(y, classes).float() # (N, P K)
+        self.rows = max(256, min(4096, 4_000_000 // (self.p * self.k))) # of a block
+        self._some = (None, None)
     def start(self):
         "No weights, and the intercepts that give the class frequencies"
-        u = torch.zeros(len(self.lam), self.d + 1, self.k, device=self.z.device)
         q = self.y.mean(0).clamp(1e-6, 1 - 1e-6)
-        b = (q / (1 - q)).log().repeat(len(self.lam) // self.labels)[:, None] if self.multilabel else q.log() - q.log().mean()
-        u[:, -1] = b / self.scale[:, -1]
-        return u
+        w = torch.zeros(self.p, self.k, self.d + 1, device=self.z.device)
+        w[..., -1] = ((q / (1 - q)).log() if self.multilabel else q.log() - q.log().mean()).view(self.p, self.k)
+        return w
+    def precondition(self, strength: float, w):
+        "Set the strength, and the scale of each coordinate by the curvature at `w`"
+        logits = self._logits(w, slice(0, self.rows))
+        p = logits.sigmoid() if self.multilabel else logits.softmax(1)
+        kappa = (p * (1 - p)).mean(0).clamp(min=1e-5).view(self.p, self.k, 1)
+        self.strength, self.scale = strength, torch.cat([kappa * self.e + strength, kappa], 2).rsqrt()
+    def _logits(self, w, rows): return torch.addmm(w[..., -1].reshape(1, -1), self.z[rows], w[..., :-1].reshape(-1, self.d).T)
+    def _targets(self, which):
+        "the columns of the labels that are not solved yet"
+        if len(which) == self.p: return self.y
+        if self._some[0] is None or not torch.equal(self._some[0], which): self._some = (which, self.y[:, which])
+        return self._some[1]
     def value_and_gradient(self, which, u):
-        "f and its gradient of the problems `which`: (p,), (p, D + 1, K)"
+        "f and its gradient at weights u * scale of the problems `which`: (p,), (p, K, D + 1)"
         p, scale = len(which), self.scale[which]
-        wb = u * scale
-        columns = wb[:, :-1].permute(1, 0, 2).reshape(self.d, p * self.k)
-        value, grad = torch.zeros(p, device=u.device), torch.zeros(self.d + 1, p * self.k, device=u.device)
-        step = max(1, 32_000_000 // (p * self.k)) # bounded memory
-        for i in range(0, self.n, step):
-            z, y = self.z[i:i + step], self.y[i:i + step]
-            logits = torch.addmm(wb[:, -1].reshape(1, -1), z, columns)
+        w, targets = u * scale, self._targets(which)
+        value, grad = torch.zeros(p, device=u.device), torch.zeros(p * self.k, self.d + 1, device=u.device)
+        for i in range(0, self.n, self.rows):
+            rows = slice(i, i + self.rows)
+            logits, y = self._logits(w, rows), targets[rows]
             if self.multilabel:
-                y = y[:, which % self.labels]
                 value += (F.softplus(logits) - y * logits).sum(0)
                 residual = logits.sigmoid_().sub_(y)
             else:
-                logits = logits.view(-1, p, self.k)
-                top = logits.logsumexp(2, keepdim=True)
-                value += (top[:, :, 0] - (logits * y[:, None]).sum(2)).sum(0)
-                residual = (logits - top).exp_().sub_(y[:, None]).view(-1, p * self.k)
-            grad[:-1].addmm_(z.T, residual)
-            grad[-1] += residual.sum(0)
-        w, lam = wb[:, :-1], self.lam[which]
-        grad = (grad / self.n).view(self.d + 1, p, self.k).permute(1, 0, 2).contiguous()
-        grad[:, :-1] += lam[:, None, None] * w
-        return value / self.n + lam / 2 * w.square().sum((1, 2)), grad * scale
-    def weights(self, u):
-        "Weights and intercepts in the coordinates of the features"
-        wb = u * self.scale
-        w = torch.einsum('de,pek->pdk', self.axes, wb[:, :-1])
-        return w, wb[:, -1] - torch.einsum('d,pdk->pk', self.mean, w)
+                top = logits.logsumexp(1, keepdim=True)
+                value += top.sum() - (logits * y).sum()
+                residual = (logits - top).exp_().sub_(y)
+            grad[:, :-1] += residual.T @ self.z[rows]
+            grad[:, -1] += residual.sum(0)
+        grad = grad.view(p, self.k, -1) / self.n
+        grad[..., :-1] += self.strength * w[..., :-1]
+        return value / self.n + self.strength / 2 * w[..., :-1].square().sum((1, 2)), grad * scale
+    def weights(self, w):
+        "Weights (C, D) and intercepts (C,) in the coordinates of the features"
+        w = w.view(-1, self.d + 1)
+        weights = w[:, :-1] @ self.axes.T
+        return weights, w[:, -1] - weights @ self.mean
 
-# %% ../nbs/08e_probes.ipynb #6b1b938f
+# %% ../nbs/08e_probes.ipynb #b78da9cd
 class _Memory:
     "The last steps and gradient changes of P problems: a product with an approximate inverse Hessian each"
     def __init__(self, size=8): self.size, self.pairs = size, []
@@ -92,8 +98,8 @@ class _Memory:
         for (s, y, rho), alpha in zip(self.pairs, reversed(alphas)): q += (alpha - rho * (y * q).sum(1))[:, None] * s
         return -q
 
-def _minimise(problem, tolerance, max_steps) -> torch.Tensor:
-    u, memory = problem.start(), _Memory()
+def _minimise(problem, u, tolerance, max_steps) -> torch.Tensor:
+    memory = _Memory()
     active = torch.arange(len(u), device=u.device) # problems not yet solved; everything below is of them alone
     value, grad = problem.value_and_gradient(active, u)
     for _ in range(max_steps):
@@ -117,22 +123,29 @@ def _minimise(problem, tolerance, max_steps) -> torch.Tensor:
         u[active], value, grad = new, new_value, new_grad
     return u
 
-# %% ../nbs/08e_probes.ipynb #3d329004
+# %% ../nbs/08e_probes.ipynb #ce3de916
+@torch.no_grad()
 def logistic_regression(
     x: torch.Tensor, # (N, D) features
     y: torch.Tensor, # (N,) classes or (N, C) 0/1
     strengths: Sequence[float], # values of lambda
     classes: int | None = None, # with one label a scene
     tolerance: float = 5e-4, # of the gradient in preconditioned coordinates; f is then within about 1e-6
-    max_steps: int = 200,
+    max_steps: int = 200, # for each strength
 ) -> tuple: # weights (S, D, C), intercepts (S, C)
-    "L2-regularised logistic regression for every strength, jointly."
+    "L2-regularised logistic regression for every strength, along the path from strong to weak."
     classes = classes or (y.shape[1] if y.ndim == 2 else int(y.max()) + 1)
-    problem = _Problem(x.float(), y.to(x.device), torch.as_tensor(list(strengths), dtype=torch.float32), classes)
-    with torch.no_grad(): w, b = problem.weights(_minimise(problem, tolerance, max_steps))
-    if y.ndim == 2: # (strengths x labels, D, 1) -> (strengths, D, labels)
-        w, b = w.view(len(strengths), classes, -1).permute(0, 2, 1), b.view(len(strengths), classes)
-    return w, b
+    problem, found, path = _Problem(x.float(), y.to(x.device), classes), {}, []
+    for strength in sorted({float(s) for s in strengths}, reverse=True):
+        now = ahead = path[-1][1] if path else problem.start()
+        if len(path) > 1:
+            (a, before), (b, _) = path[-2:]
+            ahead = now + min(1., (b - np.log(strength)) / (a - b)) * (now - before)
+        problem.precondition(strength, now)
+        path.append((np.log(strength), _minimise(problem, ahead / problem.scale, tolerance, max_steps) * problem.scale))
+        found[strength] = problem.weights(path[-1][1])
+    weights, intercepts = (torch.stack(parts) for parts in zip(*(found[float(s)] for s in strengths)))
+    return weights.transpose(1, 2), intercepts # (S, C, D) -> (S, D, C)
 
 # %% ../nbs/08e_probes.ipynb #0c0383a3
 def _side(data, modality, labels, name):

@@ -35,8 +35,10 @@ class Ranks:
         "Expected rank of the first right answer, from 1, (N,)."
         return (self.above + (self.level + 1) / (self.right + 1)).double().numpy()
 
-# %% ../nbs/08d_ranking.ipynb #69a816c6
-def _block(n_gallery, memory: int = 32_000_000): return max(1, min(4096, memory // max(1, n_gallery)))
+# %% ../nbs/08d_ranking.ipynb #71048b04
+def _block(n_gallery) -> int:
+    "queries at a time: scores that fit into the cache, but for a very large gallery enough of them to make its reading worth while"
+    return max(1, min(4096, max(4_000_000 // max(1, n_gallery), min(256, 64_000_000 // max(1, n_gallery)))))
 
 def rank_queries(
     queries: torch.Tensor, # (Q, D), unit vectors

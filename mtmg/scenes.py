@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .ranks import is_first
+
 # %% ../nbs/01b_scenes.ipynb #35af32b0
 class SceneDataset(Dataset):
     "Scenes of one sensor: `name`, `source`, `sensor`, `bands`, `labelset`, `split`."
@@ -137,7 +139,7 @@ def batches(
     steps = range(0, len(indices), batch_size)
     loader = DataLoader(dataset, batch_sampler=[indices[i:i + batch_size].tolist() for i in steps],
                         collate_fn=collate, num_workers=num_workers)
-    if progress:
+    if progress and is_first():
         from tqdm.auto import tqdm
         loader = tqdm(loader, desc=progress, unit='batch', leave=False)
     for i, batch in zip(steps, loader):

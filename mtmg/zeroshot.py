@@ -16,14 +16,19 @@ from .embed import Embeddings, as_labels, unit
 from .labels import LabelSet
 from .results import Result, circumstances, quantiles, resampled_means, scene_weights
 
-# %% ../nbs/08c_zeroshot.ipynb #b3c3a982
+# %% ../nbs/08c_zeroshot.ipynb #d44d5149
 TIE = 3e-7 # cosines in float32 closer than this are level: 5 units in the last place of 1
 
 def count_above(scores: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     "How many entries of each row are > its bound: (N, M), (N,) -> (N,) int64"
-    above = scores > bound[:, None]
-    if scores.device.type != 'cpu': return above.sum(1)
-    return torch.from_numpy(np.add.reduce(above.numpy(), axis=1, dtype=np.int32).astype(np.int64)) # 10 x faster than torch on bool
+    if scores.device.type != 'cpu': return (scores > bound[:, None]).sum(1)
+    (n, m), words = scores.shape, -(-scores.shape[1] // 8) # eight truth values are added at once, as one 64-bit number
+    group = min(255, words) # so many at most, that no byte of the sum overflows
+    groups = -(-words // group)
+    mask = torch.empty(n, groups * group * 8, dtype=torch.bool)
+    mask[:, m:] = False
+    torch.gt(scores, bound[:, None], out=mask[:, :m])
+    return mask.view(torch.int64).view(n, groups, group).sum(2).view(torch.uint8).view(n, groups * 8).sum(1)
 
 def _below(x): return torch.nextafter(x, torch.full_like(x, -torch.inf)) # so that > includes x itself, at any magnitude
 
@@ -136,7 +141,7 @@ class Task:
         chunk = chunk or max(256, 2_000_000 // self.classes)
         for i in range(0, len(self.images), chunk): yield i, self.images[i:i + chunk] @ self.head.T
 
-# %% ../nbs/08c_zeroshot.ipynb #46e121c2
+# %% ../nbs/08c_zeroshot.ipynb #8a3260ef
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     "Expected calibration error over equal bins of confidence in (0, 1]."
     b = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -153,8 +158,8 @@ def _predict(blocks, labels: torch.Tensor, ks, scale) -> dict:
         true = s.gather(1, labels[rows].to(s.device)[:, None])[:, 0]
         above, level = places(s, true)
         for k in ks: out[k][rows] = expected_hits(above, level, k).cpu()
-        best, pred = s.max(1)
-        out['pred'][rows] = pred.cpu()
+        best = s.amax(1)
+        out['pred'][rows] = s.numpy().argmax(1) if s.device.type == 'cpu' else s.argmax(1).cpu() # numpy's is five times as fast
         if scale is not None:
             scratch = torch.empty_like(s) if scratch is None or scratch.shape != s.shape else scratch
             sure = 1 / torch.sub(s, best[:, None], out=scratch).mul_(scale).exp_().sum(1)

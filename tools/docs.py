@@ -28,7 +28,7 @@ from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_, hide_line, populate_language, rm_header_dash
 
 DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
-SECTIONS = ('Walkthroughs', 'Modules', 'Experiments', 'Decisions', 'API') # of the menu, in this order
+SECTIONS = ('Walkthroughs', 'Decisions', 'Modules', 'Experiments', 'API') # of the menu, in this order
 WALKTHROUGHS = ('quickstart', 'patching', 'alignment', 'gap', 'your', 'real', 'scaling', 'full') # beginnings of names, as one reads them; the rest follows
 
 
@@ -39,7 +39,7 @@ def section_of(notebook: Path) -> str:
 
 
 def reading_order(notebook: Path) -> tuple:
-    "Sorts notebooks as one reads them: the index, walkthroughs, modules by their number, experiments, decisions."
+    "Sorts notebooks as one reads them: the index, walkthroughs, decisions, modules by their number, experiments."
     section = section_of(notebook)
     place = next((i for i, name in enumerate(WALKTHROUGHS) if notebook.stem.startswith(name)), len(WALKTHROUGHS))
     return notebook.name != get_config().readme_nb, (*SECTIONS, section).index(section), place * (section == 'Walkthroughs'), notebook.name
@@ -281,7 +281,8 @@ def site(execute: bool) -> int:
         menu = [f'<a href="{os.path.relpath("index.html", here)}">{get_config().title}</a>']
         for section in SECTIONS:
             entries = [f'<a href="{os.path.relpath(p, here)}"{" class=here" if p == page else ""}>{t}</a>' for p, t in navigation.get(section, [])]
-            if entries: menu.append(f'<details{" open" if section != "API" or page.startswith("api/") else ""}><summary>{section}</summary>{"".join(entries)}</details>')
+            shown = {'API': page.startswith('api/'), 'Modules': any(p == page for p, _ in navigation['Modules'])}.get(section, True) # long lists: where one is in them
+            if entries: menu.append(f'<details{" open" if shown else ""}><summary>{section}</summary>{"".join(entries)}</details>')
         (SITE/page).parent.mkdir(parents=True, exist_ok=True)
         (SITE/page).write_text(frame.replace('{{title}}', title).replace('{{menu}}', '\n'.join(menu)).replace('{{body}}', body), encoding='utf-8')
     broken = broken_links(SITE)
