@@ -2,7 +2,7 @@
 # make test:       set up .venv and run the modules' tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test walkthroughs wheel readme docs export clean
+.PHONY: help setup quickstart test walkthroughs browser wheel readme docs export clean
 
 # Set up once: the stamp's name holds a checksum of the files that say what to install.
 STAMP := .venv/installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
@@ -32,6 +32,9 @@ test: $(STAMP) ## run the modules' notebooks as tests, and compare notebooks and
 
 walkthroughs: $(STAMP) ## execute the walkthroughs (SAVE=1 keeps their fresh outputs, NAMES picks some)
 	@$(RUN) tools/notebooks.py walkthroughs $(NAMES) $(if $(SAVE),--save)
+
+browser: $(STAMP) ## play with the four demos in a real browser (ARGS="--shots shots" keeps screenshots)
+	@$(RUN) tools/browser.py $(ARGS)
 
 wheel: $(STAMP) ## build the wheel and try it in a clean environment, from another folder
 	@$(RUN) tools/wheel.py

@@ -29,7 +29,7 @@ from .patching import PATCH_RECIPES, PatchStage, composites, interpolate, line_f
 from .scenes import ArrayDataset, batches, collate, in_memory
 from .timing import Row, amount, side_by_side
 
-# %% ../nbs/15e_bench_train.ipynb #079dad57
+# %% ../nbs/15e_bench_train.ipynb #fa6a9910
 def picture_folder(folder, n: int, side: int):
     "n jpg pictures in two classes, with the texture of a photo (noise would not compress, flat colour would)."
     from PIL import Image
@@ -46,7 +46,7 @@ def _moved(clip):
     return clip.with_visual({k: w + .01 if w.is_floating_point() else w for k, w in clip.visual.state_dict().items()})
 
 @torch.no_grad()
-def bench_sweep(device='auto', pictures: int = 64, side: int = 1024, scenes: int = 400, points: int = 11, repeats: int = 1, **_) -> list:
+def bench_sweep(device='auto', pictures: int = 48, side: int = 1024, scenes: int = 96, points: int = 11, repeats: int = 1, **_) -> list:
     "Points of the line on pictures that must be decoded, against a loader per alpha; `sweep` on three data sets, against the forward passes alone."
     device, clip = pick_device(device), load_clip('tinyclip', device=device)
     tuned, alphas = _moved(clip), np.linspace(0, 1, points).tolist()
@@ -63,8 +63,9 @@ def bench_sweep(device='auto', pictures: int = 64, side: int = 1024, scenes: int
     ready = [clip.preprocess(b['image'].to(device), d.bands) for d in parts for b in batches(d)]
     towers = [interpolate(clip, tuned, alpha).visual.eval() for alpha in alphas]
     def passes(): return [tower(x).float().cpu() for x in ready for tower in towers]
+    towers[0](ready[0]) # warm
     whole = lambda: sweep(clip, tuned, tasks[:1], tasks[1:], alphas=alphas, device=device, progress=False)
-    seconds, alone, curve, _ = side_by_side(whole, passes, max(repeats, 1))
+    seconds, alone, curve, _ = side_by_side(whole, passes, repeats, warm=False)
     images = sum(map(len, parts))
     return rows + [Row(f'sweep, {points} alphas x 3 data sets, {images:,} images', seconds, 'forward passes alone', alone, 1.15, sense='cost', note=f'{len(curve.rows)} scores with intervals')]
 

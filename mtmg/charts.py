@@ -25,7 +25,7 @@ HATCHES = ('', '////', '....', 'xxxx', r'\\\\', '++++')
 GREY = '#8A8A8A'
 RIGHT, WRONG = PALETTE[2], PALETTE[1] # a right answer also carries a tick, a wrong one a cross
 
-# %% ../nbs/02_charts.ipynb #5332a896
+# %% ../nbs/02_charts.ipynb #05c515b2
 STYLE = {'figure.dpi': 100, 'savefig.dpi': 110, 'font.size': 9, 'axes.titlesize': 10, 'axes.labelsize': 9,
          'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False,
          'axes.grid': True, 'axes.axisbelow': True, 'grid.color': '#E3E3E3', 'grid.linewidth': .7,
@@ -75,7 +75,7 @@ def _array(values, dtype=None) -> np.ndarray:
 
 def _percent(axis):
     from matplotlib.ticker import PercentFormatter
-    axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_major_formatter(PercentFormatter(1))
 
 # %% ../nbs/02_charts.ipynb #fe3ac467
 def save_figure(
