@@ -19,11 +19,11 @@ from .embed import versions
 from .scenes import atomic_write_json
 from .timing import Row, table
 
-# %% ../nbs/16_bench.ipynb #2fb9f877
+# %% ../nbs/16_bench.ipynb #295534c6
 #: The benches by name.
 BENCHES = {'sweep': bench_sweep, 'evaluate': bench_evaluate, 'train': bench_train, 'data': bench_data}
 
-_SMALL = {'sweep': dict(pictures=4, side=96, scenes=12, points=3), 'evaluate': dict(small=True), 'train': dict(steps=3, batch_size=16, repeats=1),
+_SMALL = {'sweep': dict(pictures=4, side=96, scenes=12, points=3, repeats=1), 'evaluate': dict(small=True), 'train': dict(steps=3, batch_size=16, repeats=1),
           'data': dict(scenes=16, seconds=.1, repeats=1)}
 
 def bench(

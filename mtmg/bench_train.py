@@ -29,7 +29,7 @@ from .patching import PATCH_RECIPES, PatchStage, composites, interpolate, line_f
 from .scenes import ArrayDataset, batches, collate, in_memory
 from .timing import Row, amount, side_by_side
 
-# %% ../nbs/15e_bench_train.ipynb #fa6a9910
+# %% ../nbs/15e_bench_train.ipynb #be6ff9eb
 def picture_folder(folder, n: int, side: int):
     "n jpg pictures in two classes, with the texture of a photo (noise would not compress, flat colour would)."
     from PIL import Image
@@ -46,7 +46,7 @@ def _moved(clip):
     return clip.with_visual({k: w + .01 if w.is_floating_point() else w for k, w in clip.visual.state_dict().items()})
 
 @torch.no_grad()
-def bench_sweep(device='auto', pictures: int = 48, side: int = 1024, scenes: int = 96, points: int = 11, repeats: int = 1, **_) -> list:
+def bench_sweep(device='auto', pictures: int = 48, side: int = 1024, scenes: int = 96, points: int = 11, repeats: int = 2, **_) -> list:
     "Points of the line on pictures that must be decoded, against a loader per alpha; `sweep` on three data sets, against the forward passes alone."
     device, clip = pick_device(device), load_clip('tinyclip', device=device)
     tuned, alphas = _moved(clip), np.linspace(0, 1, points).tolist()
@@ -56,7 +56,7 @@ def bench_sweep(device='auto', pictures: int = 48, side: int = 1024, scenes: int
         once = lambda: line_features(clip, tuned, data, alphas, device=device)
         def loop(): return torch.stack([torch.cat([interpolate(clip, tuned, a).encode_image(b['image'].to(device), data.bands).cpu() for b in batches(data)]) for a in alphas])
         next(iter(batches(data))) # into the page cache
-        seconds, theirs, a, b = side_by_side(once, loop, repeats, warm=False)
+        seconds, theirs, a, b = side_by_side(once, loop, 1, warm=False)
     rows = [Row(f'{points} alphas, {pictures} jpg of {side} px', seconds, 'a loader per alpha', theirs, 3, note=f'largest difference {(a - b).abs().max():.0e}')]
     tasks = [type(t)(*map(in_memory, t)) for t in (load_dataset(name, n=(1, scenes, scenes)) for name in ('miniworld', 'shapes', 'miniworld-landcover'))]
     parts = [d for t in tasks for d in (t.val, t.test)]
