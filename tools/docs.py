@@ -29,7 +29,7 @@ from nbdev.processors import clean_magics, hide_, hide_line, populate_language, 
 
 DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 SECTIONS = ('Walkthroughs', 'Decisions', 'Modules', 'Experiments', 'API') # of the menu, in this order
-WALKTHROUGHS = ('quickstart', 'patching', 'alignment', 'gap', 'your', 'real', 'scaling', 'full') # beginnings of names, as one reads them; the rest follows
+WALKTHROUGHS = ('quickstart', 'patching', 'alignment', 'gap', 'own', 'real', 'scaling', 'full') # beginnings of names, as one reads them; the rest follows
 
 
 def section_of(notebook: Path) -> str:
