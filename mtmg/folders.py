@@ -43,11 +43,14 @@ def stratified_split(
 # %% ../nbs/04c_folders.ipynb #d85357f0
 def hold_out(dataset: SceneDataset, fraction: float = .1, seed: int = 0, split: str = 'val') -> tuple[Subset, Subset]:
     "A data set without, and only with, a stratified part of it, which becomes `split`."
-    kept, held = stratified_split(len(dataset) if dataset.targets is None else dataset.targets, fraction, seed)
+    kind, strata = ('random', len(dataset)) if dataset.targets is None else ('stratified', dataset.targets)
+    kept, held = stratified_split(strata, fraction, seed)
+    if not len(held): # no class has two scenes
+        kind = 'random'
+        kept, held = stratified_split(len(dataset), fraction, seed)
     if not len(held): raise ValueError(f'{dataset.name} ({dataset.split}) has {len(dataset)} scenes: too few to hold out {fraction:.0%}')
     rest, part = dataset.subset(kept), dataset.subset(held)
     part.split = split
-    kind = 'random' if dataset.targets is None else 'stratified'
     note = f'{split} is a {kind} {fraction:.0%} of {dataset.split}, {len(held)} scenes, seed {seed}'
     old = getattr(dataset, 'split_note', None)
     rest.split_note = part.split_note = f'{old}; {note}' if old else note
