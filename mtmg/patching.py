@@ -20,8 +20,9 @@ from .bands import RGB
 from .clip import Clip, pick_device
 from .engine import Recipe, Stage, close_run, dihedral, fit, open_run, pick
 from .evaluate import kept, zero_shot
-from .ranks import add_up, meet, share_of, sharing
+from .ranks import add_up, gathered, meet, rank, share_of, sharing, world_size
 from .scenes import ArrayDataset, Splits, batches
+from .steps import derived_seed, step_seed
 from .tower import Lora
 
 # %% ../nbs/12_patching.ipynb #4effc515
@@ -67,16 +68,19 @@ def class_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, label)
 
 # %% ../nbs/12_patching.ipynb #e579c701
-def far_images(images: torch.Tensor) -> torch.Tensor: # (N, 3, H, W) uint8, twice
+def far_images(
+    images: torch.Tensor, # (N, 3, H, W) uint8
+    whole: int | None = None, # of how many images these are the share of this process; what is drawn is drawn for all of them
+) -> torch.Tensor: # (N, 3, H, W) uint8
     "Images far from satellite ones, made of them: colours mixed, contrast stretched, a third gray, two fifths black and white, magnified 1 to 6 times."
-    n, device = len(images), images.device
-    draw = lambda *shape: torch.rand(n, *shape, device=device)
-    x = torch.einsum('nij,njhw->nihw', torch.eye(3, device=device) + .8 * torch.randn(n, 3, 3, device=device), images.float() / 255)
+    device, mine = images.device, slice(None) if whole is None else slice(rank(), None, world_size())
+    uniform, normal = (lambda *shape, draw=draw: draw(whole or len(images), *shape, device=device)[mine] for draw in (torch.rand, torch.randn))
+    x = torch.einsum('nij,njhw->nihw', torch.eye(3, device=device) + .8 * normal(3, 3), images.float() / 255)
     x = (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-3)
-    x = x * torch.randn(n, 1, 1, 1, device=device).exp() + .8 * torch.randn(n, 3, 1, 1, device=device)
-    x = torch.where(draw(1, 1, 1) < .3, x.mean(1, keepdim=True), x)
-    x = torch.where(draw(1, 1, 1) < .4, 2 * x.sign(), x)
-    zoom, where = 1 + 5 * draw(), 2 * draw(2) - 1 # the window stays inside the image
+    x = x * normal(1, 1, 1).exp() + .8 * normal(3, 1, 1)
+    x = torch.where(uniform(1, 1, 1) < .3, x.mean(1, keepdim=True), x)
+    x = torch.where(uniform(1, 1, 1) < .4, 2 * x.sign(), x)
+    zoom, where = 1 + 5 * uniform(), 2 * uniform(2) - 1 # the window stays inside the image
     window = torch.diag_embed(torch.stack([1 / zoom, 1 / zoom], -1)) # (N, 2, 2)
     window = torch.cat([window, (where * (1 - 1 / zoom)[:, None])[..., None]], -1)
     x = (.4 + .27 * x).clamp(0, 1) # about the mean and spread of photographs
@@ -105,10 +109,11 @@ class PatchStage(Stage):
         "{'keep': how far the tower has moved on images far from satellite ones}; empty where the recipe does not ask."
         if not self.recipe.keep: return {}
         clip, (start,) = self.frozen[0], self.start
-        some = batch['image'][:max(1, round(self.recipe.keep_share * len(batch['image'])))]
-        x = clip.preprocess(far_images(clip.compose(some, self.bands)), RGB.bands)
-        with torch.no_grad(): before = start(x).float()
-        return {'keep': self.recipe.keep * F.mse_loss(self.net(x).float(), before) / before.square().mean()}
+        n = max(world_size(), round(self.recipe.keep_share * batch.get('whole', len(batch['image'])))) # the first of the whole batch; one a process at least
+        some = clip.compose(batch['image'][:len(range(rank(), n, world_size()))], self.bands)
+        with step_seed(derived_seed(self.seed, batch['step']), 0, self.device): x = clip.preprocess(far_images(some, n), RGB.bands)
+        with torch.no_grad(): before = gathered(start(x).float(), n)
+        return {'keep': self.recipe.keep * F.mse_loss(gathered(self.net(x).float(), n), before) / before.square().mean()}
 
     def losses(self, batch):
         clip, head = self.frozen

@@ -111,13 +111,16 @@ def gathered(
 # %% ../nbs/01a_ranks.ipynb #ee15da90
 def as_ranks(world: int, function, *args, timeout: float = 120) -> list:
     "Fork `world` processes with `torchrun`'s environment and call `function(*args)` in each; their exit codes. For tests."
-    import multiprocessing, socket
+    import multiprocessing, socket, sys
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     def child(r):
         os.environ.update(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), GROUP_RANK='0',
                           MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), TORCHELASTIC_RUN_ID='test')
+        sys.stderr = sys.__stderr__ # a notebook's own ends with its process
+        trainer = sys.modules.get('lightning.pytorch.trainer.connectors.accelerator_connector')
+        if trainer: trainer._IS_INTERACTIVE = False # in a notebook Lightning refuses to be one of several processes
         try: function(*args)
         except Exception as error: raise SystemExit(f'process {r}: {error!r}') from None
     children = [multiprocessing.get_context('fork').Process(target=child, args=(r,)) for r in range(world)]
