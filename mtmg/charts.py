@@ -38,7 +38,10 @@ def styled(plot):
     @wraps(plot)
     def draw(*args, **kwargs):
         import matplotlib as mpl
-        with mpl.rc_context(STYLE): return plot(*args, **kwargs)
+        before = {key: mpl.rcParams[key] for key in STYLE}
+        mpl.rcParams.update(STYLE)
+        try: return plot(*args, **kwargs)
+        finally: mpl.rcParams.update(before) # not a key more: the first chart of a notebook makes pyplot interactive, and the next ones are shown only if it stays so
     return draw
 
 @cache
@@ -217,7 +220,7 @@ def plot_gap_training(
             ax.text(x, 1, f' {stage}', transform=ax.get_xaxis_transform(), fontsize=7.5, color='#555555', va='bottom')
         if measure == 'centroid_gap': ax.set_ylim(bottom=0)
         ax.set(xlabel='training step', ylabel=UNITS_OF.get(measure, measure))
-    axes.flat[0].legend()
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
     return fig
 
 # %% ../nbs/02_charts.ipynb #9d8e4e74
