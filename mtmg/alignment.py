@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from .bands import select
-from .clip import Clip, pick_device
+from .clip import Clip, forward_precision, pick_device
 from .encoders import ModalityEncoder, create_encoder
-from .engine import VARIANTS, Recipe, Stage, close_run, dihedral, fit, open_run, pick
+from .engine import VARIANTS, Recipe, Stage, close_run, dihedral, fit, open_run, pick, pick_precision
 from .patching import class_loss
 from .ranks import add_up, meet, share_of, sharing
 from .scenes import SceneDataset, Splits, batches
@@ -66,8 +66,8 @@ class AlignRecipe(Recipe):
     start: str = 'teacher' # a student made here starts from its 'teacher' (where the architecture is the teacher's), or 'random'
 
 ALIGN_RECIPES = {
-    'default': AlignRecipe(preset='default', lr=3e-4, weight_decay=0.05, epochs=4, warmup_steps=200, clip_norm=5.0, flips='flips',
-                           mse=1.5, classes=0.2, start='teacher'),
+    'default': AlignRecipe(preset='default', lr=5e-4, weight_decay=0.05, epochs=3, warmup_steps=200, clip_norm=5.0, flips='flips',
+                           mse=1.5, classes=0.3, start='teacher'),
     'paper': AlignRecipe(preset='paper', lr=1e-4, weight_decay=0.01, epochs=5, batch_size=256, warmup_steps=2000, drop_path=0.2, start='random',
                          flips='flips', mse=1.0, classes=0.05),
 }
@@ -142,16 +142,17 @@ def teacher_embeddings(
     teacher: Clip,
     dataset: SceneDataset, # any optical scenes; the teacher sees their composite
     variants: int = 1, # mirror images and quarter turns, see `mtmg.engine.dihedral`
-    batch_size: int = 256, num_workers: int = 0, device='auto', progress: str | None = None,
+    batch_size: int = 256, num_workers: int = 0, device='auto', progress: str | None = None, precision: str = 'auto',
 ) -> torch.Tensor: # (N, variants, D)
     "The teacher's raw embedding of every scene in every variant."
     device = pick_device(device)
     teacher = teacher.clone().to(device)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=forward_precision(precision, device) == 'bf16')
     out = torch.zeros(len(dataset), variants, teacher.embed_dim)
     for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
         x = teacher.preprocess(batch['image'].to(device), dataset.bands) # (N, 3, S, S)
         for v in range(variants):
-            out[batch['index'], v] = teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
+            with half: out[batch['index'], v] = teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
     return add_up(out)
 
 # %% ../nbs/13_alignment.ipynb #4803b906
@@ -225,7 +226,8 @@ def align(
     if out: open_run(out, {'stage': 'alignment', 'teacher': teacher.hash(), 'encoder': encoder.hash(), 'dataset': dataset.name, 'split': dataset.split,
                            'scenes': len(dataset), 'unlabelled': None if unlabelled is None else [unlabelled.name, len(unlabelled)],
                            'labelset': None if labelset is None else labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}, overwrite)
-    variants, options = VARIANTS[recipe.flips], dict(num_workers=num_workers, device=device)
+    variants = VARIANTS[recipe.flips]
+    options = dict(num_workers=num_workers, device=device, precision='bf16' if 'bf16' in pick_precision(recipe.precision, device) else 'fp32')
     if targets is not None and targets.shape != (len(dataset), variants, teacher.embed_dim):
         raise ValueError(f'targets have shape {tuple(targets.shape)}; {(len(dataset), variants, teacher.embed_dim)} is that of teacher_embeddings(teacher, dataset, variants={variants})')
     seen = [(views or dataset, 'teacher')] if targets is None else []

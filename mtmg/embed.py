@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SATELLITE_TEMPLATES', 'versions', 'embed', 'Predictions', 'zero_shot_head', 'class_probabilities', 'predict',
-           'Embeddings', 'unit', 'as_features', 'as_labels', 'best_device', 'evaluating', 'model_hash', 'dataset_hash',
+           'Embeddings', 'unit', 'as_features', 'as_labels', 'evaluating', 'model_hash', 'dataset_hash',
            'encode_captions', 'encode_prompts']
 
 # %% ../nbs/08_embed.ipynb #eb3eb2a7
@@ -15,13 +15,14 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from .clip import forward_precision, pick_device
 from .embeddings import Embeddings, as_features, as_labels, unit
 from .labels import Exposure, LabelSet, templates as read_templates
-from .onepass import (_Blocks, _digest, _stream, _text_side, best_device, dataset_hash, encode_captions, encode_prompts, evaluating,
+from .onepass import (_Blocks, _digest, _stream, _text_side, dataset_hash, encode_captions, encode_prompts, evaluating,
                           model_hash)
 from .scenes import atomic_path
 
-_all_ = ['Embeddings', 'unit', 'as_features', 'as_labels', 'best_device', 'evaluating', 'model_hash', 'dataset_hash', 'encode_captions', 'encode_prompts']
+_all_ = ['Embeddings', 'unit', 'as_features', 'as_labels', 'evaluating', 'model_hash', 'dataset_hash', 'encode_captions', 'encode_prompts']
 
 # %% ../nbs/08_embed.ipynb #8962ab78
 def versions() -> dict:
@@ -43,7 +44,7 @@ def embed(
     device: str = 'auto',
     num_workers: int = 0, # processes that decode beside this one
     progress: bool = True,
-    precision: str = 'fp32', # or 'bf16' (autocast)
+    precision: str = 'fp32', # or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
     dtype: torch.dtype = torch.float32, # in which features are kept; float16 halves the memory
     cache=None, # folder of finished blocks: resumed after a kill, reused by a later run
     block_size: int = 4096, # scenes in a block
@@ -56,9 +57,9 @@ def embed(
         if not callable(getattr(model, 'encode_image', None)): raise TypeError(f'{name!r} is a {type(model).__name__} without encode_image(images, bands)')
     if not encoders: raise ValueError('no encoder: give {modality: encoder}')
     if 'labels' in encoders: raise ValueError("'labels' cannot name a modality")
-    if precision not in ('fp32', 'bf16'): raise ValueError(f"precision {precision!r} is neither 'fp32' nor 'bf16'")
     if len(dataset) == 0: raise ValueError(f'{getattr(dataset, "name", "the data set")} has no scenes')
-    device, stores = best_device(device), {}
+    device, stores = pick_device(device), {}
+    precision = forward_precision(precision, device)
     if cache is not None:
         data = dataset_hash(dataset)
         stores = {k: _Blocks(cache, _digest(model_hash(m), data, precision, str(dtype))[:32]) for k, m in encoders.items()}
@@ -186,7 +187,7 @@ def predict(
     "How likely each class is for each image, zero-shot."
     dataset = images if hasattr(images, '__getitem__') and hasattr(images, 'bands') else _Plain(_stack(images), bands)
     read = dict(batch_size=batch_size, num_workers=num_workers, progress='predicting' if progress else None)
-    with evaluating(model, *([] if text is None else [text]), device=best_device(device)):
+    with evaluating(model, *([] if text is None else [text]), device=pick_device(device)):
         labelset, head, scale = zero_shot_head(model, classnames, templates, text, multilabel)
-        out = _stream({'image': model}, dataset, {}, len(dataset), torch.float32, 'fp32', best_device(device), read)
+        out = _stream({'image': model}, dataset, {}, len(dataset), torch.float32, 'fp32', pick_device(device), read)
     return Predictions(labelset.classnames, class_probabilities(out.values['image'], head, scale, multilabel or labelset.multilabel), list(dataset.ids))

@@ -20,7 +20,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .clip import pick_device
+from .clip import forward_precision, pick_device
 from .ranks import OURS, from_first, gathered, launched, meet, peer_lost, rank, whole_batchnorm, world_size
 from .runs import close_run, need_room, open_run
 from .scenes import collate
@@ -31,12 +31,9 @@ _all_ = ['Recipe', 'VARIANTS', 'Steps', 'dihedral', 'pick', 'step_seed', 'warmup
 
 # %% ../nbs/11_engine.ipynb #1d1d00df
 def pick_precision(precision='auto', device='cpu') -> str:
-    "'auto': bf16 autocast where the device computes in bf16, else fp32 (emulated bf16 is slower than fp32)."
+    "Lightning's name of a precision; 'auto' is bf16 autocast where the device computes in bf16, else fp32."
     if precision != 'auto': return precision
-    device = torch.device(device)
-    if device.type == 'cuda': fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else: fast = device.type == 'cpu' and bool(torch.cpu.get_capabilities().get('avx512_bf16'))
-    return 'bf16-mixed' if fast else '32-true'
+    return 'bf16-mixed' if forward_precision('auto', device) == 'bf16' else '32-true'
 
 # %% ../nbs/11_engine.ipynb #2b52403d
 def attention(device, precision: str):

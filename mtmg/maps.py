@@ -20,7 +20,8 @@ from .bands import as_bands, composite
 from .charts import PALETTE, _axes, styled
 from .embed import _describe_model, class_probabilities, zero_shot_head
 from .files import TIF_SUFFIXES
-from .onepass import _encode, best_device, evaluating
+from .clip import pick_device
+from .onepass import _encode, evaluating
 from .rasters import Raster, open_raster, read_tiles, tile_grid
 from .scenes import atomic_path
 
@@ -107,7 +108,7 @@ def predict_map(
     "The likeliest class of each cell of a raster, zero-shot."
     from tqdm.auto import tqdm
     raster, size = path if isinstance(path, Raster) else open_raster(path, file_bands, sensor), tile or model.image_size
-    grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), best_device(device)
+    grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), pick_device(device)
     if raster.crs is None: warnings.warn(f'{raster.path.name} has no coordinates (CRS): the map has none either', UserWarning, stacklevel=2)
     with evaluating(model, *([] if text is None else [text]), device=device), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')

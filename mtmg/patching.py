@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .bands import RGB
-from .clip import Clip, pick_device
+from .clip import Clip, forward_precision, pick_device
 from .engine import Recipe, Stage, close_run, dihedral, fit, open_run, pick
 from .evaluate import kept, zero_shot
 from .ranks import add_up, gathered, meet, rank, share_of, sharing, world_size
@@ -55,7 +55,7 @@ class PatchRecipe(Recipe):
 
 # %% ../nbs/12_patching.ipynb #536dc579
 PATCH_RECIPES = {
-    'default': PatchRecipe(preset='default', lr=2e-4, weight_decay=0.1, epochs=4, warmup_steps=200, flips='dihedral', keep=2.0),
+    'default': PatchRecipe(preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=3.0),
     'paper': PatchRecipe(preset='paper', lr=1e-5, weight_decay=0.5, epochs=1, warmup_steps=200, precision='auto', flips='flips',
                          jitter=0.4, grayscale=0.2, blur=0.4),
     'paint': PatchRecipe(preset='paint', lr=1e-5, weight_decay=0.1, epochs=1, warmup_steps=500),
@@ -261,21 +261,22 @@ def _set_alpha(tower: dict, start: dict, end: dict, alpha: float):
         if w.is_floating_point(): torch.lerp(start[k], end[k], alpha, out=w)
 
 @torch.no_grad()
-def walk(clip: Clip, points, put, dataset, batch_size=256, device='auto', num_workers=0, progress=None) -> torch.Tensor:
+def walk(clip: Clip, points, put, dataset, batch_size=256, device='auto', num_workers=0, progress=None, precision='auto') -> torch.Tensor:
     "(points, N, D) embeddings of every scene at every point, whose weights `put(tower, point)` writes; each batch is decoded and prepared once."
     walker = clip.clone().to(pick_device(device))
+    half = torch.autocast(walker.device.type, torch.bfloat16, enabled=forward_precision(precision, walker.device) == 'bf16')
     tower, out = walker.visual.state_dict(), torch.zeros(len(points), len(dataset), clip.embed_dim)
     for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
         x = walker.preprocess(batch['image'].to(walker.device), dataset.bands)
         for j, point in enumerate(points):
             put(tower, point)
-            out[j, batch['index']] = walker.visual(x).float().cpu()
+            with half: out[j, batch['index']] = walker.visual(x).float().cpu()
     return add_up(out)
 
-def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=256, device='auto', num_workers=0, progress=None) -> torch.Tensor:
+def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=256, device='auto', num_workers=0, progress=None, precision='auto') -> torch.Tensor:
     "(alphas, N, D) embeddings of every scene at every point of the line from `clip` to `tuned`."
     start, end = ({k: w.to(pick_device(device)) for k, w in m.visual.state_dict().items()} for m in (clip, tuned))
-    return walk(clip, alphas, lambda tower, alpha: _set_alpha(tower, start, end, alpha), dataset, batch_size, device, num_workers, progress)
+    return walk(clip, alphas, lambda tower, alpha: _set_alpha(tower, start, end, alpha), dataset, batch_size, device, num_workers, progress, precision)
 
 # %% ../nbs/12_patching.ipynb #defc748c
 def with_roles(patching, supported=()) -> list:
@@ -308,13 +309,14 @@ def sweep(
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
+    precision: str = 'auto', # of the forward passes: 'fp32', 'bf16', or 'auto', which is bf16 where the device computes in it
 ) -> Curve:
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
     alphas = [float(a) for a in (PATCH_RECIPES['default'].alphas if alphas is None else alphas)]
     if not alphas or min(alphas) < 0 or max(alphas) > 1: raise ValueError(f'alphas are {alphas}; they must lie between 0 and 1')
     if report not in ('all', 'ends'): raise ValueError(f"report {report!r} is not 'all' or 'ends'")
     tasks = with_roles(patching, supported)
-    rows, results, options = [], {}, dict(batch_size=batch_size, device=device, num_workers=num_workers)
+    rows, results, options = [], {}, dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
     def score(split, points):
         for role, task in tasks:
             data = getattr(task, split)

@@ -25,7 +25,7 @@ from .data import load_dataset
 from .embed import Embeddings, embed, versions
 from .encoders import create_encoder
 from .engine import close_run, open_run, pick
-from .evaluate import linear_probe, retrieval, zero_shot
+from .evaluate import STRENGTHS, linear_probe, retrieval, zero_shot
 from .gap import gap_report
 from .patching import PATCH_RECIPES, Curve, PatchRecipe, finetune, interpolate, sweep
 from .scenes import Splits, atomic_path, atomic_write_json, atomic_write_text, batches, in_memory
@@ -77,11 +77,11 @@ def measure(models: Models, world: Splits, seed: int = 0, device='auto', progres
     some = np.random.default_rng(seed).permutation(len(world.train))[:512]
     untrained.fit_normalization(next(batches(world.train, 512, indices=some))['image'], world.train.bands)
     every = {'clip': models.clip, 'rgb': models.patched, 'ms': models.student, 'untrained': untrained}
-    options = dict(text=models.patched, device=device, progress=progress)
+    options = dict(text=models.patched, device=device, progress=progress, precision='auto')
     test = embed(every, world.test, **options)
     train, val = (embed({k: every[k] for k in ('clip', 'rgb', 'ms')}, d, **options) for d in (world.train, world.val))
     results = {'zero_shot': {m: zero_shot(test, m) for m in ('clip', 'rgb', 'ms')}}
-    results['linear_probe'] = {m: linear_probe(train, test, m, validation=val) for m in ('clip', 'rgb', 'ms')}
+    results['linear_probe'] = {m: linear_probe(train, test, m, validation=val, strengths=STRENGTHS[::2]) for m in ('clip', 'rgb', 'ms')}
     pairs = [('rgb', 'ms'), ('ms', 'rgb')] + ([('captions', 'rgb'), ('captions', 'ms')] if test.captions else [])
     results['retrieval'] = {f'{a} -> {b}': retrieval(test, a, b) for a, b in pairs}
     results['classes_to_images'] = {f'text -> {m}': retrieval(test, 'text', m) for m in ('clip', 'rgb', 'ms')}
@@ -229,7 +229,7 @@ def quickstart(
 #: Scenes of the shapes task (train, val, test): 5,000 fresh ones to judge what was kept.
 SHAPES = (8, 500, 5000)
 #: Scenes of each digit, the first upright, the others turned and moved; intervals are clustered by digit.
-COPIES = 4
+COPIES = 2
 
 def closing_table(results: dict, models: Models) -> str:
     "What the terminal shows at the end."
