@@ -170,7 +170,7 @@ class Clip:
         return (x - mean) / std
 
     @torch.no_grad()
-    def encode_image(self, images, bands=None, batch_size: int = 256) -> torch.Tensor:
+    def encode_image(self, images, bands=None, batch_size: int = 128) -> torch.Tensor:
         "Raw image embeddings (N, D), fp32, of images as `preprocess` takes them."
         images = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.asarray(images))
         images = images[None] if images.ndim == 3 else images

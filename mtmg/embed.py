@@ -40,7 +40,7 @@ def embed(
     encoders, # {modality: encoder}, or one encoder
     dataset, # `SceneDataset`
     text=None, # `Clip` whose words to use; None: the first encoder with a text tower, else the head that an encoder carries
-    batch_size: int = 256,
+    batch_size: int = 128,
     device: str = 'auto',
     num_workers: int = 0, # processes that decode beside this one
     progress: bool = True,
@@ -179,7 +179,7 @@ def predict(
     templates=None, # prompts for plain names; None: `SATELLITE_TEMPLATES`
     text=None, # `Clip` that embeds the class names, where `model` has no text tower
     multilabel: bool = False, # independent probabilities, for scenes with several labels
-    batch_size: int = 256,
+    batch_size: int = 128,
     device: str = 'auto',
     num_workers: int = 0,
     progress: bool = False,

@@ -153,7 +153,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         return self.proj(self.trunk(x))
 
     @torch.no_grad()
-    def encode_image(self, images, bands: Sequence | None = None, batch_size: int = 256, missing: str = 'error') -> torch.Tensor:
+    def encode_image(self, images, bands: Sequence | None = None, batch_size: int = 128, missing: str = 'error') -> torch.Tensor:
         "Raw embeddings (N, D), fp32, of images as `preprocess` takes them."
         images = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.asarray(images))
         images = images[None] if images.ndim == 3 else images

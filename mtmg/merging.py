@@ -119,7 +119,7 @@ def merge(
     equal: bool = False, # one coefficient for the sum of all vectors
     rule: str = 'mean', # as in `choose_alpha`
     max_drop: float | dict = 0.01,
-    batch_size: int = 256,
+    batch_size: int = 128,
     device='auto',
     num_workers: int = 0,
     progress: bool = True,

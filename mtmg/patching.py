@@ -55,7 +55,7 @@ class PatchRecipe(Recipe):
 
 # %% ../nbs/12_patching.ipynb #536dc579
 PATCH_RECIPES = {
-    'default': PatchRecipe(preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=3.0),
+    'default': PatchRecipe(preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=4.0),
     'paper': PatchRecipe(preset='paper', lr=1e-5, weight_decay=0.5, epochs=1, warmup_steps=200, precision='auto', flips='flips',
                          jitter=0.4, grayscale=0.2, blur=0.4),
     'paint': PatchRecipe(preset='paint', lr=1e-5, weight_decay=0.1, epochs=1, warmup_steps=500),
@@ -261,7 +261,7 @@ def _set_alpha(tower: dict, start: dict, end: dict, alpha: float):
         if w.is_floating_point(): torch.lerp(start[k], end[k], alpha, out=w)
 
 @torch.no_grad()
-def walk(clip: Clip, points, put, dataset, batch_size=256, device='auto', num_workers=0, progress=None, precision='auto') -> torch.Tensor:
+def walk(clip: Clip, points, put, dataset, batch_size=128, device='auto', num_workers=0, progress=None, precision='auto') -> torch.Tensor:
     "(points, N, D) embeddings of every scene at every point, whose weights `put(tower, point)` writes; each batch is decoded and prepared once."
     walker = clip.clone().to(pick_device(device))
     half = torch.autocast(walker.device.type, torch.bfloat16, enabled=forward_precision(precision, walker.device) == 'bf16')
@@ -273,7 +273,7 @@ def walk(clip: Clip, points, put, dataset, batch_size=256, device='auto', num_wo
             with half: out[j, batch['index']] = walker.visual(x).float().cpu()
     return add_up(out)
 
-def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=256, device='auto', num_workers=0, progress=None, precision='auto') -> torch.Tensor:
+def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=128, device='auto', num_workers=0, progress=None, precision='auto') -> torch.Tensor:
     "(alphas, N, D) embeddings of every scene at every point of the line from `clip` to `tuned`."
     start, end = ({k: w.to(pick_device(device)) for k, w in m.visual.state_dict().items()} for m in (clip, tuned))
     return walk(clip, alphas, lambda tower, alpha: _set_alpha(tower, start, end, alpha), dataset, batch_size, device, num_workers, progress, precision)
@@ -305,7 +305,7 @@ def sweep(
     rule: str = 'mean', # how alpha is chosen, see `choose_alpha`
     max_drop: float | dict = 0.01,
     report: str = 'all', # 'all': test scores of the whole line; 'ends': of alpha 0, the chosen one and 1 only
-    batch_size: int = 256,
+    batch_size: int = 128,
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
