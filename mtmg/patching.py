@@ -50,7 +50,7 @@ class PatchRecipe(Recipe):
     grayscale: float = 0.0 # probability of a gray image
     blur: float = 0.0 # probability of a Gaussian blur
     keep: float = 0.0 # weight of staying where the start embeds images far from satellite ones (`far_images`); 0: the method of the papers
-    keep_share: float = 0.25 # such images a step, as a share of the batch
+    keep_share: float = 0.125 # such images a step, as a share of the batch
     lora_rank: int = 0 # rank of the updates of the tower's matrices (`mtmg.tower`), trained alone; 0 trains every weight
 
 # %% ../nbs/12_patching.ipynb #536dc579
