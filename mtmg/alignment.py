@@ -142,7 +142,7 @@ def teacher_embeddings(
     teacher: Clip,
     dataset: SceneDataset, # any optical scenes; the teacher sees their composite
     variants: int = 1, # mirror images and quarter turns, see `mtmg.engine.dihedral`
-    batch_size: int = 128, num_workers: int = 0, device='auto', progress: str | None = None, precision: str = 'auto',
+    batch_size: int = 128, num_workers: int = 0, device='auto', progress: str | None = None, precision: str = 'fp32',
 ) -> torch.Tensor: # (N, variants, D)
     "The teacher's raw embedding of every scene in every variant."
     device = pick_device(device)

@@ -72,7 +72,7 @@ def run_controls(
     options = dict(device=device, progress=progress)
     shuffled = Splits(*(shuffled_bands(d, seed + i) for i, d in enumerate(world)))
     make = lambda teacher, d, recipe=align_recipe, **kw: align(teacher, d, recipe, seed=seed, **options, **kw)
-    targets = teacher_embeddings(models.patched, world.train, VARIANTS[align_recipe.flips], device=device, progress='teacher' if progress else None)
+    targets = teacher_embeddings(models.patched, world.train, VARIANTS[align_recipe.flips], device=device, progress='teacher' if progress else None, precision='auto')
     same = lambda *args, **kw: make(models.patched, *args, targets=targets, **kw)
     students = {
         'RGB-only student': (same(world.train, bands=RGB_NAMES), world),
@@ -130,7 +130,7 @@ def _null(models, make, n, variants, options) -> dict:
     "13 bands against RGB where the other bands are functions of RGB"
     null = load_dataset('miniworld-null', n=n)
     train = in_memory(null.train, progress='null world' if options['progress'] else None)
-    make = partial(make, models.patched, train, targets=teacher_embeddings(models.patched, train, variants, device=options['device']))
+    make = partial(make, models.patched, train, targets=teacher_embeddings(models.patched, train, variants, device=options['device'], precision='auto'))
     students = {'13-band student': make(), 'RGB-only student': make(bands=RGB_NAMES)}
     E = embed(students, null.test, text=models.patched, **options)
     results = {m: zero_shot(E, m) for m in E.modalities}
