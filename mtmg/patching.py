@@ -261,7 +261,7 @@ def _set_alpha(tower: dict, start: dict, end: dict, alpha: float):
         if w.is_floating_point(): torch.lerp(start[k], end[k], alpha, out=w)
 
 @torch.no_grad()
-def walk(clip: Clip, points, put, dataset, batch_size=128, device='auto', num_workers=0, progress=None, precision='auto') -> torch.Tensor:
+def walk(clip: Clip, points, put, dataset, batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32') -> torch.Tensor:
     "(points, N, D) embeddings of every scene at every point, whose weights `put(tower, point)` writes; each batch is decoded and prepared once."
     walker = clip.clone().to(pick_device(device))
     half = torch.autocast(walker.device.type, torch.bfloat16, enabled=forward_precision(precision, walker.device) == 'bf16')
@@ -273,7 +273,7 @@ def walk(clip: Clip, points, put, dataset, batch_size=128, device='auto', num_wo
             with half: out[j, batch['index']] = walker.visual(x).float().cpu()
     return add_up(out)
 
-def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=128, device='auto', num_workers=0, progress=None, precision='auto') -> torch.Tensor:
+def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32') -> torch.Tensor:
     "(alphas, N, D) embeddings of every scene at every point of the line from `clip` to `tuned`."
     start, end = ({k: w.to(pick_device(device)) for k, w in m.visual.state_dict().items()} for m in (clip, tuned))
     return walk(clip, alphas, lambda tower, alpha: _set_alpha(tower, start, end, alpha), dataset, batch_size, device, num_workers, progress, precision)
@@ -309,7 +309,7 @@ def sweep(
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
-    precision: str = 'auto', # of the forward passes: 'fp32', 'bf16', or 'auto', which is bf16 where the device computes in it
+    precision: str = 'fp32', # of the forward passes; or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
 ) -> Curve:
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
     alphas = [float(a) for a in (PATCH_RECIPES['default'].alphas if alphas is None else alphas)]

@@ -66,7 +66,7 @@ def run_stages(
         return value
     folder = lambda name: None if out is None else Path(out)/name
     tuned = timed('fine-tune', lambda: finetune(clip, world.train, patch_recipe, seed=seed, out=folder('patching'), **options))
-    curve = timed('sweep', lambda: sweep(clip, tuned, [world], supported, rule='drop', max_drop=MAX_DROP, report='ends', **options))
+    curve = timed('sweep', lambda: sweep(clip, tuned, [world], supported, rule='drop', max_drop=MAX_DROP, report='ends', precision='auto', **options))
     patched = interpolate(clip, tuned, curve.alpha)
     student = timed('align', lambda: align(patched, world.train, align_recipe, seed=seed, out=folder('alignment'), **options))
     return Models(clip, tuned, curve, patched, student, seconds)
