@@ -386,13 +386,20 @@ def embed(
 
 # %% ../nbs/16b_commands.ipynb #bffe3e71
 def shards(
-    data: Data, run: Run, *,
+    action: str = 'write', /, # write, or verify: compare the shards in --out with their check sums
+    *, data: Data, run: Run,
     scenes_per_shard: int | None = None, # by default as many as make 256 MB
     image_format: str = 'png', # of the RGB picture: png (faster), webp (smaller)
 ):
     "Write a data set as tar shards, which stream fast and which CLIP_benchmark reads too."
-    from mtmg.shards import write_shards
+    from mtmg.shards import shard_splits, verify_shards, write_shards
+    if action not in ('write', 'verify'): raise ValueError(f'{action!r} is not one of write, verify')
     out = run.where(f'shards/{data.dataset}')
+    if action == 'verify':
+        broken = [b for split in shard_splits(out) for b in verify_shards(out, split)]
+        if broken: raise ValueError('; '.join(map(str, broken[:3])) + (f'; and {len(broken) - 3} more' if len(broken) > 3 else ''))
+        print(f'{out}: every member is as it was written')
+        return
     write_shards(data.load(), out, scenes_per_shard, image_format, num_workers=run.num_workers, overwrite=run.overwrite)
     print(f'shards: {out}; read them with load_dataset("shards", {str(out)!r})')
 

@@ -133,7 +133,7 @@ def _k(k, n, what):
     if k < 1 or k > n: raise ValueError(f'k = {k} is outside 1 … {n}, the {what} there are')
     return k
 
-def _within(x, k, t=None, block=1024) -> tuple:
+def _within(x, k, t=None, block=512) -> tuple:
     "neighbours of each row among the others, and its mean potential where `t` is given"
     best, potential = [], []
     for i in range(0, len(x), block):
@@ -144,18 +144,18 @@ def _within(x, k, t=None, block=1024) -> tuple:
         if t is not None: potential.append(s.sub_(1).mul_(2 * t).exp_().sum(1).double() / (len(x) - 1)) # exp(-inf) = 0: itself adds nothing
     return Neighbours(torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])), torch.cat(potential) if potential else None
 
-def _across(x, y, k, block=1024) -> tuple:
+def _across(x, y, k, block=512) -> tuple:
     "neighbours of the rows of x among those of y, and of y among x, from one product"
     rows, columns = [], None
     for i in range(0, len(x), block):
         s = x[i:i + block] @ y.T # (B, M)
         rows.append(s.topk(min(k, len(y))))
-        near = s.T.contiguous().topk(min(k, len(s)))
+        near = s.topk(min(k, len(s)), dim=0) # (k, M)
         found = near.values, near.indices + i
-        if columns is not None: found = tuple(torch.cat(two, 1) for two in zip(columns, found)) # earlier rows first: ties keep their order
-        keep = found[0].topk(min(k, found[0].shape[1])).indices
-        columns = tuple(f.gather(1, keep) for f in found)
-    return (Neighbours(torch.cat([r.indices for r in rows]), torch.cat([r.values for r in rows])), Neighbours(columns[1], columns[0]))
+        if columns is not None: found = tuple(map(torch.cat, zip(columns, found))) # earlier rows first: ties keep their order
+        keep = found[0].topk(min(k, len(found[0])), dim=0).indices
+        columns = tuple(f.gather(0, keep) for f in found)
+    return (Neighbours(torch.cat([r.indices for r in rows]), torch.cat([r.values for r in rows])), Neighbours(columns[1].T, columns[0].T))
 
 def neighbours(
     x, # (N, D) queries

@@ -57,7 +57,7 @@ def _pair_sums(x, y, masks) -> dict:
 def _hub_estimate(index, gallery, masks) -> Estimate:
     "skewness of k-occurrence and its spread over parts of the gallery"
     counts = _occurrence(index, gallery)
-    drawn = torch.stack([_skewness(counts[m > 0]) for m in masks]) if gallery == masks.shape[1] else torch.empty(0)
+    drawn = _skewness(counts.expand(len(masks), -1)[masks > 0].view(len(masks), -1)) if gallery == masks.shape[1] else torch.empty(0) # (draws, n / 2)
     return _estimate(float(_skewness(counts)), drawn, masks)
 
 def _pair_graphs(x, y, near_x, near_y, k, masks) -> dict:

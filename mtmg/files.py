@@ -252,7 +252,9 @@ def audit(dataset: SceneDataset, progress: bool = True) -> Audit:
     for i in tqdm(range(len(dataset)), desc=f'audit {dataset.name}', disable=not progress, leave=False):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
-            try: image = dataset[i]['image']
+            try:
+                image = dataset[i]['image']
+                if dataset.bands: check_pixels(image.numpy().copy(), dataset.bands, ids[i]) # arrays in memory and shards have not been looked at
             except (ValueError, OSError) as error:
                 bad[ids[i]] = str(error)
                 continue

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from .embed import Embeddings, as_labels, unit
+from .embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
-from .zeroshot import TIE, WeightedMap, _multi_label, _single_label, average_precision, expected_hits, places
+from .zeroshot import TIE, WeightedMap, _multi_label, _say_what_is_odd, _single_label, average_precision, expected_hits, places
 
 # %% ../nbs/08e_probes.ipynb #761b37f0
 class _Problem:
@@ -149,32 +150,31 @@ def logistic_regression(
 
 # %% ../nbs/08e_probes.ipynb #0c0383a3
 def _side(data, modality, labels, name):
-    "Features (N, D) and labels of `Embeddings`, a (features, labels) pair, or plain features with `labels`"
+    "Features (N, D), labels as they came, and class names of `Embeddings`, a (features, labels) pair, or plain features with `labels`"
+    names = None
     if isinstance(data, Embeddings):
         labels = data.labels if labels is None else labels
         if modality is None and len(data.features) > 1: raise ValueError(f'which modality? there are {", ".join(map(repr, data.features))}')
-        features, classnames = data[modality or data.modalities[0]], data.classnames
-    else:
-        if isinstance(data, (tuple, list)) and len(data) == 2: data, labels = data
-        features, classnames = data, None
+        data, names = data[modality or data.modalities[0]], data.classnames
+    elif isinstance(data, (tuple, list)) and len(data) == 2: data, labels = data
     if labels is None: raise ValueError(f'{name} has no labels')
-    return unit(features, name), as_labels(labels, classnames, len(features))
+    return unit(data, name), labels, names
 
 class _Sets:
     "Train and test of a probe in one label space"
     def __init__(self, train, test, modality, train_labels, test_labels, kind, k_classes=None):
         self.of = (modality, modality) if modality is None or isinstance(modality, str) else tuple(modality)
-        self.x, self.y = _side(train, self.of[0], train_labels, 'train')
-        self.test, self.truth = _side(test, self.of[1], test_labels, 'test')
+        self.x, train_labels, names = _side(train, self.of[0], train_labels, 'train')
+        self.test, test_labels, others = _side(test, self.of[1], test_labels, 'test')
+        if names is not None and others is not None and names != others:
+            raise ValueError(f'train and test have different classes ({", ".join(names[:3])}, … and {", ".join(others[:3])}, …)')
+        names = self.names = names or others or names_in(train_labels, test_labels)
+        self.y, self.truth = as_labels(train_labels, names, len(self.x)), as_labels(test_labels, names, len(self.test))
         if self.x.shape[1] != self.test.shape[1]: raise ValueError(f'train has {self.x.shape[1]} dimensions but test has {self.test.shape[1]}')
         if self.y.ndim != self.truth.ndim: raise ValueError('train and test have labels of different kinds')
         self.test = self.test.to(self.x.device)
         self.multilabel = self.y.ndim == 2
         self.embeddings = test if isinstance(test, Embeddings) else None
-        names = next((s.classnames for s in (train, test) if isinstance(s, Embeddings) and s.classnames is not None), None)
-        both = isinstance(train, Embeddings) and isinstance(test, Embeddings)
-        if both and train.classnames is not None and test.classnames is not None and train.classnames != test.classnames:
-            raise ValueError(f'train and test have different classes ({", ".join(train.classnames[:3])}, … and {", ".join(test.classnames[:3])}, …)')
         self.classes = self.y.shape[1] if self.multilabel else len(names) if names is not None else int(max(self.y.max(), self.truth.max())) + 1
         if self.multilabel and self.truth.shape[1] != self.classes: raise ValueError(f'{self.classes} classes in train, {self.truth.shape[1]} in test')
         self.classnames = tuple(names) if names is not None else tuple(map(str, range(self.classes)))
@@ -187,6 +187,7 @@ class _Sets:
             import warnings
             warnings.warn(f'{kind}: no training scene of class {", ".join(map(repr, absent[:3]))}' + (f' and {len(absent) - 3} more' if len(absent) > 3 else '')
                           + '; it cannot be predicted', UserWarning, stacklevel=4)
+        _say_what_is_odd(self, kind)
     def measure(self, scores, scale, groups, resamples, seed):
         if groups is None and self.embeddings is not None: groups = self.embeddings.groups
         if self.multilabel: return _multi_label(self, scores.cpu().numpy(), None, groups, resamples, seed)
@@ -194,6 +195,7 @@ class _Sets:
     def result(self, kind, values, samples, **more):
         E, (a, b) = self.embeddings, self.of
         about = circumstances(kind, E, [m for m in dict.fromkeys((a or (E.modalities[0] if E else None), b)) if m] if E is not None else [], E.labelset if E is not None else None)
+        if E is None and self.names: about['classnames'] = list(self.names)
         return Result(about | values | {'n': len(self.test), 'n_train': len(self.x), 'supervised': True, 'classes': self.classes} | more,
                       samples=samples | {'ids': None if E is None else E.ids})
 
@@ -255,7 +257,9 @@ def linear_probe(
     strengths = [float(s) for s in np.atleast_1d(strengths)]
     if not strengths or min(strengths) <= 0: raise ValueError(f'strengths {strengths}: give positive numbers')
     x, y, refit = sets.x, sets.y, validation is None and len(strengths) > 1
-    if validation is not None: vx, vy = _side(validation, sets.of[0], None, 'validation')
+    if validation is not None:
+        vx, vy, _ = _side(validation, sets.of[0], None, 'validation')
+        vy = as_labels(vy, sets.names, len(vx))
     elif len(strengths) > 1:
         held = hold_out(y, seed=seed)
         if not held.any(): raise ValueError('one scene a class: too few to hold some out for choosing the strength; give validation= or one strength')

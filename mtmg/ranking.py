@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .embed import Embeddings, as_labels, unit
+from .embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
 from .zeroshot import TIE, average_precision, count_above, expected_hits, places
 
@@ -74,7 +75,7 @@ def rank_pairs(
     n = len(a)
     tile = min(tile, -(-n // 1024) * 1024)
     starts = range(0, n, tile)
-    pad = lambda x, i: torch.nn.functional.pad(x[i:i + tile], (0, 0, 0, max(0, i + tile - n)))
+    pad = lambda x, i: x[i:i + tile] if i + tile <= n else torch.nn.functional.pad(x[i:], (0, 0, 0, i + tile - n))
     own = torch.full((len(starts) * tile,), torch.inf, device=a.device) # padding stays infinite: nothing is above it
     counts = torch.zeros(4, len(own), dtype=torch.int64, device=a.device) # above and at least level, by row and by column
     mask = torch.empty(tile, tile, dtype=torch.bool, device=a.device)
@@ -234,7 +235,8 @@ class _Sides:
             if self.names and query == 'text': query_labels = torch.arange(classes) if gallery_labels is None or gallery_labels.ndim == 1 else torch.eye(classes, dtype=torch.uint8)
             else: query_labels = gallery_labels if E is not None or self.same else None
         if query_labels is None or gallery_labels is None: raise ValueError('right answers by class need labels: query_labels= and gallery_labels=')
-        self.labels = as_labels(query_labels, n=len(self.query)), as_labels(gallery_labels, n=len(self.gallery))
+        names = names_in(query_labels, gallery_labels) if E is None else E.classnames
+        self.labels = as_labels(query_labels, names, len(self.query)), as_labels(gallery_labels, names, len(self.gallery))
         if self.labels[0].shape[1:] != self.labels[1].shape[1:]: raise ValueError('queries and gallery have labels of different kinds')
     def _right(self, positives):
         n, m = len(self.query), len(self.gallery)

@@ -181,7 +181,7 @@ def write_shards(
     todo = [i for i in range(len(rows)) if not _done(part, i)]
     need, free = sum(len(rows[i]) for i in todo) * scene_bytes * 1.05, shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f'writing {sum(len(rows[i]) for i in todo):,} scenes needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free at {folder}; make room or take another --out')
+        raise OSError(f'writing {sum(len(rows[i]) for i in todo):,} scenes needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free at {folder}; make room or take another --out')
     atomic_write_json(part/'split.json', plan)
     for left in part.glob('.*.tar*'): left.unlink() # of a run that was killed
     _write_all(_Jobs(dataset, part, todo, rows, layout), len(rows), num_workers, progress)

@@ -55,7 +55,7 @@ def table(
     bound = lambda r: '' if r.goal is None else (f'>= {r.goal:g} x' if r.sense == 'gain' else f'<= {r.goal:g} x' if r.sense == 'cost' else f'<= {amount(r.goal, r.unit)}')
     came = lambda r: '' if r.theirs is None or r.sense == 'amount' else f'{r.value:.3g} x' if r.value < 100 else f'{r.value:,.0f} x'
     lines = [['work', 'mtmg', 'instead', '', 'ratio', 'goal', 'met', '']]
-    lines += [[r.work, amount(r.ours, r.unit), r.against, amount(r.theirs, r.unit), came(r), bound(r), {True: 'yes', False: 'NO', None: ''}[r.met], r.note] for r in rows]
+    lines += [[r.work, amount(r.ours, r.unit), r.against, amount(r.theirs, r.unit), came(r), bound(r), {True: 'yes', False: 'goal not met', None: ''}[r.met], r.note] for r in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(7)]
     right = (1, 3, 4)
     return '\n'.join('  '.join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, [*widths, 0]))).rstrip() for line in lines)
