@@ -11,11 +11,12 @@ from functools import partial
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Sequence
+import warnings
 
 import torch
 from torch import nn
 
-from .bands import RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
+from .bands import Band, RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
 from .checkpoints import load_weights, read_checkpoint
 
 # %% ../nbs/06a_backbones.ipynb #615f3111
@@ -45,16 +46,23 @@ class PretrainedWeights:
     std: tuple | None # what to divide by
     state: Callable # gives the state dict when called
     dataset: str | None = None # of pretraining, where it is known
+    image_size: int | None = None # side of the images of pretraining, where the network's own is another
 
 # %% ../nbs/06a_backbones.ipynb #07b59a78
 def _fold(transforms, channels: int):
-    "the chain of Normalize layers as (mean, std) per channel"
-    mean, std = torch.zeros(channels), torch.ones(channels)
+    "the chain of Normalize layers as (mean, std) per channel, and which channels are 8-bit: those that are divided by 255 first"
+    mean, std, bits = torch.zeros(channels), torch.ones(channels), None
     for layer in transforms:
         if type(layer).__name__ != 'Normalize': continue
         m, s = (torch.tensor(v, dtype=torch.float32).expand(channels) for v in (layer.mean, layer.std))
-        mean, std = mean + std * m, std * s
-    return mean, std
+        mean, std, bits = mean + std * m, std * s, s == 255 if bits is None else bits
+    return mean, std, torch.zeros(channels, dtype=bool) if bits is None else bits
+
+def _seco_scale():
+    "(mean, std) of red, green and blue in digital numbers: quantiles of 8-bit reflectance, then ImageNet's numbers"
+    low, high = torch.tensor([[0., 2., 3.], [129., 103., 88.]]) * 10000 / 255
+    m, s = torch.tensor([[.485, .456, .406], [.229, .224, .225]])
+    return low + (high - low) * m, (high - low) * s
 
 def _torchgeo_enums() -> dict:
     "every enum of torchgeo by its full name, with the name of its network"
@@ -70,23 +78,27 @@ def _enum_bands(enum) -> tuple:
     names = [str(b).upper() for b in enum.meta.get('bands') or ()]
     sentinel = 'SENTINEL' in enum.name and len(set(names)) == len(names) # Landsat has a B1 to B7 too
     if sentinel and names and all(n in S1_GRD for n in names): return as_bands(names, S1_GRD)
-    if not sentinel or not all(n in S2_L1C for n in names):
+    if not sentinel or not all(n in S2_L1C or n == 'NDVI' for n in names):
         raise ValueError(f"{enum} was trained on {', '.join(names) or 'bands that torchgeo does not name'}; only weights of Sentinel-1 or -2 bands can be matched by name")
-    return as_bands(names, S2_L2A if len(names) == 12 and 'B10' not in names else S2_L1C)
+    sensor = S2_L2A if len(names) == 12 and 'B10' not in names else S2_L1C
+    return tuple(sensor[n] if n in sensor else Band(n) for n in names) # an index is a band by its name alone: left out where none comes in
 
 def _from_enum(enum) -> PretrainedWeights:
     bands = _enum_bands(enum)
-    mean, std = _fold(enum.transforms if isinstance(enum.transforms, nn.Sequential) else [enum.transforms], len(bands))
-    if bands[0] in S1_GRD and std[0] == 255: raise ValueError(f'{enum} expects radar quantised to 8 bit on a scale that torchgeo does not give')
-    for i, b in enumerate(bands):
-        if b.white and mean[i].abs() + std[i] < 512: # 8-bit numbers: 255 is the sensor's white
-            mean[i], std[i] = mean[i] * b.white / 255, std[i] * b.white / 255
+    mean, std, bits = _fold(enum.transforms if isinstance(enum.transforms, nn.Sequential) else [enum.transforms], len(bands))
+    if enum.name.endswith('RGB_SECO'): mean, std = _seco_scale()
+    else:
+        for i, b in enumerate(bands):
+            if b.white and bits[i]: mean[i], std[i] = mean[i] * b.white / 255, std[i] * b.white / 255 # 255 is the sensor's white
+    uncalibrated = bands[0] in S1_GRD and bool(bits.any())
+    if uncalibrated: warnings.warn(f'{enum} was trained on radar amplitudes before calibration, over 255; it starts here on decibels, which it has to learn', UserWarning, stacklevel=3)
     def state():
         try: return enum.get_state_dict(progress=True, map_location='cpu', weights_only=True)
         except OSError as error:
             raise FileNotFoundError(f"the file of {enum} is neither in the cache nor within reach ({' '.join(str(error).split())[:120]}); check the "
                                     f"network, or put {Path(enum.url).name} into {Path(torch.hub.get_dir())/'checkpoints'}") from None
-    return PretrainedWeights(str(enum), bands, tuple(mean.tolist()), tuple(std.tolist()), state, enum.meta.get('dataset'))
+    scale = (None, None) if uncalibrated else (tuple(mean.tolist()), tuple(std.tolist()))
+    return PretrainedWeights(str(enum), bands, *scale, state, enum.meta.get('dataset'), enum.meta.get('img_size'))
 
 def _from_timm(backbone: str) -> PretrainedWeights:
     import timm

@@ -76,7 +76,7 @@ def resize(
 def warn_if_shrunk(shape, size: int, bands: Sequence = ()):
     "A UserWarning where images of a known ground sampling distance are to be shrunk more than twofold."
     height, width = shape[-2:]
-    metres = next((b.resolution for b in bands if getattr(b, 'resolution', None)), None)
+    metres = min((b.resolution for b in bands if getattr(b, 'resolution', None)), default=None) # the finest band is the grid of all
     if metres is None or min(height, width) <= 2 * size: return
     warnings.warn(f'{height} x {width} pixels are shrunk to {size} x {size}: pixels of {metres:g} m become {metres * min(height, width) / size:g} m; '
                   'cut large scenes into tiles instead', UserWarning, stacklevel=4)

@@ -258,7 +258,7 @@ def create_encoder(
     bands: Sequence, # that come in: `Band`s such as S2_L1C.bands, or names
     embed_dim: int, # of the CLIP
     weights=None, # torchgeo's enum or its name, a file of weights, 'timm' (ImageNet), or None for random ones
-    image_size: int | None = None, # None for the backbone's own
+    image_size: int | None = None, # None for that of the weights, or the backbone's own
     normalization: str | None = None, # one of `ENCODER_NORMALIZATIONS`; None for what the weights expect, else 'zscore-sqrt'
     seed: int = 0, # of the random weights
     drop_path: float = 0.0, # stochastic depth
@@ -269,6 +269,7 @@ def create_encoder(
     satmae = backbone in SATMAE_SIZES
     if satmae: bands = satmae_bands(bands)
     found = find_weights(weights, backbone, weights_bands) if weights is not None and not satmae else None
+    if found is not None: image_size = image_size or found.image_size
     pictures, reflectance = (any(_unit(b) == u for b in bands) for u in ('uint8', 'DN'))
     if normalization is None:
         if satmae: normalization = 'range'
