@@ -231,6 +231,9 @@ def fit(
     meet(device)
     precision = pick_precision(recipe.precision, device)
     micro = recipe.batch_size // recipe.accumulate
+    strategy = trainer.get('strategy', '')
+    if (strategy if isinstance(strategy, str) else type(strategy).__name__).lower().startswith(('fsdp', 'deepspeed', 'modelparallel')):
+        raise ValueError(f'strategy {strategy!r} leaves each process with a part of the weights, and a stage ends with the whole; use ddp')
     if micro * recipe.accumulate != recipe.batch_size:
         raise ValueError(f'batch_size {recipe.batch_size} cannot be split into {recipe.accumulate} equal micro-batches')
     checkpoint = Checkpoint(Path(out)/'checkpoints' if out else None, checkpoint_every)
