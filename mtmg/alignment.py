@@ -193,7 +193,7 @@ def align(
     backbone: str = 'vit_micro', # of a new student
     bands=None, # bands of a new student; by default those of the data set
     views=None, # what the teacher sees of the same scenes, where `dataset` has no optical bands (radar)
-    unlabelled=None, # further scenes without labels: they join with the image terms alone
+    unlabelled=None, # further scenes without labels, or a list of such data sets: they join with the image terms alone
     targets: torch.Tensor | None = None, # `teacher_embeddings` of `dataset` (or `views`), where several students share a teacher
     seed: int = 0,
     out=None, # folder for checkpoints, to be resumed by the same call; None keeps nothing
@@ -206,7 +206,8 @@ def align(
 ) -> ModalityEncoder:
     "Train an encoder of another sensor to embed its scenes where `teacher` embeds their RGB images."
     split = lambda d: d.train if isinstance(d, Splits) else d
-    dataset, views, unlabelled = split(dataset), split(views), split(unlabelled)
+    dataset, views = split(dataset), split(views)
+    unlabelled = [split(d) for d in (unlabelled if isinstance(unlabelled, list) else [unlabelled]) if d is not None]
     recipe, device = pick(recipe, ALIGN_RECIPES, **changes), pick_device(device)
     if views is not None and len(views) != len(dataset): raise ValueError(f'{len(views)} views for {len(dataset)} scenes; the teacher must see the same scenes in the same order')
     if views is None and getattr(dataset.sensor, 'name', '').startswith('sentinel1'):
@@ -224,26 +225,24 @@ def align(
         if recipe.start == 'teacher': start_from_teacher(encoder, teacher)
     if encoder.embed_dim != teacher.embed_dim: raise ValueError(f'the encoder embeds into {encoder.embed_dim} dimensions, the teacher into {teacher.embed_dim}')
     if out: open_run(out, {'stage': 'alignment', 'teacher': teacher.hash(), 'encoder': encoder.hash(), 'dataset': dataset.name, 'split': dataset.split,
-                           'scenes': len(dataset), 'unlabelled': None if unlabelled is None else [unlabelled.name, len(unlabelled)],
+                           'scenes': len(dataset), 'unlabelled': [[d.name, len(d)] for d in unlabelled],
                            'labelset': None if labelset is None else labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}, overwrite)
     variants = VARIANTS[recipe.flips]
     options = dict(num_workers=num_workers, device=device, precision='bf16' if 'bf16' in pick_precision(recipe.precision, device) else 'fp32')
     if targets is not None and targets.shape != (len(dataset), variants, teacher.embed_dim):
         raise ValueError(f'targets have shape {tuple(targets.shape)}; {(len(dataset), variants, teacher.embed_dim)} is that of teacher_embeddings(teacher, dataset, variants={variants})')
     seen = [(views or dataset, 'teacher')] if targets is None else []
-    if unlabelled is not None: seen.append((unlabelled, 'teacher, unlabelled'))
+    seen += [(d, 'teacher, unlabelled') for d in unlabelled]
     with sharing(): found = [teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen]
     targets = torch.cat(found if targets is None else [targets, *found])
-    scenes = [Pairs(dataset, encoder.bands, labelset)]
-    if unlabelled is not None: scenes.append(Pairs(unlabelled, encoder.bands, labelset, missing='zeros'))
+    scenes = [Pairs(dataset, encoder.bands, labelset), *(Pairs(d, encoder.bands, labelset, missing='zeros') for d in unlabelled)]
     scenes = Joined(scenes) if len(scenes) > 1 else scenes[0]
     head = teacher.head(labelset).to(device) if labelset is not None else None
     student = encoder.to(device)
     stage = AlignStage(student, targets, head, teacher.logit_scale, recipe, recipe.steps(len(scenes)), seed)
     fit(stage, scenes, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
     student.exposure = teacher.exposure
-    for d in (dataset, unlabelled):
-        if d is None: continue
+    for d in (dataset, *unlabelled):
         named = labelset if d is dataset and recipe.classes else None
         student.exposure = student.exposure.add('alignment', source=d.source, dataset=d.name, split=d.split,
                                                 labelset=named and named.name, classnames=named.classnames if named else ())

@@ -37,6 +37,16 @@ def _prompts(templates):
     "one word is the name of a prompt set"
     return templates[0] if templates and len(templates) == 1 else templates
 
+def _values(given, flag) -> dict:
+    "NAME=VALUE ... as a dictionary; a value is read as YAML reads it"
+    import yaml
+    found = {}
+    for option in given:
+        key, equals, value = option.partition('=')
+        if not equals: raise ValueError(f'{flag} {option!r} is not of the form name=value')
+        found[key] = yaml.safe_load(value)
+    return found
+
 @dataclass(frozen=True)
 class Data:
     "A data set as the command line names it."
@@ -49,12 +59,7 @@ class Data:
 
     def load(self, split=None):
         from mtmg.data import load_dataset
-        import yaml
-        more = {}
-        for option in self.options:
-            key, equals, value = option.partition('=')
-            if not equals: raise ValueError(f'--options {option!r} is not of the form name=value')
-            more[key] = yaml.safe_load(value)
+        more = _values(self.options, '--options')
         if self.labelset is not None: more['labelset'] = self.labelset
         return load_dataset(self.dataset, self.root, split=split, download=self.download, templates=_prompts(self.templates), **more)
 
@@ -75,14 +80,15 @@ class Training:
     "How training is carried out. Nothing here changes what is computed."
     devices: int | None = None # processes on this machine, one a GPU; by default one, or as torchrun says
     num_nodes: int = 1 # machines, on each of which torchrun or srun starts the command
-    strategy: str = 'auto' # of Lightning: ddp, fsdp, deepspeed_stage_2, ...
+    strategy: str = 'auto' # of Lightning: ddp, ddp_find_unused_parameters_true, ...
     compile: bool = False # torch.compile the network
     checkpoint_activations: bool = False # compute activations again in the backward pass: less memory, more time
     checkpoint_every: int = 200 # steps
     logger: str = 'csv' # csv, tensorboard, wandb, mlflow, none
     log_every_n_steps: int = 10 # between two lines of the log
+    trainer: list[str] = field(default_factory=list) # what Lightning's Trainer takes beside: detect_anomaly=true
 
-    def options(self): return {k: v for k, v in vars(self).items() if v != getattr(Training, k)}
+    def options(self): return {k: v for k, v in vars(self).items() if k != 'trainer' and v != getattr(Training, k)} | _values(self.trainer, '--trainer')
 
 # %% ../nbs/16b_commands.ipynb #93809a3b
 def quickstart(
@@ -194,8 +200,7 @@ def align(
     elif weights: encoder = create_encoder(backbone, bands or task.train.bands, teacher.embed_dim, weights=weights, seed=run.seed, drop_path=recipe.drop_path)
     open_run(out, _request('align', data, run, model=teacher.hash(), backbone=backbone, weights=weights, bands=bands and list(bands),
                            unlabelled=list(unlabelled), recipe=recipe.to_dict()), run.overwrite)
-    more = [_task(name, data.root) for name in unlabelled]
-    student = align(teacher, task, recipe, encoder=encoder, backbone=backbone, bands=bands, unlabelled=more[0] if more else None,
+    student = align(teacher, task, recipe, encoder=encoder, backbone=backbone, bands=bands, unlabelled=[_task(name, data.root) for name in unlabelled],
                     seed=run.seed, out=out/'training', trainer=training.options(), **run.options())
     if not is_first(): return
     student.save(out/'student')
