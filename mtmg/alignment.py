@@ -215,6 +215,7 @@ def align(
     labelset = dataset.labelset if dataset.targets is not None else None
     if labelset is None and not _image_weight(recipe):
         raise ValueError(f'{dataset.name} has no labels and the recipe has no image term; set mse, cosine or infonce above 0')
+    if not recipe.classes and not _image_weight(recipe): raise ValueError('every term of the recipe has the weight 0; set mse, classes or another one above 0')
     meet(device)
     if encoder is None:
         names = tuple(next((d for d in dataset.bands if d == b), b) for b in bands or dataset.bands) # the data set's own: they know their sensor

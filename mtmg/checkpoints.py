@@ -36,7 +36,7 @@ def _unreadable(path: Path, error: Exception) -> str:
         return 'is a Git LFS pointer, not the weights; fetch them with `git lfs pull`'
     if 'TorchScript' in str(error):
         return "is a TorchScript archive, which is a program; OpenAI's weights load as load_clip(name, pretrained='openai')"
-    if isinstance(error, pickle.UnpicklingError) and 'weights_only' in str(error).lower():
+    if isinstance(error, pickle.UnpicklingError) and start[:1] in (b'P', b'\x80'): # a zip, or a bare pickle
         return 'holds pickled objects beside tensors, which could run code; have its author save a state dict'
     return f'is cut short or no file of weights ({type(error).__name__}); get it again'
 

@@ -75,6 +75,7 @@ class Command:
         parser.add_argument('--config', action='config', help='YAML file with any of these; flags after it win')
         parser.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
         return parser
+    def flags(self) -> list: return [f'--{a.dest}' for a in self.parser()._actions]
     def __call__(self, argv: list) -> int:
         given = vars(self.parser().parse_args(argv))
         hints, positional, named = typing.get_type_hints(self.function), [], {}
@@ -104,6 +105,13 @@ def _one_line(message: str) -> str:
     message = re.sub(r"<class '(\w+)'>", r'\1', message)
     return re.sub(r'Expected an? (\w+)\. Got value: (.*)', r"expected \1, got '\2'", message).replace('"', "'").rstrip('.')
 
+def _as_flags(message: str, flags: list) -> str:
+    "What a message calls `name=` is the flag --name here, or a `--options name=`."
+    def flag(found):
+        if f'--{found[1]}' in flags: return f'--{found[1].replace("_", "-")}{" " * (found[2] not in ("", ";", ",", ")"))}{found[2]}'
+        return f'--options {found[0]}' if '--options' in flags and found[1] in ('file_bands', 'sensor', 'size', 'nomenclature') else found[0]
+    return re.sub(r"(?<![\w(-])(\w+)=(\S?)", flag, message)
+
 def _dashes(argv: list) -> list:
     "--num-workers is --num_workers"
     return [re.sub(r'^--[\w-]+', lambda m: '--' + m[0][2:].replace('-', '_'), a) for a in argv]
@@ -111,9 +119,9 @@ def _dashes(argv: list) -> list:
 # %% ../nbs/17_cli.ipynb #7b72020d
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError, MemoryError)
 
-def _fail(name, error, debug) -> int:
+def _fail(chosen, error, debug) -> int:
     if debug: raise error
-    message = ' '.join(str(error).split()) or type(error).__name__
+    name, message = chosen.name, _as_flags(' '.join(str(error).split()) or type(error).__name__, chosen.flags())
     if isinstance(error, ModuleNotFoundError) and 'pip install' not in message: message += f"; pip install 'mtmg[{'demo' if name == 'demo' else 'dev'}]' brings what is optional"
     elif isinstance(error, OSError) and error.filename and error.strerror: message = f'{error.filename}: {error.strerror.lower()}'
     elif not isinstance(error, EXPECTED): message = f'{type(error).__name__}: {message} (not foreseen; mtmg {name} --debug shows where)'
@@ -128,7 +136,7 @@ def _which() -> str:
 # %% ../nbs/17_cli.ipynb #539640f4
 def _unreadable(chosen, error, argv) -> int:
     "Say what is wrong with a command line."
-    message, flags = _one_line(str(error)), [f'--{a.dest}' for a in chosen.parser()._actions]
+    message, flags = _one_line(str(error)), chosen.flags()
     lost = next((a.partition('=')[0] for a in argv if a.startswith('--') and a.partition('=')[0] not in flags), None)
     near = difflib.get_close_matches(lost, flags, 1) if lost else None
     hint = f'; did you mean {near[0]}?' if near else f'; see mtmg {chosen.name} --help'
@@ -154,7 +162,7 @@ def main(argv: list | None = None) -> int:
         return 2
     chosen, argv, debug = COMMANDS[argv[0]], _dashes(argv[1:]), '--debug' in argv
     with warnings.catch_warnings():
-        if not debug: warnings.showwarning = lambda message, category, *where: print(f'warning: {" ".join(str(message).split())}', file=sys.stderr)
+        if not debug: warnings.showwarning = lambda message, category, *where: print(f'warning: {_as_flags(" ".join(str(message).split()), chosen.flags())}', file=sys.stderr)
         try:
             from jsonargparse import ArgumentError
             try: return chosen(argv)
@@ -166,6 +174,6 @@ def main(argv: list | None = None) -> int:
         except BrokenPipeError: # the reader of our output has gone: `mtmg info | head`
             sys.stdout = None
             return 141
-        except Exception as error: return _fail(chosen.name, error, debug)
+        except Exception as error: return _fail(chosen, error, debug)
 
 if __name__ == '__main__' and globals().get('__spec__'): sys.exit(main()) # python -m mtmg.cli, not a notebook

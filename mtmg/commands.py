@@ -7,7 +7,7 @@ __all__ = ['TASKS', 'load_model', 'Data', 'Run', 'Training', 'quickstart', 'patc
            'embed', 'shards', 'info', 'demo', 'bench']
 
 # %% ../nbs/16b_commands.ipynb #a0217182
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 import difflib
 import json
 import os
@@ -54,7 +54,7 @@ class Data:
     root: str = 'data' # folder that holds it
     labelset: str | None = None # class names, by the name of a label set or a text file; by default the data set's own
     templates: list[str] | None = None # prompts with {} for a class name, or the name of a prompt set
-    options: list[str] = field(default_factory=list) # what the data set takes beside: nomenclature=43 n=500
+    options: list[str] = field(default_factory=list) # what the data set takes beside: nomenclature=43 n=500 file_bands=[B04,B03,B02]
     download: bool = False # fetch it where it is missing
 
     def load(self, split=None):
@@ -72,6 +72,8 @@ class Run:
     num_workers: int = 0 # processes that decode images
     overwrite: bool = False # replace what another run has left in --out
 
+    def __post_init__(self):
+        if self.num_workers < 0: raise ValueError(f'num_workers is {self.num_workers}; it must be 0 or more')
     def where(self, name): return Path(self.out or f'runs/{name}')
     def options(self): return {'device': self.device, 'num_workers': self.num_workers}
 
@@ -88,6 +90,9 @@ class Training:
     log_every_n_steps: int = 10 # between two lines of the log
     trainer: list[str] = field(default_factory=list) # what Lightning's Trainer takes beside: detect_anomaly=true
 
+    def __post_init__(self):
+        for name in ('devices', 'num_nodes', 'checkpoint_every', 'log_every_n_steps'):
+            if (value := getattr(self, name)) is not None and value < 1: raise ValueError(f'{name} is {value}; it must be 1 or more')
     def options(self): return {k: v for k, v in vars(self).items() if k != 'trainer' and v != getattr(Training, k)} | _values(self.trainer, '--trainer')
 
 # %% ../nbs/16b_commands.ipynb #93809a3b
@@ -102,6 +107,9 @@ def quickstart(
     overwrite: bool = False, # replace what another run has left in --out
 ):
     "The whole method on embedded data: patch, align, measure, report. Needs no network and about 3 minutes."
+    from mtmg.catalog import CATALOG, unknown_name
+    if dataset not in CATALOG: raise unknown_name('data set', dataset, CATALOG)
+    if getattr(CATALOG[dataset].sensor, 'name', '') == 'rgb': raise ValueError(f'{dataset} has red, green and blue only; quickstart aligns other bands with them: take eurosat or a miniworld')
     from mtmg.quickstart import quickstart
     quickstart(seed=seed, out=out, dataset=dataset, root=root, controls=controls, overwrite=overwrite, device=device)
 
@@ -120,33 +128,42 @@ def patch(
     "Stage 1: fine-tune a CLIP's image tower on a satellite task, and go back along the line to where both worlds are kept."
     if _spread('patch', locals()): return
     if alpha is not None and not 0 <= alpha <= 1: raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
+    if rule not in ('mean', 'drop'): raise ValueError(f"rule {rule!r} is not one of mean, drop")
+    if max_drop < 0: raise ValueError(f'max_drop is {max_drop}; it must be 0 or more')
     from mtmg.clip import load_clip
-    from mtmg.engine import close_run, open_run, pick
+    from mtmg.engine import pick
     from mtmg.patching import PATCH_RECIPES, finetune, interpolate, sweep
     from mtmg.plots import plot_alpha, save_figure
     from mtmg.ranks import from_first, is_first, sharing
+    from mtmg.runs import claimed
     from mtmg.scenes import atomic_write_json
     recipe, out = pick(recipe, PATCH_RECIPES, **changes), run.where('patch')
-    clip, task, kept = load_model(model, run.device), data.load(), [_task(name, data.root) for name in supported if name != 'none']
-    resumed = open_run(out, _request('patch', data, run, model=clip.hash(), supported=list(supported), recipe=recipe.to_dict(),
-                                     alpha=alpha, rule=rule, max_drop=max_drop), run.overwrite)
-    if from_first(lambda: resumed and (out/'tuned'/'open_clip_config.json').exists()): tuned = load_clip(str(out/'tuned'), device=run.device)
-    else:
-        tuned = finetune(clip, task.train, recipe, seed=run.seed, out=out/'finetune', trainer=training.options(), **run.options())
-        if is_first(): tuned.save(out/'tuned')
-    with sharing():
-        curve = sweep(clip, tuned, patching=[task], supported=kept, alphas=recipe.alphas if alpha is None else sorted({0., alpha, 1.}),
-                      rule=rule, max_drop=max_drop, **run.options())
-    if not is_first(): return
-    if alpha is not None: curve.alpha, curve.reason = alpha, 'given with --alpha'
-    interpolate(clip, tuned, curve.alpha).save(out/'patched')
-    atomic_write_json(out/'curve.json', curve.to_dict())
-    save_figure(plot_alpha(curve), out/'alpha.png')
-    close_run(out)
+    if alpha is not None: recipe = replace(recipe, alphas=tuple(sorted({0., alpha, 1.})))
+    if not all(0 <= a <= 1 for a in recipe.alphas): raise ValueError(f'alphas are {", ".join(f"{a:g}" for a in recipe.alphas)}; they must lie between 0 and 1')
+    clip, task, kept = _clip(model, run.device), data.load(), [_task(name, data.root) for name in supported if name != 'none']
+    with claimed(out, _request('patch', data, run, model=clip.hash(), supported=list(supported), recipe=recipe.to_dict(),
+                               alpha=alpha, rule=rule, max_drop=max_drop), run.overwrite) as resumed:
+        if from_first(lambda: resumed and (out/'tuned'/'open_clip_config.json').exists()): tuned = load_clip(str(out/'tuned'), device=run.device)
+        else:
+            tuned = finetune(clip, task.train, recipe, seed=run.seed, out=out/'finetune', trainer=training.options(), **run.options())
+            if is_first(): tuned.save(out/'tuned')
+        with sharing(): curve = sweep(clip, tuned, patching=[task], supported=kept, alphas=recipe.alphas, rule=rule, max_drop=max_drop, **run.options())
+        if not is_first(): return
+        if alpha is not None: curve.alpha, curve.reason = alpha, 'given with --alpha'
+        interpolate(clip, tuned, curve.alpha).save(out/'patched')
+        atomic_write_json(out/'curve.json', curve.to_dict())
+        save_figure(plot_alpha(curve), out/'alpha.png')
     print(curve)
     print(f'patched at alpha {curve.alpha:g}: {out/"patched"}')
 
 # %% ../nbs/16b_commands.ipynb #bf0876d6
+def _clip(spec, device):
+    "a `Clip`; ValueError for the folder of an encoder"
+    from mtmg.clip import Clip
+    model = load_model(spec, device)
+    if not isinstance(model, Clip): raise ValueError(f'{spec} is an encoder of {len(model.bands)} bands; --model takes a CLIP: a name, or the folder of a patched one')
+    return model
+
 def _task(name, root):
     "A data set written NAME or NAME@ROOT."
     from mtmg.data import load_dataset
@@ -191,20 +208,21 @@ def align(
     if _spread('align', locals()): return
     from mtmg.alignment import ALIGN_RECIPES, align
     from mtmg.encoders import ModalityEncoder, create_encoder
-    from mtmg.engine import close_run, open_run, pick
+    from mtmg.engine import pick
     from mtmg.ranks import is_first
+    from mtmg.runs import claimed
     recipe, out = pick(recipe, ALIGN_RECIPES, **changes), run.where('align')
-    teacher, task = load_model(model, run.device), data.load()
+    teacher, task = _clip(model, run.device), data.load()
     encoder = None
     if Path(backbone).is_dir(): encoder = ModalityEncoder.from_pretrained(backbone)
     elif weights: encoder = create_encoder(backbone, bands or task.train.bands, teacher.embed_dim, weights=weights, seed=run.seed, drop_path=recipe.drop_path)
-    open_run(out, _request('align', data, run, model=teacher.hash(), backbone=backbone, weights=weights, bands=bands and list(bands),
-                           unlabelled=list(unlabelled), recipe=recipe.to_dict()), run.overwrite)
-    student = align(teacher, task, recipe, encoder=encoder, backbone=backbone, bands=bands, unlabelled=[_task(name, data.root) for name in unlabelled],
-                    seed=run.seed, out=out/'training', trainer=training.options(), **run.options())
-    if not is_first(): return
-    student.save(out/'student')
-    close_run(out)
+    more = [_task(name, data.root) for name in unlabelled]
+    with claimed(out, _request('align', data, run, model=teacher.hash(), backbone=backbone, weights=weights, bands=bands and list(bands),
+                               unlabelled=list(unlabelled), recipe=recipe.to_dict()), run.overwrite):
+        student = align(teacher, task, recipe, encoder=encoder, backbone=backbone, bands=bands, unlabelled=more,
+                        seed=run.seed, out=out/'training', trainer=training.options(), **run.options())
+        if not is_first(): return
+        student.save(out/'student')
     print(f'aligned student: {out/"student"}')
 
 # %% ../nbs/16b_commands.ipynb #7a1d7359
@@ -302,6 +320,7 @@ def _models(specs, device) -> dict:
     found = {}
     for spec in specs:
         name, equals, model = spec.partition('=')
+        if equals and not (name and model): raise ValueError(f'--models {spec!r} is not of the form MODALITY=MODEL')
         name, model = (name, model) if equals else (Path(spec.partition(',')[0]).name, spec)
         if name in found: raise ValueError(f'two models are called {name!r}; name them: --models one={model} two=...')
         found[name] = load_model(model, device)
@@ -311,47 +330,77 @@ TASKS = 'zero_shot', 'retrieval', 'linear_probe', 'knn', 'gap'
 
 def evaluate(
     data: Data, run: Run, *,
+    also: list[str] = (), # further data sets to measure on, NAME or NAME@ROOT
     models: list[str] = ('tinyclip',), # MODALITY=MODEL, or MODEL; several are compared and retrieved between
     tasks: list[str] = ('zero_shot', 'retrieval'), # zero_shot, retrieval, linear_probe, knn, gap
     split: str = 'test', # which scenes
     text: str | None = None, # CLIP whose words to use; by default the first CLIP of --models
 ):
-    "Measure models on a data set: one json a result, and a table for the terminal, as markdown and as csv."
+    "Measure models on data sets: one json a result, and a table for the terminal, as markdown and as csv."
     unknown = [t for t in tasks if t not in TASKS]
     if unknown: raise ValueError(f'task {unknown[0]!r} is not one of {", ".join(TASKS)}')
     from mtmg.embed import embed
-    from mtmg.engine import close_run, open_run
-    from mtmg.evaluate import knn, linear_probe, retrieval, zero_shot
+    from mtmg.gap import gap_report
     from mtmg.results import compare, results_table
+    from mtmg.runs import claimed
     from mtmg.scenes import atomic_write_json, atomic_write_text
     out, named = run.where('evaluate'), _models(models, run.device)
-    open_run(out, _request('evaluate', data, run, models={k: m.hash() for k, m in named.items()}, tasks=list(tasks), split=split), run.overwrite)
     words = text and load_model(text, run.device)
-    scenes = {s: data.load(s) for s in dict.fromkeys([split] + ['train'] * ('linear_probe' in tasks or 'knn' in tasks))}
-    E = {s: embed(named, d, text=words, cache=out/'cache', **run.options()) for s, d in scenes.items()}
-    here, results = E[split], {}
-    for name in named:
-        rows = results.setdefault(name, [])
-        if 'zero_shot' in tasks and here.labels is not None: rows.append(zero_shot(here, name))
-        if 'linear_probe' in tasks: rows.append(linear_probe(E['train'], here, name))
-        if 'knn' in tasks: rows.append(knn(E['train'], here, name))
-    if 'retrieval' in tasks:
-        for a in [*named, *(['captions'] if here.caption_text is not None else [])]:
-            for b in named:
-                if a != b: results.setdefault(f'{a} -> {b}', []).append(retrieval(here, a, b))
-    for name, rows in results.items():
-        for r in rows: r.save(out/f'{re.sub(r"[^A-Za-z0-9.]+", "-", name)}_{r["kind"]}.json', model=name)
-    for style, suffix in (('markdown', 'md'), ('csv', 'csv')): atomic_write_text(out/f'table.{suffix}', results_table(results, style) + '\n')
-    print(results_table({k: v for k, v in results.items() if v}))
-    first, *others = [rows[0] for rows in (results[n] for n in named) if rows]  if any(results[n] for n in named) else [None]
-    for other in others: print(compare(first, other))
-    if 'gap' in tasks:
-        from mtmg.gap import gap_report
-        report = gap_report(here)
-        atomic_write_json(out/'gap.json', report.to_dict())
-        print(report)
-    close_run(out)
+    needed = dict.fromkeys([split] + ['train'] * ('linear_probe' in tasks or 'knn' in tasks))
+    sets = {d.dataset: {s: d.load(s) for s in needed} for d in _datasets(data, also)}
+    able = {d: _able(named, scenes[split], bool(also)) for d, scenes in sets.items()}
+    table, differences, gaps = {}, [], {}
+    with claimed(out, _request('evaluate', data, run, also=list(also), models={k: m.hash() for k, m in named.items()}, tasks=list(tasks), split=split), run.overwrite):
+        for d, scenes in sets.items():
+            E = {s: embed(able[d], part, text=words, cache=out/'cache', **run.options()) for s, part in scenes.items()}
+            results = _measures(E[split], E.get('train'), list(able[d]), tasks)
+            for name, rows in results.items():
+                table.setdefault(name, []).extend(rows)
+                stem = re.sub(r'[^A-Za-z0-9.]+', '-', f'{name} {d}' if also else name)
+                for r in rows: r.save(out/f'{stem}_{r["kind"]}.json', model=name)
+            first, *others = [rows[0] for rows in (results[n] for n in able[d]) if rows] or [None]
+            differences += [compare(first, other) for other in others]
+            if 'gap' in tasks:
+                gaps[d] = gap_report(E[split])
+                atomic_write_json(out/(f'gap-{d}.json' if also else 'gap.json'), gaps[d].to_dict())
+        for style, suffix in (('markdown', 'md'), ('csv', 'csv')): atomic_write_text(out/f'table.{suffix}', results_table(table, style) + '\n')
+    print(results_table({k: v for k, v in table.items() if v}))
+    for found in (*differences, *gaps.values()): print(found)
     print(f'results: {out}')
+
+def _datasets(data, also) -> list:
+    "`data`, and the further data sets as they come"
+    found = [data]
+    for spec in also:
+        name, _, root = spec.partition('@')
+        found.append(Data(name, root or data.root, download=data.download))
+    names = [d.dataset for d in found]
+    if twice := [n for n in names if names.count(n) > 1]: raise ValueError(f'data set {twice[0]!r} is named twice; measure one in a run of its own')
+    return found
+
+def _able(named, scenes, several) -> dict:
+    "the models that have their bands in `scenes`; with several data sets the others are left out"
+    without = {n: lost for n, m in named.items() if (lost := [b for b in getattr(m, 'bands', ()) if b not in scenes.bands])}
+    if without and (not several or len(without) == len(named)):
+        n, lost = next(iter(without.items()))
+        raise ValueError(f'{n} needs band {", ".join(lost[:4])}{", …" if len(lost) > 4 else ""}, and {scenes.name} has {", ".join(scenes.bands)}')
+    for n in without: print(f'left out: {n} on {scenes.name}, which has not its bands', file=sys.stderr)
+    return {n: m for n, m in named.items() if n not in without}
+
+def _measures(here, train, names, tasks) -> dict:
+    "{row: results} of one data set"
+    from mtmg.evaluate import knn, linear_probe, retrieval, zero_shot
+    found = {}
+    for name in names:
+        rows = found.setdefault(name, [])
+        if 'zero_shot' in tasks and here.labels is not None: rows.append(zero_shot(here, name))
+        if 'linear_probe' in tasks: rows.append(linear_probe(train, here, name))
+        if 'knn' in tasks: rows.append(knn(train, here, name))
+    if 'retrieval' in tasks:
+        for a in [*names, *(['captions'] if here.caption_text is not None else [])]:
+            for b in names:
+                if a != b: found.setdefault(f'{a} -> {b}', []).append(retrieval(here, a, b))
+    return found
 
 # %% ../nbs/16b_commands.ipynb #c0942d7f
 def compare(
@@ -467,6 +516,7 @@ def info(
             known = labelset(name)
             print(f'{known.name}: {", ".join(known.classnames)}\nprompts: {"; ".join(known.templates)}')
         elif _has_images(Path(name)): print(_about_images(Path(name)))
+        elif Path(name).is_dir() and not any(Path(name).iterdir()): raise ValueError(f'{name} is an empty folder: neither images nor a model')
         elif Path(name).exists() or ',' in name or name == 'tinyclip':
             model = load_model(name)
             print(f'{model!r}\nhash {model.hash()}')

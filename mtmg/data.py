@@ -109,9 +109,9 @@ SPLITS = ('train', 'val', 'test')
 
 def _each(n):
     "`n` scenes a split, or (train, val, test)"
-    if n is None or np.ndim(n) == 0: return dict.fromkeys(SPLITS, n)
-    if len(n) != 3: raise ValueError(f'n={n}; give one number, or three for train, val and test')
-    return dict(zip(SPLITS, n))
+    each = [n] * 3 if n is None or np.ndim(n) == 0 else list(n)
+    if len(each) != 3 or not all(k is None or isinstance(k, (int, np.integer)) for k in each): raise ValueError(f'n={n!r}; give one number of scenes, or three for train, val and test')
+    return dict(zip(SPLITS, each))
 
 def _miniworld(name, root, wanted, n=None, seed=0):
     from mtmg.miniworld import MiniWorld

@@ -106,7 +106,9 @@ def open_raster(
         except (rasterio.errors.RasterioError, ValueError) as error:
             raise ValueError(f'{path} is no raster that can be read ({" ".join(str(error).split())})') from None
     with file:
-        bands, channels = _bands_of(file, path, file_bands, sensor)
+        try: bands, channels = _bands_of(file, path, file_bands, sensor)
+        except rasterio.errors.RasterioIOError as error: # says itself no more than to see its cause
+            raise ValueError(f'{path} cannot be read ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it') from None
         flags = {f.name for i in channels for f in file.mask_flag_enums[i - 1]}
         return Raster(path, bands, channels, file.shape, file.dtypes[channels[0] - 1], file.transform, file.crs, file.nodata,
                       bool(flags & {'per_dataset', 'alpha'}), _metres(file.crs, file.transform, file.shape))
