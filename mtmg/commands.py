@@ -232,6 +232,8 @@ def _output(out, name, ours, what, overwrite) -> Path:
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; name a file with --out')
     if path.exists() and not overwrite and not ours(path):
         raise ValueError(f'{path} holds something else than {what}; choose another file with --out, or --overwrite to replace it')
+    from mtmg.runs import need_room
+    need_room(path.parent, 0)
     return path
 
 def _answers(scenes, answer, batch_size, path, top) -> int:
@@ -341,7 +343,7 @@ def evaluate(
     if unknown: raise ValueError(f'task {unknown[0]!r} is not one of {", ".join(TASKS)}')
     from mtmg.embed import embed
     from mtmg.gap import gap_report
-    from mtmg.results import compare, results_table
+    from mtmg.results import compare
     from mtmg.runs import claimed
     from mtmg.scenes import atomic_write_json, atomic_write_text
     out, named = run.where('evaluate'), _models(models, run.device)
@@ -363,10 +365,19 @@ def evaluate(
             if 'gap' in tasks:
                 gaps[d] = gap_report(E[split])
                 atomic_write_json(out/(f'gap-{d}.json' if also else 'gap.json'), gaps[d].to_dict())
-        for style, suffix in (('markdown', 'md'), ('csv', 'csv')): atomic_write_text(out/f'table.{suffix}', results_table(table, style) + '\n')
-    print(results_table({k: v for k, v in table.items() if v}))
+        for style, suffix in (('markdown', 'md'), ('csv', 'csv')): atomic_write_text(out/f'table.{suffix}', _tables(table, style) + '\n')
+    print(_tables(table))
     for found in (*differences, *gaps.values()): print(found)
     print(f'results: {out}')
+
+def _tables(results, style='terminal', metrics=None) -> str:
+    "models in one table and pairs of modalities in another: they have no column in common"
+    from mtmg.results import results_table
+    if style == 'csv': return results_table(results, style, metrics)
+    pairs = {k: [r for r in rows if r['kind'] == 'retrieval'] for k, rows in results.items()}
+    models = {k: [r for r in rows if r['kind'] != 'retrieval'] for k, rows in results.items()}
+    kept = [part for t in (models, pairs) if (part := {k: rows for k, rows in t.items() if rows})]
+    return '\n\n'.join(results_table(part, style, metrics).rstrip('\n') for part in kept)
 
 def _datasets(data, also) -> list:
     "`data`, and the further data sets as they come"
@@ -410,14 +421,14 @@ def compare(
     metrics: list[str] | None = None, # by default the headline of each result
 ):
     "One table of results that `mtmg evaluate` has saved."
-    from mtmg.results import load_result, results_table
+    from mtmg.results import load_result
     files = [f for name in results for f in (sorted(Path(name).rglob('*_*.json')) if Path(name).is_dir() else [Path(name)])]
     if not files: raise FileNotFoundError(f'no results in {", ".join(results)}; mtmg evaluate writes them')
     rows = {}
     for f in files:
         r = load_result(f)
         rows.setdefault(f'{r.get("model")} ({f.parent.name})' if len({f.parent for f in files}) > 1 else str(r.get('model')), []).append(r)
-    print(results_table(rows, style, metrics))
+    print(_tables(rows, style, metrics))
 
 # %% ../nbs/16b_commands.ipynb #2527da4d
 def embed(
@@ -429,11 +440,14 @@ def embed(
 ):
     "Embed a data set with one or several models: one safetensors file, to be measured many times."
     from mtmg.embed import embed
+    from mtmg.runs import need_room
     import torch
     out = run.where(f'embeddings/{data.dataset}-{split}.safetensors')
     if out.exists() and not run.overwrite: raise FileExistsError(f'{out} exists; choose another file with --out, or --overwrite to replace it')
     parts = out.with_name(f'.{out.name}.parts') # finished blocks, for a run that is broken off
-    E = embed(_models(models, run.device), data.load(split), text=text and load_model(text, run.device), cache=parts, **run.options())
+    named, scenes, words = _models(models, run.device), data.load(split), text and load_model(text, run.device)
+    need_room(out.parent, 0)
+    E = embed(named, scenes, text=words, cache=parts, **run.options())
     E.save(out, torch.float16 if half else None)
     shutil.rmtree(parts)
     print(f'{E}\n{out}')

@@ -10,6 +10,7 @@ __all__ = ['stratified_split', 'hold_out', 'split_folders', 'folder_scenes', 'co
 from pathlib import Path
 import os
 import warnings
+import zipfile
 
 import numpy as np
 import torch
@@ -220,6 +221,7 @@ def npz_scenes(
         if len(files) != 1: raise FileNotFoundError(f'{path} holds {len(files)} .npz files; name the one to read')
         path = files[0]
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; expected an .npz file with image (N, C, H, W) and bands')
+    if not zipfile.is_zipfile(path): raise ValueError(f'{path} is no .npz file, or is cut short: fetch it again')
     try:
         with np.load(path, allow_pickle=False) as file: arrays = {k: file[k] for k in file.files}
     except Exception as error: raise ValueError(f'{path} cannot be read as npz ({error}): arrays of plain numbers and text only') from error

@@ -76,17 +76,18 @@ def close_run(folder):
 def claimed(folder, request: dict, overwrite: bool = False):
     "`open_run` before the block and `close_run` behind it; a block that fails before it has made anything leaves no trace of the run."
     folder = Path(folder)
-    before = folder.exists()
+    new = [p for p in (folder, *folder.parents) if not p.exists()]
     resumed = open_run(folder, request, overwrite)
     try: yield resumed
     except BaseException:
-        if is_first(): _withdraw(folder, before)
+        if is_first(): _withdraw(folder, new)
         raise
     close_run(folder)
 
-def _withdraw(folder: Path, before: bool):
-    "take `folder` back to what it was, where it holds nothing but notes of runs"
+def _withdraw(folder: Path, new: list):
+    "where `folder` holds nothing but notes of runs: remove them, and the folders that were made for it"
     found = sorted(folder.rglob('*'), reverse=True) # what is in a folder comes before the folder
     if any(p.name != 'run.json' for p in found if not p.is_dir()): return
     for p in found: p.rmdir() if p.is_dir() else p.unlink()
-    if not before: folder.rmdir()
+    for p in new:
+        if not any(p.iterdir()): p.rmdir()

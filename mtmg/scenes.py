@@ -170,8 +170,10 @@ def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None 
 def atomic_path(path):
     "A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
+    except OSError as error: raise type(error)(error.errno, error.strerror, str(path)) from None # the file that was asked for, not its aside
     os.close(handle)
     try:
         yield Path(aside)
