@@ -8,8 +8,9 @@ __all__ = ['EUROSAT_FILE_BANDS', 'MODALITIES', 'NOMENCLATURES', 'name_key', 'fol
            'Sen12MS']
 
 # %% ../nbs/04b_archives.ipynb #4a559259
-from functools import cached_property
+from functools import cache, cached_property
 import json
+import os
 from pathlib import Path
 import re
 import warnings
@@ -51,9 +52,11 @@ def split_list(root: Path, name: str) -> list[str]:
     return lines
 
 def _must_exist(paths, listed_in):
-    missing = [p for p in paths if not p.exists()]
+    @cache
+    def names(folder): return set(os.listdir(folder)) if folder.is_dir() else set() # one listing for all of its scenes
+    missing = [p for p in paths if p.name not in names(p.parent)]
     if missing:
-        raise FileNotFoundError(f'{listed_in} names {len(missing)} of {len(paths)} scenes that are not there, first '
+        raise FileNotFoundError(f'{listed_in} names {len(missing)} of {len(paths)} images that are not there, first '
                                 f'{", ".join(str(p) for p in missing[:3])}; fetch them or take their lines out')
 
 def find_root(root, folder: str, marker: str, what: str) -> Path:
@@ -181,6 +184,7 @@ class BigEarthNet(PairedScenes):
         self.root, self.nomenclature = root, nomenclature
         self.pairs = [line.split(',')[:2] for line in split_list(root, f'bigearthnet-{split}.csv')]
         self._classes = {name_key(n): k for k, n in enumerate(labelset('bigearthnet-43').classnames)}
+        _must_exist([folder for i in range(len(self)) for folder in self._folders(i).values()], root/f'bigearthnet-{split}.csv')
     @property
     def ids(self): return [s2 for s2, _ in self.pairs]
     def __len__(self): return len(self.pairs)
@@ -210,6 +214,7 @@ class BigEarthNetV2(PairedScenes):
                              f'{self.root/"Reference_Maps"} is not there: fetch it, or take nomenclature=19')
         self.table = self._metadata({'train': 'train', 'val': 'validation', 'test': 'test'}[split])
         self._classes = {name_key(n): k for k, n in enumerate(labelset('bigearthnet-19').classnames)}
+        _must_exist([folder for i in range(len(self)) for folder in self._folders(i).values()], self.root/'metadata.parquet')
     def _metadata(self, split):
         try: import pyarrow.parquet as parquet
         except ImportError as error: raise ImportError('BigEarthNet v2 keeps its labels in parquet: pip install mtmg[bigearthnet]') from error
@@ -221,9 +226,10 @@ class BigEarthNetV2(PairedScenes):
     @property
     def ids(self): return self.table['patch_id']
     def _place(self, part, patch, tail): return self.root/part/patch.rsplit('_', tail)[0]/patch
-    def _pixels(self, i):
+    def _folders(self, i):
         folders = {S2_L2A.name: self._place('BigEarthNet-S2', self.table['patch_id'][i], 2), S1_GRD.name: self._place('BigEarthNet-S1', self.table['s1_name'][i], 3)}
-        return read_bands({s: folders[s] for s in dict.fromkeys(b.sensor for b in self.bands)}, self.bands)
+        return {sensor: folders[sensor] for sensor in dict.fromkeys(b.sensor for b in self.bands)}
+    def _pixels(self, i): return read_bands(self._folders(i), self.bands)
     def label(self, i):
         if self.nomenclature == 19:
             multi_hot = np.zeros(19, np.uint8)
@@ -250,6 +256,8 @@ class Sen12MS(PairedScenes):
         self.root = find_root(root, 'sen12ms', 'train_list.txt', 'SEN12MS (ROIs1158_spring/s2_1/*.tif, train_list.txt, test_list.txt)')
         self.nomenclature, self.threshold = nomenclature, threshold
         self._ids = [Path(line).stem for line in split_list(self.root, f'{split}_list.txt')]
+        parts = [p for p in ('s1', 's2') if p in self.modality] + ['lc']
+        _must_exist([self._file(i, part) for i in range(len(self)) for part in parts], self.root/f'{split}_list.txt')
     @property
     def ids(self): return self._ids
     def _file(self, i, part):

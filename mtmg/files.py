@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHOTO_SUFFIXES', 'TIF_SUFFIXES', 'IMAGE_SUFFIXES', 'read_image', 'known_bands', 'joint_sensor', 'channel_order',
-           'check_pixels', 'check_targets', 'resize', 'FileScenes', 'Audit', 'audit', 'expect_folder', 'first_paths',
-           'image_files']
+           'check_pixels', 'resize', 'FileScenes', 'Audit', 'audit', 'expect_folder', 'first_paths', 'image_files']
 
 # %% ../nbs/03c_files.ipynb #808e53ab
 from collections import Counter
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from .bands import RGB, S1_GRD, S1_GRD_LINEAR, SENSORS, Band, Sensor, as_bands, check_image, remove_offset
-from .scenes import SceneDataset
+from .scenes import SceneDataset, check_targets
 
 # %% ../nbs/03c_files.ipynb #7b730e4a
 PHOTO_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
@@ -141,25 +140,6 @@ def check_pixels(
     for warning in said: warnings.warn(f'{where}: {warning.message}', UserWarning, stacklevel=3)
     if not image.any(): warnings.warn(f'{where}: all pixels are zero (no data?)', UserWarning, stacklevel=3)
     return image
-
-# %% ../nbs/03c_files.ipynb #9ef8889e
-def check_targets(targets, labelset, name: str = 'data set') -> np.ndarray | None:
-    "(N,) int64 classes or (N, K) uint8 multi-hot that fit `labelset`; ValueError where they do not."
-    if targets is None: return None
-    targets = np.asarray(targets)
-    if labelset is None: raise ValueError(f'{name} has labels but no label set; give labelset=')
-    if targets.ndim == 2:
-        if targets.shape[1] != len(labelset):
-            raise ValueError(f'{name}: multi-hot labels of length {targets.shape[1]}, but {labelset.name} has {len(labelset)} classes')
-        if not np.isin(targets, (0, 1)).all(): raise ValueError(f'{name}: multi-hot labels hold {np.unique(targets)[:5]}, allowed are 0 and 1')
-        return targets.astype(np.uint8)
-    if targets.ndim != 1 or targets.dtype.kind not in 'iu':
-        raise ValueError(f'{name}: labels of shape {targets.shape} and type {targets.dtype}; give (N,) class numbers or (N, K) multi-hot')
-    outside = np.flatnonzero((targets < 0) | (targets >= len(labelset)))
-    if len(outside):
-        raise ValueError(f'{name}: label {targets[outside[0]]} of scene {outside[0]} has no class in {labelset.name} '
-                         f'(0 to {len(labelset) - 1}); {len(outside)} of {len(targets)} labels are like this')
-    return targets.astype(np.int64)
 
 # %% ../nbs/03c_files.ipynb #33b886b7
 def resize(image: torch.Tensor, size: int) -> torch.Tensor:
