@@ -24,7 +24,7 @@ from .bands import RGB, S2_L1C
 from .clip import load_clip, pick_device
 from .data import load_dataset
 from .encoders import create_encoder
-from .engine import Steps, dihedral, fit, pick_precision, step_seed, warmup_cosine
+from .engine import Steps, attention, dihedral, fit, pick_precision, step_seed, warmup_cosine
 from .patching import PATCH_RECIPES, PatchStage, composites, interpolate, line_features, sweep
 from .scenes import ArrayDataset, batches, collate, in_memory
 from .timing import Row, amount, side_by_side
@@ -85,12 +85,13 @@ def _bare(stage, dataset, recipe, steps, device, loss_of) -> list:
     "the loop that one writes: AdamW, warm-up and cosine, clipped gradients"
     clock, net = Clock(), stage.net.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=recipe.betas, fused=device.type == 'cuda')
-    autocast = torch.autocast(device.type, torch.bfloat16) if 'bf16' in pick_precision(recipe.precision, device) else nullcontext()
+    precision = pick_precision(recipe.precision, device)
+    autocast = torch.autocast(device.type, torch.bfloat16) if 'bf16' in precision else nullcontext()
     for t, keys in enumerate(Steps(len(dataset), recipe.batch_size, steps)):
         for group in optimizer.param_groups: group['lr'] = recipe.lr * warmup_cosine(t, recipe.warmup(steps), steps)
         index = [i for _, i in keys]
         batch = collate(dataset.__getitems__(index))
-        with step_seed(0, t, device), autocast: loss = loss_of(net, batch['image'].to(device), batch['label'].to(device), index)
+        with step_seed(0, t, device), attention(device, precision), autocast: loss = loss_of(net, batch['image'].to(device), batch['label'].to(device), index)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
