@@ -7,7 +7,7 @@ __all__ = ['ALIGN_RECIPES', 'mse_term', 'cosine_term', 'infonce_term', 'relation
            'AlignRecipe', 'Pairs', 'Joined', 'start_from_teacher', 'teacher_embeddings', 'AlignStage', 'align']
 
 # %% ../nbs/13_alignment.ipynb #eefcb408
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from .clip import Clip, forward_precision, pick_device
 from .encoders import ModalityEncoder, create_encoder
 from .engine import VARIANTS, Recipe, Stage, close_run, dihedral, fit, open_run, pick, pick_precision
 from .patching import class_loss
+from .pseudolabels import pseudo_labels
 from .ranks import add_up, meet, share_of, sharing
 from .scenes import SceneDataset, Splits, batches
 
@@ -62,6 +63,7 @@ class AlignRecipe(Recipe):
     relational: float = 0.0 # similarity matrices of the batch
     temperature: float = 0.07 # of the contrastive term
     logit_bias: float = 0.0 # one fixed constant added to the logits of the class term; for multi-label, where scale x cosine starts saturated
+    pseudo: bool = False # labels made by `mtmg.pseudolabels`; those of the data set are not looked at
     drop_path: float = 0.0 # stochastic depth of a student that is made here
     start: str = 'teacher' # a student made here starts from its 'teacher' (where the architecture is the teacher's), or 'random'
 
@@ -71,12 +73,13 @@ ALIGN_RECIPES = {
     'paper': AlignRecipe(preset='paper', lr=1e-4, weight_decay=0.01, epochs=5, batch_size=256, warmup_steps=2000, drop_path=0.2, start='random',
                          flips='flips', mse=1.0, classes=0.05),
 }
+ALIGN_RECIPES['unlabelled'] = replace(ALIGN_RECIPES['default'], preset='unlabelled', pseudo=True)
 
 # %% ../nbs/13_alignment.ipynb #e74bb5fb
 class Pairs(SceneDataset):
-    "Scenes in the student's bands. Unlabelled scenes carry label -1 (or a multi-hot of NaN)."
-    def __init__(self, dataset: SceneDataset, bands, labelset=None, missing='error'):
-        self.dataset, self.bands, self.labelset, self.missing = dataset, tuple(bands), labelset, missing
+    "Scenes in the student's bands, with their labels or with `labels`. Unlabelled scenes carry label -1 (or a multi-hot of NaN)."
+    def __init__(self, dataset: SceneDataset, bands, labelset=None, missing='error', labels=None):
+        self.dataset, self.bands, self.labelset, self.missing, self.labels = dataset, tuple(bands), labelset, missing, labels
         self.name, self.source, self.split, self.sensor = dataset.name, dataset.source, dataset.split, dataset.sensor
         select(np.empty((1, len(dataset.bands), 1, 1), np.uint8), dataset.bands, self.bands, missing) # a missing band is said at once
     def __len__(self): return len(self.dataset)
@@ -86,8 +89,9 @@ class Pairs(SceneDataset):
         return torch.full((len(self.labelset),), float('nan')) if self.labelset is not None and self.labelset.multilabel else -1
     def __getitems__(self, indices):
         out = []
-        for s in self.dataset.__getitems__(list(indices)):
-            label = s['label'] if self.labelset is not None and 'label' in s and self.dataset.labelset is not None else self._unlabelled()
+        for i, s in zip(indices, self.dataset.__getitems__(list(indices))):
+            if self.labels is not None: label = self.labels[i]
+            else: label = s['label'] if self.labelset is not None and 'label' in s and self.dataset.labelset is not None else self._unlabelled()
             out.append({'image': select(s['image'], self.dataset.bands, self.bands, self.missing), 'label': label, 'id': s['id']})
         return out
     def __getitem__(self, i): return self.__getitems__([i])[0]
@@ -194,6 +198,7 @@ def align(
     bands=None, # bands of a new student; by default those of the data set
     views=None, # what the teacher sees of the same scenes, where `dataset` has no optical bands (radar)
     unlabelled=None, # further scenes without labels, or a list of such data sets: they join with the image terms alone
+    labelset=None, # names of the classes for pseudo-labels, where the data set has none
     targets: torch.Tensor | None = None, # `teacher_embeddings` of `dataset` (or `views`), where several students share a teacher
     seed: int = 0,
     out=None, # folder for checkpoints, to be resumed by the same call; None keeps nothing
@@ -212,7 +217,9 @@ def align(
     if views is not None and len(views) != len(dataset): raise ValueError(f'{len(views)} views for {len(dataset)} scenes; the teacher must see the same scenes in the same order')
     if views is None and getattr(dataset.sensor, 'name', '').startswith('sentinel1'):
         raise ValueError(f'{dataset.name} is radar, which the teacher cannot see; give views=, the optical data set of the same scenes')
-    labelset = dataset.labelset if dataset.targets is not None else None
+    if recipe.pseudo: labelset = labelset or dataset.labelset
+    else: labelset = dataset.labelset if dataset.targets is not None else None
+    if recipe.pseudo and labelset is None: raise ValueError(f'{dataset.name} has no class names to make pseudo-labels of; give labelset=')
     if labelset is None and not _image_weight(recipe):
         raise ValueError(f'{dataset.name} has no labels and the recipe has no image term; set mse, cosine or infonce above 0')
     if not recipe.classes and not _image_weight(recipe): raise ValueError('every term of the recipe has the weight 0; set mse, classes or another one above 0')
@@ -236,7 +243,8 @@ def align(
     seen += [(d, 'teacher, unlabelled') for d in unlabelled]
     with sharing(): found = [teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen]
     targets = torch.cat(found if targets is None else [targets, *found])
-    scenes = [Pairs(dataset, encoder.bands, labelset), *(Pairs(d, encoder.bands, labelset, missing='zeros') for d in unlabelled)]
+    labels = pseudo_labels(teacher, dataset, targets[:len(dataset)], labelset) if recipe.pseudo else None
+    scenes = [Pairs(dataset, encoder.bands, labelset, labels=labels), *(Pairs(d, encoder.bands, labelset, missing='zeros') for d in unlabelled)]
     scenes = Joined(scenes) if len(scenes) > 1 else scenes[0]
     head = teacher.head(labelset).to(device) if labelset is not None else None
     student = encoder.to(device)
