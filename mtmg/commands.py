@@ -547,7 +547,7 @@ def demo(
     browser: bool = False, # open it in a browser
 ):
     "The widgets (zero-shot, alpha, gap, retrieval) as an app on localhost."
-    from mtmg.widgets import demo
+    from mtmg.app import demo
     demo(run, port=port, browser=browser)
 
 # %% ../nbs/16b_commands.ipynb #b2bebe7f

@@ -7,8 +7,12 @@ nbdev's processors strip directives and hidden cells and link names in backticks
 link is checked."""
 import argparse
 import ast
+from bisect import bisect
 from collections import defaultdict
+from html import escape
 from html.parser import HTMLParser
+from itertools import groupby
+import json
 import os
 from pathlib import Path, PurePosixPath
 import re
@@ -29,6 +33,9 @@ from nbdev.processors import clean_magics, hide_, hide_line, populate_language, 
 
 DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 SECTIONS = ('Walkthroughs', 'Decisions', 'Modules', 'Experiments', 'API') # of the menu, in this order
+# groups of modules: the first notebook of each, and a title
+GROUPS = {'00': 'Bands, labels, scenes', '02_': 'Figures', '02a': 'The mini-world', '03c': 'Data', '06': 'Models and embeddings', '08b': 'Scores',
+          '10': 'The gap', '10b': 'Training', '14': 'Demos', '14b_c': 'Runs, speed, command line'}
 WALKTHROUGHS = ('quickstart', 'patching', 'alignment', 'gap', 'own', 'real', 'scaling', 'full') # beginnings of names, as one reads them; the rest follows
 
 
@@ -36,6 +43,11 @@ def section_of(notebook: Path) -> str:
     "Where a notebook stands in the menu: by its folder; modules are numbered, and what else lies beside them explains decisions."
     folder = notebook.relative_to(NBS).parent.as_posix()
     return folder.capitalize() if folder != '.' else 'Modules' if notebook.name[0].isdigit() else 'Decisions'
+
+
+def group_of(notebook: Path) -> str:
+    "The title above a module in the menu."
+    return list(GROUPS.values())[bisect(list(GROUPS), notebook.name) - 1]
 
 
 def reading_order(notebook: Path) -> tuple:
@@ -99,6 +111,8 @@ def processed(path: Path, links: Links, nb=None, anchors: bool = False):
 
 
 LINK = re.compile(r'(!?\[[^\]\n]*\]\(|<img [^>]*src="|<a [^>]*href=")([^)"\s]+)')
+
+PICTURE = re.compile(r'!\[([^\]]*)\]\(https?://[^)]*\)') # on some other server
 
 def relink(nb, change):
     "Apply `change` to the target of every relative link and image of a notebook's prose."
@@ -208,7 +222,7 @@ def api_page(name: str, names: dict) -> tuple[str, str]:
             place = names.get(f'{name}.{node.name}', ('',))[0]
             anchors = [node.name] + [f'{node.name}.{n.name}' for n in node.body if isinstance(n, DEFINITIONS)]
             parts.append(''.join(f'<a id="{n.lower()}"></a>' for n in anchors))
-            parts.append(f'## {node.name}\n\n```python\n{stub(node, lines)}\n```' + (f'\n\n[Its story](../{place})' if place else ''))
+            parts.append(f'## {node.name}\n\n```python\n{stub(node, lines)}\n```' + (f'\n\n[Why, how, and its tests](../{place})' if place else ''))
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and not node.targets[0].id.startswith('_'):
             text = lines[node.lineno - 1:node.end_lineno]
             parts.append(f'## {node.targets[0].id}\n\n```python\n' + '\n'.join(text[:12] + ['…'] * (len(text) > 12)) + '\n```')
@@ -234,6 +248,24 @@ def neighbours_of(page: str, order: list[str], pages: dict) -> str:
     return f'<footer><span>{before}</span><span>{after}</span></footer>'
 
 
+def headings(body: str) -> str:
+    "A page's list of its own sections."
+    found = re.findall(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', body, re.S)
+    return '<aside><b>On this page</b>' + ''.join(f'<a href="#{i}">{t}</a>' for i, t in found) + '</aside>' if len(found) > 1 else ''
+
+
+def menu_of(page: str, navigation: dict) -> str:
+    "The menu as one page sees it: long lists are open where the page is in them."
+    link = lambda target, text: f'<a href="{os.path.relpath(target, PurePosixPath(page).parent)}"{" class=here" if target == page else ""}>{escape(text)}</a>'
+    menu = [link('index.html', get_config().title)]
+    for section in SECTIONS:
+        entries = navigation[section]
+        shown = section not in ('API', 'Modules') or any(p == page for p, *_ in entries)
+        parts = [(f'<b>{escape(group)}</b>' if group else '') + ''.join(link(p, t) for p, t, _ in own) for group, own in groupby(entries, key=lambda e: e[2])]
+        if entries: menu.append(f'<details{" open" if shown else ""}><summary>{section}</summary>{"".join(parts)}</details>')
+    return '\n'.join(menu)
+
+
 def site(execute: bool) -> int:
     "Write _docs; the exit status."
     from mtmg._modidx import d
@@ -248,7 +280,8 @@ def site(execute: bool) -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(p, target)
 
-    pages, navigation = {}, defaultdict(list) # page -> (title, notebook); section -> [(page, title)]
+    source = f'{get_config().git_url}/blob/{get_config().branch}'
+    pages, navigation = {}, defaultdict(list) # page -> (title, notebook, its source); section -> [(page, title, group)]
     for path in paths:
         page = page_of[path]
         here = PurePosixPath(page).parent
@@ -259,32 +292,37 @@ def site(execute: bool) -> int:
             file = (path.parent/unquote(url.path)).resolve()
             if file in page_of: return os.path.relpath(page_of[file], here) + (f'#{url.fragment}' if url.fragment else '')
             if file.suffix == '.html' or (SITE/here/unquote(url.path)).exists() or not file.exists(): return target
-            return f'{get_config().git_url}/blob/{get_config().branch}/{file.relative_to(ROOT).as_posix()}'
+            return f'{source}/{file.relative_to(ROOT).as_posix()}'
         title, sentence = title_of(nb, path)
-        pages[page] = title, relink(relabel(nb, ROOT), follow)
-        if page != 'index.html': navigation[section_of(path)].append((page, title))
+        for cell in nb.cells: # a page asks no network: pictures from elsewhere become their words
+            if cell.cell_type == 'markdown': cell.source = PICTURE.sub(r'\1', cell.source)
+        pages[page] = title, relink(relabel(nb, ROOT), follow), path.relative_to(ROOT).as_posix()
+        if page != 'index.html': navigation[section_of(path)].append((page, title, group_of(path) if section_of(path) == 'Modules' else ''))
     overview = ['# API', '> Every public name, with its signature.']
+    found = [[title, page, ''] for page, (title, *_) in pages.items()] # what the search knows: words, page, where
+    navigation['API'].append(('api/index.html', 'all names', ''))
     for name, names in sorted(d['syms'].items()):
         page = f'api/{name.removeprefix("mtmg.")}.html'
         sentence, text = api_page(name, names)
-        overview.append(f'- [{name}]({PurePosixPath(page).name}): {sentence}')
-        pages[page] = name, nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
-        navigation['API'].append((page, name.removeprefix('mtmg.')))
-    pages['api/index.html'] = 'API', nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell('\n'.join(overview))])
+        public = [n.removeprefix(f'{name}.') for n in names if n.count('.') == name.count('.') + 1 and not n.split('.')[-1].startswith('_')]
+        listed = ' · '.join(f'[`{n}`]({PurePosixPath(page).name}#{n.lower()})' for n in public)
+        overview.append(f'**[{name}]({PurePosixPath(page).name})** {sentence}\n\n{listed}')
+        found += [[n, f'{page}#{n.lower()}', name] for n in public]
+        pages[page] = name, nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), f'{name.replace(".", "/")}.py'
+        navigation['API'].append((page, name.removeprefix('mtmg.'), ''))
+    pages['api/index.html'] = 'API', nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell('\n\n'.join(overview))]), get_config().lib_path.name
 
     render, frame = exporter(), (ROOT/'tools'/'page.html').read_text(encoding='utf-8')
     order = [page_of[p] for p in paths]
-    for page, (title, nb) in pages.items():
-        here = PurePosixPath(page).parent
+    for page, (title, nb, file) in pages.items():
         body, _ = render.from_notebook_node(nb)
-        if page in order: body += neighbours_of(page, order, pages)
-        menu = [f'<a href="{os.path.relpath("index.html", here)}">{get_config().title}</a>']
-        for section in SECTIONS:
-            entries = [f'<a href="{os.path.relpath(p, here)}"{" class=here" if p == page else ""}>{t}</a>' for p, t in navigation.get(section, [])]
-            shown = {'API': page.startswith('api/'), 'Modules': any(p == page for p, _ in navigation['Modules'])}.get(section, True) # long lists: where one is in them
-            if entries: menu.append(f'<details{" open" if shown else ""}><summary>{section}</summary>{"".join(entries)}</details>')
+        parts = {'title': title, 'root': os.path.relpath('.', PurePosixPath(page).parent), 'menu': menu_of(page, navigation), 'sections': headings(body),
+                 'source': f'{source}/{file}', 'kind': 'api' if page.startswith('api/') else 'notebook',
+                 'body': body + (neighbours_of(page, order, pages) if page in order else '')}
         (SITE/page).parent.mkdir(parents=True, exist_ok=True)
-        (SITE/page).write_text(frame.replace('{{title}}', title).replace('{{menu}}', '\n'.join(menu)).replace('{{body}}', body), encoding='utf-8')
+        (SITE/page).write_text(re.sub(r'{{(\w+)}}', lambda m: parts[m[1]], frame), encoding='utf-8')
+        if page in order: found += [[re.sub('<[^>]+>', '', t), f'{page}#{i}', title] for i, t in re.findall(r'<h[23] id="([^"]+)">(.*?)<a class="anchor-link"', body, re.S)]
+    (SITE/'search.js').write_text(f'const FOUND = {json.dumps(found, ensure_ascii=False)}', encoding='utf-8') # a script, as a page opened from disk may read no other file
     broken = broken_links(SITE)
     for line in broken[:30]: print(line)
     print(f'{SITE.relative_to(ROOT)}: {len(pages)} pages, {len(broken)} broken links; open {SITE.relative_to(ROOT)}/index.html')
@@ -304,7 +342,7 @@ class Page(HTMLParser):
         self.ids |= {attrs[key] for key in ('id', 'name') if attrs.get(key)}
         if tag == 'a' and attrs.get('href'): self.targets.append(attrs['href'])
         if attrs.get('src'): self.targets.append(attrs['src'])
-        if tag in ('script', 'link') and (attrs.get('src') or attrs.get('href')): self.loaded.append(attrs.get('src') or attrs['href'])
+        if tag in ('script', 'link', 'img') and (attrs.get('src') or attrs.get('href')): self.loaded.append(attrs.get('src') or attrs['href'])
 
 
 def broken_links(site: Path) -> list[str]:
