@@ -25,7 +25,8 @@ WALKTHROUGHS_LIMIT = 600 # seconds for all walkthroughs together
 LONGEST = ('real_satellites', 'quickstart', 'alignment') # they start first
 WALKTHROUGH_BYTES, MODULE_BYTES = 1_500_000, 300_000 # with their outputs
 # one thread a worker: two workers with two threads each fight for two cores and lose by a factor of two
-ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore::DeprecationWarning',
+# freed memory stays with the process, as in the command `mtmg`: else glibc hands each large tensor back and the kernel clears it anew
+ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1', 'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**31 - 1), 'MALLOC_TOP_PAD_': str(2**28), 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore::DeprecationWarning',
                             'PATH': f'{BIN}{os.pathsep}{os.environ["PATH"]}'}
 
 
