@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .bands import select
-from .clip import Clip, forward_precision, pick_device
+from .clip import Clip, autocast, pick_device
 from .encoders import ModalityEncoder, create_encoder
 from .engine import VARIANTS, Recipe, Stage, close_run, dihedral, fit, open_run, pick, pick_precision
 from .patching import class_loss
@@ -151,12 +151,11 @@ def teacher_embeddings(
     "The teacher's raw embedding of every scene in every variant."
     device = pick_device(device)
     teacher = teacher.clone().to(device)
-    half = torch.autocast(device.type, torch.bfloat16, enabled=forward_precision(precision, device) == 'bf16')
     out = torch.zeros(len(dataset), variants, teacher.embed_dim)
     for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
         x = teacher.preprocess(batch['image'].to(device), dataset.bands) # (N, 3, S, S)
         for v in range(variants):
-            with half: out[batch['index'], v] = teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
+            with autocast(precision, device): out[batch['index'], v] = teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
     return add_up(out)
 
 # %% ../nbs/13_alignment.ipynb #4803b906

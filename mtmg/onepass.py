@@ -15,6 +15,7 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from .clip import autocast
 from .embeddings import unit
 from .labels import LabelSet
 from .scenes import atomic_path, batches
@@ -88,7 +89,7 @@ class _Blocks:
 
 # %% ../nbs/07c_onepass.ipynb #7f7fb884
 def _encode(model, images, bands, device, precision) -> torch.Tensor:
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'):
+    with autocast(precision, device):
         out = model.encode_image(images.to(device), bands)
     if out.ndim != 2 or len(out) != len(images): raise ValueError(f'{type(model).__name__}.encode_image gave {tuple(out.shape)} for {len(images)} images; it must give (N, D)')
     return out.detach().float().cpu()

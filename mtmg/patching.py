@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .bands import RGB
-from .clip import Clip, forward_precision, pick_device
+from .clip import Clip, autocast, pick_device
 from .engine import Recipe, Stage, close_run, dihedral, fit, open_run, pick
 from .evaluate import kept, zero_shot
 from .ranks import add_up, gathered, meet, rank, share_of, sharing, world_size
@@ -264,13 +264,12 @@ def _set_alpha(tower: dict, start: dict, end: dict, alpha: float):
 def walk(clip: Clip, points, put, dataset, batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32') -> torch.Tensor:
     "(points, N, D) embeddings of every scene at every point, whose weights `put(tower, point)` writes; each batch is decoded and prepared once."
     walker = clip.clone().to(pick_device(device))
-    half = torch.autocast(walker.device.type, torch.bfloat16, enabled=forward_precision(precision, walker.device) == 'bf16')
     tower, out = walker.visual.state_dict(), torch.zeros(len(points), len(dataset), clip.embed_dim)
     for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
         x = walker.preprocess(batch['image'].to(walker.device), dataset.bands)
         for j, point in enumerate(points):
             put(tower, point)
-            with half: out[j, batch['index']] = walker.visual(x).float().cpu()
+            with autocast(precision, walker.device): out[j, batch['index']] = walker.visual(x).float().cpu()
     return add_up(out)
 
 def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32') -> torch.Tensor:
