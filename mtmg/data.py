@@ -196,7 +196,7 @@ def _with_templates(dataset, templates):
 
 # %% ../nbs/05_data.ipynb #828aa00f
 def load_dataset(
-    name, # a name of `mtmg.catalog.CATALOG`, or a torchgeo data set object
+    name, # a name of `mtmg.catalog.CATALOG`, a torchgeo data set object, or a `SceneDataset`
     root='data', # where it lies: its own folder or the one above it; the file of 'npz'
     split: str | None = None, # 'train', 'val', 'test', 'all'; None: all three
     download: bool = False, # fetch it first where it is not there and its owner allows it
@@ -204,6 +204,9 @@ def load_dataset(
     **options, # `dataset_info(name)['options']` says which
 ) -> Splits | SceneDataset:
     "A data set by name: `Splits`, or one split of it. ValueError, FileNotFoundError and TypeError say what to do."
+    if isinstance(name, SceneDataset): # one already
+        if options or split not in (None, name.split): raise ValueError(f"{name} is loaded already: it takes no {', '.join(options) or f'split {split!r}'}")
+        return name if templates is None else _with_templates(name.subset(range(len(name))), templates)
     if not isinstance(name, (str, Path)):
         if split is not None: options['split'] = split
         if 'labelset' in options: options['labels'] = labelset(options.pop('labelset'))

@@ -22,6 +22,7 @@ NBS, BIN = ROOT/'nbs', Path(sys.executable).parent
 WORKERS = 2
 NOTEBOOK_LIMIT = 300 # seconds for one module notebook: a hung one must not hang the build
 WALKTHROUGHS_LIMIT = 600 # seconds that all walkthroughs together should take on two quiet cores; also the longest that one cell may
+BUSY = 1.5 # how much longer they may take beside other work before that fails
 LONGEST = ('real_satellites', 'quickstart', 'alignment') # they start first
 WALKTHROUGH_BYTES, MODULE_BYTES = 1_500_000, 300_000 # with their outputs
 # one thread a worker: two workers with two threads each fight for two cores and lose by a factor of two
@@ -172,8 +173,9 @@ def walkthroughs(names: list[str], save: bool) -> dict[str, str]:
     with ThreadPoolExecutor(WORKERS) as pool: problems = dict(zip((p.name for p in paths), pool.map(lambda p: walk(p, save), paths)))
     spent = time.time() - start
     print(f'{spent:.0f} s for all')
-    # said, not failed: the same notebooks take twice as long on a busy machine, and speed is judged by `mtmg bench`, in ratios
-    if not names and spent > WALKTHROUGHS_LIMIT: print(f'SLOW: on two quiet cores all walkthroughs should take at most {WALKTHROUGHS_LIMIT} s')
+    if not names and spent > WALKTHROUGHS_LIMIT:
+        print(f'SLOW: on two quiet cores all walkthroughs should take at most {WALKTHROUGHS_LIMIT} s')
+        if spent > BUSY * WALKTHROUGHS_LIMIT: problems['all walkthroughs together'] = f'{spent:.0f} s, more than a busy machine explains'
     return problems
 
 
