@@ -122,7 +122,7 @@ def _digits(name, root, wanted, copies=1, seed=0):
     return {s: Digits(s, copies, seed) for s in wanted}
 
 def _shapes(name, root, wanted, n=None, seed=0):
-    from mtmg.supported import Shapes
+    from mtmg.shapes import Shapes
     return {s: Shapes(s, n=_each(n)[s], seed=seed) for s in wanted}
 
 # %% ../nbs/05_data.ipynb #7788280a
