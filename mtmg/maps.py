@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 
 from .bands import as_bands, composite
-from .charts import PALETTE, _axes, styled
 from .embed import _describe_model, class_probabilities, zero_shot_head
 from .files import TIF_SUFFIXES
 from .clip import pick_device
 from .onepass import _encode, evaluating
 from .rasters import Raster, open_raster, read_tiles, tile_grid
 from .scenes import atomic_path
+from .style import PALETTE, _axes, styled
 
 # %% ../nbs/08g_maps.ipynb #b1a59426
 @dataclass(frozen=True, repr=False)

@@ -12,7 +12,8 @@ import warnings
 import numpy as np
 
 from .bands import as_bands, composite
-from .charts import LINES, MARKERS, PALETTE, RIGHT, WRONG, _array, _axes, _figure_class, _grid, styled
+from .style import LINES, MARKERS, PALETTE, RIGHT, WRONG, styled
+from .style import _array, _axes, _figure_class, _grid
 
 # %% ../nbs/02_pictures.ipynb #b2aff724
 def _spectra(values, bands) -> dict:

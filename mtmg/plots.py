@@ -16,10 +16,11 @@ import warnings
 
 import numpy as np
 
-from .charts import (GREY, HATCHES, LINES, MARKERS, PALETTE, STYLE, plot_alpha, plot_confusion, plot_gains, plot_gap_training,
-                         plot_prompts, plot_shift, plot_similarities, save_figure, styled)
-from .charts import _array, _grid
+from .charts import plot_confusion, plot_gains, plot_prompts, plot_similarities
+from .curves import plot_alpha, plot_gap_training, plot_shift
 from .pictures import plot_retrieval_grid, plot_scenes, plot_spectra, scene_card
+from .style import GREY, HATCHES, LINES, MARKERS, PALETTE, STYLE, save_figure, styled
+from .style import _array, _grid
 
 _all_ = ['GREY', 'HATCHES', 'LINES', 'MARKERS', 'PALETTE', 'STYLE', 'plot_alpha', 'plot_confusion', 'plot_gains', 'plot_gap_training',
          'plot_prompts', 'plot_retrieval_grid', 'plot_scenes', 'plot_shift', 'plot_similarities', 'plot_spectra', 'save_figure', 'scene_card', 'styled']

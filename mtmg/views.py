@@ -15,7 +15,7 @@ import uuid
 import ipywidgets as W
 import numpy as np
 
-from .charts import PALETTE
+from .style import PALETTE
 
 # %% ../nbs/14_views.ipynb #0ca6cf91
 def image_bytes(array, kind: str = 'PNG', largest: int = 512) -> bytes:

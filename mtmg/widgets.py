@@ -14,11 +14,12 @@ import traitlets
 
 from .asking import BAND_ORDERS
 from .bands import composite
-from .charts import PALETTE, plot_alpha, plot_shift, styled
+from .curves import plot_alpha, plot_shift
 from .demo_models import ALPHAS, DemoModels, demo_models
 from .joint_states import AMOUNTS, GapState, RetrievalState
 from .pictures import RECIPE_TITLES
 from .states import AlphaState, ZeroShotState
+from .style import PALETTE, styled
 from .views import STYLE_SHEET, LineChart, Map, Thumbs, answers_html, image_tag, legend_html, line_html, numbers_html, spectrum_svg
 
 # %% ../nbs/14_widgets.ipynb #c02fce3c

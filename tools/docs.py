@@ -34,7 +34,7 @@ from nbdev.processors import clean_magics, hide_, hide_line, populate_language, 
 DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 SECTIONS = ('Walkthroughs', 'Decisions', 'Modules', 'Experiments', 'API') # of the menu, in this order
 # groups of modules: the first notebook of each, and a title
-GROUPS = {'00': 'Bands, labels, scenes', '02_': 'Figures', '02a': 'The mini-world', '03c': 'Data', '06': 'Models and embeddings', '08b': 'Scores',
+GROUPS = {'00': 'Bands, labels, scenes', '01c': 'Figures', '02a': 'The mini-world', '03c': 'Data', '06': 'Models and embeddings', '08b': 'Scores',
           '10': 'The gap', '10b': 'Training', '14': 'Demos', '14b_c': 'Runs, speed, command line'}
 WALKTHROUGHS = ('quickstart', 'patching', 'alignment', 'gap', 'own', 'real', 'scaling', 'full') # beginnings of names, as one reads them; the rest follows
 
