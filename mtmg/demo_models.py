@@ -35,7 +35,7 @@ def far_end(clip: Clip, patched: Clip, alpha: float) -> Clip:
     return tuned
 
 # %% ../nbs/14_demo_models.ipynb #44a5d250
-ALPHAS = tuple(round(.05 * i, 2) for i in range(21))
+ALPHAS = tuple(round(.1 * i, 1) for i in range(11))
 
 @dataclass
 class DemoModels:

@@ -42,7 +42,7 @@ STYLE_SHEET = f'''<style>
 .mtmg {{max-width:1090px; font-family:system-ui,sans-serif; color:var(--jp-ui-font-color1,#222)}}
 .mtmg .widget-box {{overflow:visible}}
 .mtmg h3 {{margin:2px 0; font-size:15px}}
-.mtmg p {{margin:0 0 2px; color:var(--jp-ui-font-color2,#555); font-size:13px; line-height:1.4; max-width:860px}}
+.mtmg p {{margin:0 0 2px; color:var(--jp-ui-font-color2,#555); font-size:13px; line-height:1.4}}
 .mtmg-line {{min-height:20px; font-size:13px; line-height:20px; overflow-wrap:anywhere}}
 .mtmg-error {{color:#B3261E; font-weight:600}} .mtmg-notice {{color:#8A6500}}
 .mtmg-stale {{opacity:.35}}

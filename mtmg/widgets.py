@@ -80,7 +80,8 @@ class Demo(W.VBox):
         more.on_click(lambda _: deal())
         deal()
         self.thumbs, self.others = thumbs, more
-        return _column(thumbs, more)
+        thumbs.layout.width = '850px' # ten in a row
+        return _row(thumbs, more)
 
 # %% ../nbs/14_widgets.ipynb #35ad44bd
 class ZeroShotDemo(Demo):
@@ -139,7 +140,7 @@ class AlphaExplorer(Demo):
              'what is won on satellite scenes, what is lost elsewhere, and what this scene is taken for.')
 
     def build(self):
-        scenes = self.scene_thumbs(lambda i: self.state.set(scene=i), 12)
+        scenes = self.scene_thumbs(lambda i: self.state.set(scene=i), 10)
         self.slider = self.link(_field(W.FloatSlider, 'α', 410, 24, min=0, max=1, step=ALPHAS[1], readout_format='.2f'), 'alpha')
         self.jump = W.Button(description=f'chosen: {self.models.alpha:.2f}', layout=W.Layout(width='120px'))
         self.jump.on_click(lambda _: self.state.set(alpha=self.models.alpha))
@@ -237,7 +238,7 @@ class RetrievalExplorer(Demo):
         self.gallery = self.link(_field(W.Dropdown, 'search in', 300, options=self.state.modalities), 'gallery')
         self.k = self.link(_field(W.IntSlider, 'top', 280, min=1, max=24), 'k')
         self.query, self.found = W.HTML(), Thumbs(self._ask, 24)
-        scenes = self.scene_thumbs(self._ask, 12)
+        scenes = self.scene_thumbs(self._ask, 10)
         return [self.text, _row(self.by, self.gallery, self.k), W.HTML('<div class="mtmg-line">or let one of these scenes ask:</div>'), scenes, self.query, self.found]
 
     def stale(self): return [self.found, self.query]
