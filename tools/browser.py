@@ -160,7 +160,8 @@ class Player:
         handle.focus()
         for _ in range(abs(steps)): handle.press('ArrowRight' if steps > 0 else 'ArrowLeft')
     def upload(self, name: str, content: bytes):
-        self.tab.locator('input[type=file]').set_input_files({'name': name, 'mimeType': 'application/octet-stream', 'buffer': content})
+        with self.page.expect_file_chooser(timeout=ANSWER_LIMIT) as chooser: self.tab.get_by_role('button', name=re.compile('upload a scene')).click()
+        chooser.value.set_files({'name': name, 'mimeType': 'application/octet-stream', 'buffer': content})
     def expect(self, part: str, pattern: str):
         self.tab.locator(part, has_text=re.compile(pattern)).first.wait_for(timeout=ANSWER_LIMIT)
     def refused(self, pattern: str):
@@ -277,8 +278,9 @@ def alpha(p: Player, models):
         p.shot('5-alpha')
     with p.step('slide alpha: answers, numbers and line follow'):
         line = p.html('.mtmg-top')
-        p.slide(3, 'α')
-        state.alpha = min(round(state.alpha + .3, 2), 1.)
+        steps = 3 if state.alpha < .5 else -3
+        p.slide(steps, 'α')
+        state.alpha = round(state.alpha + .1 * steps, 1)
         agrees()
         assert p.html('.mtmg-top') != line
         p.shot('6-alpha-moved')
