@@ -192,7 +192,7 @@ class GapExplorer(Demo):
         self.chart = _column()
         self.near = [Thumbs(lambda i: self.state.set(point=i), 6) for _ in range(2)]
         self.near_titles = [W.HTML(), W.HTML()]
-        side = _column(self.scene, *(w for pair in zip(self.near_titles, self.near) for w in pair), width='520px')
+        side = _column(self.scene, *(w for pair in zip(self.near_titles, self.near) for w in pair), width='506px')
         return [_row(self.x, self.y, self.color, self.method, self.point, gap=10), self.slider, _row(_column(self.map, self.legend), side), _row(self.numbers, self.chart, gap=28)]
 
     def stale(self): return [self.map, self.chart, self.numbers, self.scene]
