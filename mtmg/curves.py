@@ -66,11 +66,11 @@ def _frontier(ax, rows, chosen):
     marked = {path[0, 0], path[-1, 0]} | ({chosen} if chosen is not None else set())
     for alpha, x, y in path:
         if alpha not in marked: continue
-        if alpha == chosen: ax.plot(x, y, marker='*', ms=13, color=PALETTE[4], mec='black', mew=.6, ls='', zorder=5, label='chosen')
+        if alpha == chosen: ax.plot(x, y, marker='*', ms=13, color=PALETTE[4], mec='black', mew=.6, ls='', zorder=5)
         right = x < path[:, 1].mean()
-        ax.annotate(f'α = {alpha:g}', (x, y), (7 if right else -7, -3 if alpha == chosen else 4), textcoords='offset points',
+        ax.annotate(f'α = {alpha:g}' + (', chosen' if alpha == chosen else ''), (x, y), (7 if right else -7, -3 if alpha == chosen else 4), textcoords='offset points',
                     fontsize=8, ha='left' if right else 'right', va='top' if alpha == chosen else 'bottom')
-    ax.margins(.14)
+    ax.margins(.2)
     ax.set(xlabel='supported tasks (mean score)', ylabel='patching tasks (mean score)', title='New against old')
     _percent(ax.xaxis), _percent(ax.yaxis)
     ax.legend(loc='best')
