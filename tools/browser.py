@@ -23,7 +23,7 @@ import traceback
 
 from playwright.sync_api import Page, sync_playwright
 
-START_LIMIT = 300 # seconds until the server answers: it may have to make a small run first
+START_LIMIT = 600 # seconds until the server answers: it may have to make a small run first
 PAGE_LIMIT = 180_000 # ms until the page is there: its kernel imports torch
 ANSWER_LIMIT = 30_000 # ms for an answer to change
 FAST = .3 # seconds from a click to another answer, half of the times
