@@ -17,7 +17,7 @@ from .bench_evaluate import bench_evaluate
 from .bench_train import bench_sweep, bench_train
 from .embed import versions
 from .scenes import atomic_write_json
-from .timing import Row, table
+from .timing import table
 
 # %% ../nbs/16_bench.ipynb #295534c6
 #: The benches by name.

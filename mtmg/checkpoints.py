@@ -6,7 +6,6 @@
 __all__ = ['read_checkpoint', 'describe_keys', 'LoadReport', 'load_weights', 'architectures']
 
 # %% ../nbs/05a_checkpoints.ipynb #0da236c1
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 import pickle

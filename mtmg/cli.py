@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'EXPECTED', 'comments', 'Command', 'usage', 'main']
 
 # %% ../nbs/17_cli.ipynb #36b5153e
 import ctypes
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 import difflib
 import importlib
 import inspect

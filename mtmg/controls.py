@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from .alignment import AlignRecipe, align, teacher_embeddings
-from .clip import Clip
 from .data import drop_classes, load_dataset
 from .embed import embed
 from .engine import VARIANTS

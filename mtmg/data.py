@@ -17,7 +17,7 @@ from .archives import BigEarthNet, BigEarthNetV2, Sen12MS, eurosat, folder_class
 from .bands import did_you_mean
 from .catalog import CATALOG, dataset_info, download as fetch_archive, unknown_name
 from .files import audit, expect_folder
-from .folders import (TorchgeoScenes, cifar10_splits, complete_splits, folder_scenes, folder_splits, hold_out, imagenet_splits, npz_scenes,
+from .folders import (TorchgeoScenes, cifar10_splits, complete_splits, folder_splits, hold_out, imagenet_splits, npz_scenes,
                           split_folders, stratified_split)
 from .labels import LabelSet, labelset
 from .scenes import SceneDataset, Splits, Subset

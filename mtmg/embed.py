@@ -10,7 +10,6 @@ __all__ = ['SATELLITE_TEMPLATES', 'versions', 'embed', 'Predictions', 'zero_shot
 # %% ../nbs/08_embed.ipynb #eb3eb2a7
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch

@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 import tempfile
 from typing import Sequence
-import warnings
 
 from huggingface_hub import PyTorchModelHubMixin
 import numpy as np

@@ -8,15 +8,13 @@ __all__ = ['stratified_split', 'hold_out', 'split_folders', 'folder_scenes', 'co
 
 # %% ../nbs/04c_folders.ipynb #a77f57cb
 from pathlib import Path
-import os
-import warnings
 import zipfile
 
 import numpy as np
 import torch
 
 from .archives import folder_classes, name_key
-from .bands import RGB, SENSORS, S1_GRD, S2_L1C, S2_L2A, Sensor, as_bands, sensor_of
+from .bands import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of
 from .files import FileScenes, check_pixels, check_targets, expect_folder, first_paths, image_files, joint_sensor, known_bands, read_image
 from .labels import LabelSet, labelset
 from .scenes import ArrayDataset, SceneDataset, Subset

@@ -10,7 +10,6 @@ __all__ = ['PATCH_RECIPES', 'mix', 'interpolate', 'PatchRecipe', 'class_loss', '
 # %% ../nbs/12_patching.ipynb #0d9cd1d3
 import copy
 from dataclasses import dataclass, field
-import hashlib
 
 import numpy as np
 import torch

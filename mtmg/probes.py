@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from .embed import Embeddings, as_labels, unit
 from .embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
-from .zeroshot import TIE, WeightedMap, _multi_label, _say_what_is_odd, _single_label, average_precision, expected_hits, places
+from .zeroshot import TIE, _multi_label, _say_what_is_odd, _single_label, average_precision, expected_hits, places
 
 # %% ../nbs/08e_probes.ipynb #761b37f0
 class _Problem:

@@ -6,7 +6,6 @@
 __all__ = ['band_means', 'unseen_bands', 'reassign', 'refine', 'pseudo_labels']
 
 # %% ../nbs/12c_pseudolabels.ipynb #68e30d4c
-import numpy as np
 import torch
 import torch.nn.functional as F
 

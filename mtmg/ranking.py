@@ -14,7 +14,7 @@ import torch
 from .embed import Embeddings, as_labels, unit
 from .embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
-from .zeroshot import TIE, average_precision, count_above, expected_hits, places
+from .zeroshot import TIE, average_precision, expected_hits, places
 
 # %% ../nbs/08d_ranking.ipynb #82d24e8f
 def _log_choose(n, k):

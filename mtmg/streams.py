@@ -22,7 +22,7 @@ from .labels import LabelSet, labelset
 from .scenes import ArrayDataset, SceneDataset, atomic_path, collate
 from .shard_files import decode_picture
 from .shards import Broken, node_stretch
-from .tars import TarWriter, read_npy
+from .tars import read_npy
 
 # %% ../nbs/04d_streams.ipynb #53126a11
 def _tensor(data: bytes) -> torch.Tensor:

@@ -8,7 +8,6 @@ __all__ = ['TarWriter', 'list_tar', 'npy_bytes', 'npy_header', 'read_npy', 'Arra
 # %% ../nbs/03d_tars.ipynb #d6043230
 import io
 import os
-from pathlib import Path
 import tarfile
 import zlib
 
