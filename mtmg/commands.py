@@ -58,6 +58,7 @@ def patch(
     if max_drop < 0: raise ValueError(f'max_drop is {max_drop}; it must be 0 or more')
     from mtmg.clip import load_clip
     from mtmg.engine import pick
+    from mtmg.onepass import model_hash
     from mtmg.patching import PATCH_RECIPES, finetune, interpolate, sweep
     from mtmg.plots import plot_alpha, save_figure
     from mtmg.ranks import from_first, is_first, sharing
@@ -67,7 +68,7 @@ def patch(
     if alpha is not None: recipe = replace(recipe, alphas=tuple(sorted({0., alpha, 1.})))
     if not all(0 <= a <= 1 for a in recipe.alphas): raise ValueError(f'alphas are {", ".join(f"{a:g}" for a in recipe.alphas)}; they must lie between 0 and 1')
     clip, task, kept = _clip(model, run.device), data.load(), [_task(name, data.root) for name in supported if name != 'none']
-    with claimed(out, _request('patch', data, run, model=clip.hash(), supported=list(supported), recipe=recipe.to_dict(),
+    with claimed(out, _request('patch', data, run, model=model_hash(clip), supported=list(supported), recipe=recipe.to_dict(),
                                alpha=alpha, rule=rule, max_drop=max_drop), run.overwrite) as resumed:
         if from_first(lambda: resumed and (out/'tuned'/'open_clip_config.json').exists()): tuned = load_clip(str(out/'tuned'), device=run.device)
         else:
@@ -118,6 +119,7 @@ def align(
     from mtmg.alignment import ALIGN_RECIPES, align
     from mtmg.encoders import ModalityEncoder, create_encoder
     from mtmg.engine import pick
+    from mtmg.onepass import model_hash
     from mtmg.ranks import is_first
     from mtmg.runs import claimed
     recipe, out = pick(recipe, ALIGN_RECIPES, **changes), run.where('align')
@@ -126,7 +128,7 @@ def align(
     if Path(backbone).is_dir(): encoder = ModalityEncoder.from_pretrained(backbone)
     elif weights: encoder = create_encoder(backbone, bands or task.train.bands, teacher.embed_dim, weights=weights, seed=run.seed, drop_path=recipe.drop_path)
     more = [_task(name, data.root) for name in unlabelled]
-    with claimed(out, _request('align', data, run, model=teacher.hash(), backbone=backbone, weights=weights, bands=bands and list(bands),
+    with claimed(out, _request('align', data, run, model=model_hash(teacher), backbone=backbone, weights=weights, bands=bands and list(bands),
                                unlabelled=list(unlabelled), recipe=recipe.to_dict()), run.overwrite):
         student = align(teacher, task, recipe, encoder=encoder, backbone=backbone, bands=bands, unlabelled=more,
                         seed=run.seed, out=out/'training', trainer=training.options(), **run.options())
@@ -161,6 +163,7 @@ def evaluate(
     if unknown: raise ValueError(f'task {unknown[0]!r} is not one of {", ".join(TASKS)}')
     from mtmg.embed import embed
     from mtmg.gap import gap_report
+    from mtmg.onepass import model_hash
     from mtmg.results import compare
     from mtmg.runs import claimed
     from mtmg.scenes import atomic_write_json, atomic_write_text
@@ -170,7 +173,7 @@ def evaluate(
     sets = {d.dataset: {s: d.load(s) for s in needed} for d in _datasets(data, also)}
     able = {d: _able(named, scenes[split], bool(also)) for d, scenes in sets.items()}
     table, differences, gaps = {}, [], {}
-    with claimed(out, _request('evaluate', data, run, also=list(also), models={k: m.hash() for k, m in named.items()}, tasks=list(tasks), split=split), run.overwrite):
+    with claimed(out, _request('evaluate', data, run, also=list(also), models={k: model_hash(m) for k, m in named.items()}, tasks=list(tasks), split=split), run.overwrite):
         for d, scenes in sets.items():
             E = {s: embed(able[d], part, text=words, cache=out/'cache', **run.options()) for s, part in scenes.items()}
             results = _measures(E[split], E.get('train'), list(able[d]), tasks)

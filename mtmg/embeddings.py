@@ -7,6 +7,7 @@ __all__ = ['as_tensor', 'as_features', 'unit', 'as_labels', 'names_in', 'prompt_
 
 # %% ../nbs/07b_embeddings.ipynb #6a650c30
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 import json
 from pathlib import Path
 from typing import Sequence
@@ -96,7 +97,7 @@ def as_labels(
 
 def names_in(*labels) -> list | None:
     "The names of labels in alphabetical order, None where they are numbers: for what asks only who is of one class."
-    arrays = [np.asarray(l) for l in labels if l is not None and not isinstance(l, torch.Tensor)]
+    arrays = [np.asarray(l.cpu() if isinstance(l, torch.Tensor) else l) for l in labels if l is not None] # names on one side alone are no names
     return sorted({str(name) for a in arrays for name in a.reshape(-1)}) if arrays and all(a.dtype.kind in 'UO' for a in arrays) else None
 
 # %% ../nbs/07b_embeddings.ipynb #78a94cef
@@ -257,6 +258,12 @@ def _merge(self, other: 'Embeddings') -> 'Embeddings':
     elif len(self) != len(other): raise ValueError(f'{len(self)} and {len(other)} scenes, and no ids to match them by')
     if self.labels is not None and other.labels is not None and self.labelset == other.labelset and not torch.equal(self.labels, other.labels):
         raise ValueError('the labels of the two embeddings differ for the same scenes')
+    taken = [k for k in ('labels', 'text', 'prompts') if getattr(self, k) is None and getattr(other, k) is not None]
+    if taken and None not in (self.classnames, other.classnames) and self.classnames != other.classnames: # by name, not by number
+        if sorted(self.classnames) != sorted(other.classnames): raise ValueError(f'the {" and ".join(taken)} of the other embeddings are of other classes ({", ".join(other.classnames[:3])}, … and here {", ".join(self.classnames[:3])}, …)')
+        order = [other.classnames.index(n) for n in self.classnames]
+        labels = other.labels if other.labels is None else other.labels[:, order] if other.labels.ndim == 2 else torch.tensor(order).argsort()[other.labels]
+        other = replace(other, labels=labels, labelset=self.labelset, **{k: v if (v := getattr(other, k)) is None else v[order] for k in ('text', 'prompts')})
     keep = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}
     return replace(self, **keep | dict(features=self.features | other.features, exposure=self.exposure | other.exposure,
                                        meta=other.meta | self.meta))
@@ -275,7 +282,9 @@ def _concat(cls, parts: Sequence['Embeddings']) -> 'Embeddings':
         if any(v is None for v in values): return None
         return torch.cat(list(values)) if isinstance(values[0], torch.Tensor) else sum(map(list, values), [])
     same = {k: getattr(first, k) if all(getattr(p, k) == getattr(first, k) for p in rest) else None for k in ('dataset', 'split', 'source')}
-    return replace(first, features={k: join([p[k] for p in parts]) for k in first.features},
+    records = {k: [p.exposure[k] for p in parts if k in p.exposure] for k in first.features}
+    seen = {k: reduce(Exposure.merge, own if len(own) == len(parts) else [*own, Exposure(known=False)]) for k, own in records.items() if own} # of any part
+    return replace(first, exposure=seen, features={k: join([p[k] for p in parts]) for k in first.features},
                    **{k: join([getattr(p, k) for p in parts]) for k in _PER_SCENE}, **same)
 
 Embeddings.concat = classmethod(_concat)

@@ -55,7 +55,7 @@ def _digest(*parts) -> str:
 
 def model_hash(model) -> str:
     "Names a model by what decides its embeddings: weights and input transform."
-    setting = {k: str(getattr(model, k)) for k in ('image_size', 'composite', 'normalization', 'bands', 'name') if hasattr(model, k)}
+    setting = {k: str(getattr(model, k)) for k in ('image_size', 'composite', 'normalization', 'preprocess_cfg', 'bands', 'name') if hasattr(model, k)}
     if callable(getattr(model, 'hash', None)): return _digest(type(model).__name__, setting, model.hash())
     if isinstance(model, torch.nn.Module):
         return _digest(type(model).__name__, setting, *(x for item in sorted(model.state_dict().items()) for x in item))

@@ -258,7 +258,9 @@ def linear_probe(
     if not strengths or min(strengths) <= 0: raise ValueError(f'strengths {strengths}: give positive numbers')
     x, y, refit = sets.x, sets.y, validation is None and len(strengths) > 1
     if validation is not None:
-        vx, vy, _ = _side(validation, sets.of[0], None, 'validation')
+        vx, vy, others = _side(validation, sets.of[0], None, 'validation')
+        if None not in (sets.names, others) and tuple(others) != tuple(sets.names):
+            raise ValueError(f'train and validation have different classes ({", ".join(sets.names[:3])}, … and {", ".join(others[:3])}, …)')
         vy = as_labels(vy, sets.names, len(vx))
     elif len(strengths) > 1:
         held = hold_out(y, seed=seed)

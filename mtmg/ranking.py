@@ -134,7 +134,7 @@ def rank_classes(
             full[j] = average_precision(row[keep], right[j][keep]) if exclude_self else average_precision(row, right[j])
             keep[:] = True
         part = {'map': full}
-        hit = np.minimum(first, 1) if mine.ndim == 2 else first
+        hit = _first_gains(scores, (gains > 0).to(gains), top) if mine.ndim == 2 else first # expected over ties, as `first`
         place = np.arange(1, top + 1)
         precision = hit.cumsum(1) / place[:hit.shape[1]]
         for k in ks:

@@ -233,7 +233,7 @@ def over_runs(
     draws = _draws(results, metric, resamples, groups, seed) # (resamples, runs)
     runs = np.random.default_rng(seed + 2).multinomial(len(results), np.full(len(results), 1 / len(results)), size=resamples)
     each = [float(r[metric]) for r in results]
-    same = {k: v for k, v in results[0].items() if all(r.get(k) == v for r in results) and k in ('kind', 'modality', 'dataset', 'split', 'score', 'n', 'labelset', 'prompts')}
+    same = {k: v for k, v in results[0].items() if k in ('kind', 'modality', 'dataset', 'split', 'score', 'n', 'labelset', 'prompts') and all(r.get(k) == v for r in results)}
     return Result(same | {metric: float(np.mean(each)), 'spread': float(np.std(each, ddof=1)) if len(each) > 1 else None, 'each': each,
                           'interval': {metric: quantiles((draws * runs).sum(1) / len(results), level)}, 'runs': len(results), 'metrics': [metric]})
 
@@ -257,6 +257,16 @@ def kept(
 # %% ../nbs/08b_results.ipynb #81258988
 _SMALL_IS_GOOD = ('ece', 'median_rank', 'mean_rank')
 
+def _put(table, row, column, entry):
+    "into its cell, or where another result stands there, into a column named after what differs, else into a row of its own"
+    if column in table.get(row, {}):
+        there = table[row][column][0]
+        differs = [str(entry[0].get(k)) for k in ('split', 'modality') if entry[0].get(k) != there.get(k)]
+        if differs: column += f' ({", ".join(differs)})'
+    name, i = row, 2
+    while column in table.get(row, {}): row, i = f'{name} ({i})', i + 1
+    table.setdefault(row, {})[column] = entry
+
 def _cells(results, metrics):
     if not isinstance(results, dict): results = {i: r for i, r in enumerate(results)}
     table = {}
@@ -264,7 +274,9 @@ def _cells(results, metrics):
         for r in [group] if isinstance(group, Result) else group:
             row = name if isinstance(name, str) else r.get('model') or r.get('modality') or '-'
             for m in metrics or r.get('headline') or r['metrics']:
-                if m in r: table.setdefault(row, {})[' '.join(filter(None, (r.get('dataset'), '' if r['kind'] == 'zero_shot' else r['kind'].replace('_', ' '), _NAMES.get(m, m))))] = (r, m)
+                if m not in r: continue
+                column = ' '.join(filter(None, (r.get('dataset'), '' if r['kind'] == 'zero_shot' else r['kind'].replace('_', ' '), _NAMES.get(m, m))))
+                _put(table, row, column, (r, m))
     return table
 
 def _cell(entry, best):

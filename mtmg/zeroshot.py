@@ -81,7 +81,8 @@ class Task:
             if modality is None and len(E.features) > 1: raise ValueError(f'which modality? there are {", ".join(map(repr, E.features))}')
             self.modality = modality or E.modalities[0]
             features = E[self.modality]
-            text = E.text if text is None else text
+            if text is None: # rows by name, where another order is asked for
+                text = dict(zip(E.classnames, E.text)) if None not in (classnames, E.text, E.classnames) and tuple(classnames) != E.classnames else E.text
             if labels is None: labels, label_names = E.labels, label_names or E.classnames
             classnames = E.classnames if classnames is None and not isinstance(text, dict) else classnames
             logit_scale = E.logit_scale if logit_scale is None else logit_scale
@@ -237,7 +238,7 @@ def choose_thresholds(scores, labels) -> np.ndarray:
         f1 = 2 * hits / (np.arange(1, len(s) + 1) + t.sum()) # of answering the first i scenes
         f1[:-1][s[:-1] == s[1:]] = -1 # a threshold cannot part equal scores
         i = int(f1.argmax())
-        out[c] = s[i] if i + 1 == len(s) else (s[i] + s[i + 1]) / 2
+        out[c] = s[i] - TIE if i + 1 == len(s) else (s[i] + s[i + 1]) / 2 # the last one too has to be crossed
     return out
 
 # %% ../nbs/08c_zeroshot.ipynb #9923e307
@@ -282,6 +283,8 @@ def _thresholds(task, threshold, validation):
     if threshold is not None: raise ValueError('give threshold= or validation=, not both')
     images, labels = (validation[task.modality], validation.labels) if isinstance(validation, Embeddings) else validation
     if labels is None: raise ValueError('the validation embeddings have no labels to choose thresholds on')
+    if isinstance(validation, Embeddings) and validation.classnames is not None: # in the order of the task
+        labels = Task(validation, task.modality, text=dict(zip(task.classnames, task.head.cpu()))).labels
     return choose_thresholds((unit(images, 'validation') @ task.head.cpu().T).numpy(), as_labels(labels, task.classnames, len(images)))
 
 # %% ../nbs/08c_zeroshot.ipynb #963eab27
