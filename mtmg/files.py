@@ -28,6 +28,9 @@ IMAGE_SUFFIXES = PHOTO_SUFFIXES + TIF_SUFFIXES
 # %% ../nbs/03c_files.ipynb #5216eb92
 def _read_photo(path):
     from PIL import Image
+    with open(path, 'rb') as file: head = file.read(25)
+    if head[:8] == b'\x89PNG\r\n\x1a\n' and head[24:] == b'\x10': # Pillow would cut colours of 16 bits down to 8 and say nothing
+        raise ValueError('16 bits a channel, allowed are 8; store other depths as tif')
     with Image.open(path) as image:
         if image.mode.startswith(('I', 'F')):
             raise ValueError(f'pixels of mode {image.mode}, allowed are 8 bits a channel; store other depths as tif')
@@ -55,21 +58,26 @@ def _tags_beyond_end(path) -> bool:
         if width * length > (8 if big else 4) and value + width * length > size: return True # kept elsewhere, not in the entry
     return False
 
-def _read_tif(path):
+def _read_tif(path, file_bands=None):
     import rasterio
     if _tags_beyond_end(path): raise ValueError('the file ends before its tags do')
     with warnings.catch_warnings(): # patches without a map projection are usual in data sets
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path) as file:
             pixels, names = file.read(), file.descriptions
-            colours = tuple(c.name for c in file.colorinterp)
+            colours, nodata = tuple(c.name for c in file.colorinterp), file.nodata
+    if nodata and (empty := int((pixels == nodata).sum())): # 0 is looked for where all are known
+        warnings.warn(f'{path}: {empty:,} of {pixels.size:,} numbers are the no-data value {nodata:g}', UserWarning, stacklevel=3)
     if all(names) and len(set(names)) == len(names): return pixels, tuple(names)
+    if file_bands is not None: # what somebody says is above the colour tags, which GDAL gives to any 8-bit tif of three or four bands
+        return pixels if len(file_bands) == len(pixels) else pixels[[c != 'alpha' for c in colours]], None
     if pixels.dtype == np.uint8 and colours[:3] == ('red', 'green', 'blue'): return pixels[:3], tuple(RGB.bands)
     return pixels, None
 
 # %% ../nbs/03c_files.ipynb #e8f8647c
 def read_image(
     path, # a jpg, png, webp, bmp or tif
+    file_bands=None, # names of the channels, where it is known that they are not the colours that an 8-bit tif is tagged with
 ) -> tuple[np.ndarray, tuple | None]:
     "Pixels (C, H, W) in the stored type, and the band names that the file carries, or None."
     path = Path(path)
@@ -77,7 +85,7 @@ def read_image(
         raise ValueError(f'{path}: {path.suffix or "no"} suffix; readable are {", ".join(IMAGE_SUFFIXES)}')
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
     if not path.stat().st_size: raise ValueError(f'{path} is empty (0 bytes): fetch it again or remove it')
-    try: return (_read_tif if path.suffix.lower() in TIF_SUFFIXES else _read_photo)(path)
+    try: return _read_tif(path, file_bands) if path.suffix.lower() in TIF_SUFFIXES else _read_photo(path)
     except (OSError, ValueError, SyntaxError) as error: # PIL and rasterio report broken files as one of these
         raise ValueError(f'{path} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): '
                          'fetch it again or remove it') from error
@@ -132,6 +140,9 @@ def check_pixels(
         try:
             if image.dtype.kind == 'f' and not (good := np.isfinite(image)).all():
                 raise ValueError(f'{(~good).sum()} of {image.size} pixels are NaN or infinite; leave it out (mtmg.files.audit finds all such scenes)')
+            low = image[..., [b.sensor == S1_GRD.name for b in bands], :, :]
+            if low.size and low.min() < -100: raise ValueError(f'{(low < -100).sum():,} numbers are below -100 decibels, down to {low.min():g}: no data? Fill them in or leave it out')
+            if low.size and low.min() >= 0 and low.any(): warnings.warn('no number is below 0 decibels: linear power? Then say sensor="sentinel1-grd-linear"')
             if not any(radar): image = check_image(image, bands)
             elif not all(radar):
                 optical = [c for c, r in enumerate(radar) if not r]
@@ -184,10 +195,13 @@ class FileScenes(SceneDataset):
 
     def _image(self, i):
         path = self.paths[i]
-        pixels, named = read_image(path)
+        pixels, named = read_image(path, self.file_bands)
         try: pixels = pixels[channel_order(named, self.file_bands, len(pixels), self.bands, self.sensor)]
         except ValueError as error: raise ValueError(f'{path}: {error}') from None
-        if self.offset: pixels = remove_offset(pixels, self.offset)
+        if self.offset:
+            numbers = [SENSORS.get(b.sensor, self.sensor).unit == 'DN' for b in self.bands] # no radar, no picture
+            if not any(numbers): raise ValueError(f'{path}: offset={self.offset:g} is taken off digital numbers, and {", ".join(self.bands)} are none; leave it out')
+            pixels[numbers] = remove_offset(pixels[numbers], self.offset)
         pixels = check_pixels(pixels, self.bands, path)
         image = torch.from_numpy(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)))
         if self.size: return resize(image, self.size)

@@ -8,6 +8,7 @@ __all__ = ['stratified_split', 'hold_out', 'split_folders', 'folder_scenes', 'co
 
 # %% ../nbs/04c_folders.ipynb #a77f57cb
 from pathlib import Path
+import warnings
 import zipfile
 
 import numpy as np
@@ -61,6 +62,8 @@ _SPLIT_FOLDERS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'valid
 def split_folders(root: Path) -> dict[str, Path]:
     "split -> folder, of those there are."
     there = {p.name.lower(): p for p in Path(root).iterdir() if p.is_dir()}
+    for split, names in _SPLIT_FOLDERS.items():
+        if len(both := [n for n in names if n in there]) > 1: raise ValueError(f'{root} has {" and ".join(both)}, two folders for the split {split!r}; remove or rename one')
     return {split: there[n] for split, names in _SPLIT_FOLDERS.items() for n in names if n in there}
 
 def _subfolders(folder): return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
@@ -71,10 +74,10 @@ def _pretty(folder):
     return ' '.join(re.sub(r'(?<=[a-z])(?=[A-Z])|[_\-]+', ' ', folder).lower().split())
 
 # %% ../nbs/04c_folders.ipynb #bdd542cc
-def _classes(folders, labels, root):
+def _classes(folders, labels, root, name):
     "the label set, and the class of each folder name"
     if labels is None:
-        labels = LabelSet(f'folder {Path(root).name}', tuple(_pretty(f) for f in folders), labelset('miniworld').templates)
+        labels = LabelSet(f'folder {Path(name).name}', tuple(_pretty(f) for f in folders), labelset('miniworld').templates)
         return labels, {name: k for k, name in enumerate(folders)}
     table = folder_classes(labels)
     unknown = [f for f in folders if name_key(f) not in table]
@@ -90,18 +93,27 @@ def _classes(folders, labels, root):
     return labels, classes
 
 # %% ../nbs/04c_folders.ipynb #99a0da0c
+def _readable(paths):
+    "the first image that can be decoded: one that cannot must not keep the others from being read"
+    first = None
+    for path in paths:
+        try: read_image(path)
+        except (ValueError, OSError) as error: first = first or error
+        else: return path
+    raise first
+
 def _file_sensor(path, file_bands, sensor):
     "sensor, and the bands to deliver, of a folder whose first image is `path`"
-    pixels, named = read_image(path)
     if isinstance(sensor, str): sensor = sensor_of((), sensor)
     if isinstance(file_bands, str): file_bands = sensor_of((), file_bands).bands
+    pixels, named = read_image(path, file_bands)
     bands = known_bands(named, sensor) if named else None
     if bands is None and file_bands is None and sensor is not None and len(sensor.bands) == len(pixels):
         raise ValueError(f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file], '
                          f'or file_bands={sensor.name!r} if they are {", ".join(sensor.bands)}')
     if bands is None and file_bands is None:
         raise ValueError(f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file]')
-    if bands is None: bands = as_bands(file_bands, sensor)
+    if bands is None: bands = file_bands = as_bands(file_bands, sensor) # aliases too
     if sensor is None: sensor = joint_sensor(bands)
     return sensor, tuple(b for b in sensor.bands if b in bands), file_bands
 
@@ -135,11 +147,11 @@ def folder_scenes(
         empty = [f for f, files in full.items() if not files]
         if empty: raise ValueError(f'{folder/empty[0]} has no image: a class without images ({len(empty)} of {len(full)} are); add some or remove the folder')
         given = labels
-        labels, classes = _classes(list(full), labels, folder)
+        labels, classes = _classes(list(full), labels, folder, root) # all splits of a root have one label set
         paths = [p for files in full.values() for p in files]
         targets = [classes[f] for f, files in full.items() for _ in files]
         source = source or (given and given.name)
-    sensor, all_bands, file_bands = _file_sensor(paths[0], file_bands if file_bands is not None else bands, sensor)
+    sensor, all_bands, file_bands = _file_sensor(_readable(paths), file_bands if file_bands is not None else bands, sensor)
     bands = all_bands if bands is None or isinstance(bands, str) else tuple(sensor[b] for b in bands)
     return FileScenes(paths, targets, name=name, source=source or f'folder {root.name}', sensor=sensor, bands=bands, labelset=labels, split=split,
                       file_bands=file_bands, size=size, offset=offset, ids=[p.relative_to(root).as_posix() for p in paths])
@@ -168,6 +180,10 @@ def folder_splits(root, labels: LabelSet | None = None, seed: int = 0, **options
     "train, val and test of a folder; `options` as of `folder_scenes`."
     root = expect_folder(root, 'root/[train|val|test/]class/*.jpg, png or tif')
     folders = split_folders(root)
+    others = [f for f in _subfolders(root) if f not in folders.values() and image_files(f)]
+    if folders and others:
+        if all(image_files(f) for f in folders.values()): folders = {} # 'train' is a class beside 'plane' and 'ship'
+        else: warnings.warn(f'{root}: {", ".join(f.name for f in others[:3])} beside {", ".join(f.name for f in folders.values())} hold images that belong to no split; they are left out', UserWarning, stacklevel=2)
     if not folders: return complete_splits({'all': folder_scenes(root, labels, 'all', **options)}, seed)
     if labels is None: # the same classes in every split
         names = {f.name for p in folders.values() for f in _subfolders(p)}

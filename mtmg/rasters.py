@@ -68,7 +68,8 @@ def _by_count(sample: np.ndarray) -> tuple | None:
 def _bands_of(file, path, file_bands, sensor) -> tuple: # bands, channels
     "which band is which"
     colours = [c.name for c in file.colorinterp]
-    channels = tuple(i + 1 for i, c in enumerate(colours) if c != 'alpha')
+    every = file_bands is not None and len(file_bands) == file.count # then no channel is a mask, whatever it is tagged
+    channels = tuple(i + 1 for i, c in enumerate(colours) if every or c != 'alpha')
     names = [file.descriptions[i - 1] for i in channels]
     bands = known_bands(names, sensor) if all(names) and len(set(names)) == len(names) else None
     if bands is None and file_bands is not None:

@@ -35,8 +35,8 @@ def _arrays(bands, sensor) -> list[dict]:
     "the arrays of a scene: extension, channels, type"
     groups = {}
     for c, band in enumerate(bands):
-        owner = band.sensor or sensor.name
-        ext = 's2' if owner.startswith('sentinel2') else 's1' if owner.startswith('sentinel1') else 'rgb' if owner == RGB.name else 'x'
+        owner = SENSORS.get(band.sensor, sensor)
+        ext = 's2' if owner.name.startswith('sentinel2') and owner.unit == 'DN' else 's1' if owner.name.startswith('sentinel1') else 'rgb' if owner.name == RGB.name else 'x'
         groups.setdefault(ext, []).append(c)
     return [dict(ext=ext, channels=c, dtype='uint16' if ext == 's2' else 'float32') for ext, c in groups.items() if ext != 'rgb' or len(groups) > 1]
 
@@ -156,6 +156,8 @@ def write_shards(
     "Write a data set as shards; go on where an earlier call was broken off. OSError where there is no room."
     folder = Path(folder)
     if isinstance(dataset, Splits):
+        differ = [k for k in ('name', 'sensor', 'bands', 'labelset') if any(getattr(part, k) != getattr(dataset.test, k) for part in dataset)]
+        if differ: raise ValueError(f'the splits of {dataset.name} differ in {", ".join(differ)}, which all shards of a folder share; write them into folders of their own')
         for part in dataset: write_shards(part, folder, scenes_per_shard, image_format, num_workers, overwrite, progress)
         return folder
     if image_format not in (None, *IMAGE_FORMATS): raise ValueError(f"image_format {image_format!r} is not one of {', '.join(IMAGE_FORMATS)}, None")
