@@ -20,7 +20,7 @@ from .files import audit, expect_folder
 from .folders import (TorchgeoScenes, cifar10_splits, complete_splits, folder_splits, hold_out, imagenet_splits, npz_scenes,
                           split_folders, stratified_split)
 from .labels import LabelSet, labelset
-from .scenes import SceneDataset, Splits, Subset
+from .scenes import SceneDataset, Splits, Subset, joined_groups
 
 # %% ../nbs/05_data.ipynb #9a8ad129
 _all_ = ['audit', 'dataset_info', 'stratified_split'] # found here too
@@ -46,6 +46,10 @@ class Joined(SceneDataset):
     def captions(self):
         parts = [d.captions for d in self.datasets]
         return None if any(p is None for p in parts) else [c for p in parts for c in p]
+    @property
+    def groups(self):
+        parts = joined_groups(self.datasets)
+        return None if parts[0] is None else [g for p in parts for g in p]
     def _place(self, i):
         part = int(np.searchsorted(self._ends, i, side='right'))
         return part, i - (self._ends[part - 1] if part else 0)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .labels import Exposure, LabelSet
-from .scenes import atomic_path
+from .scenes import atomic_path, joined_groups
 
 # %% ../nbs/07b_embeddings.ipynb #1491c8fc
 def _rows(which: np.ndarray) -> str:
@@ -278,6 +278,7 @@ def _concat(cls, parts: Sequence['Embeddings']) -> 'Embeddings':
         if set(p.features) != set(first.features): raise ValueError(f'modalities {", ".join(first.features)} and {", ".join(p.features)} differ')
         if p.labelset != first.labelset: raise ValueError('label sets differ')
         if (p.text is None) != (first.text is None) or (p.text is not None and not torch.allclose(p.text, first.text, atol=1e-5)): raise ValueError('text embeddings differ')
+    parts = [p if g is p.groups else replace(p, groups=g) for p, g in zip(parts, joined_groups(parts))]
     def join(values):
         if any(v is None for v in values): return None
         return torch.cat(list(values)) if isinstance(values[0], torch.Tensor) else sum(map(list, values), [])

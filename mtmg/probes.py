@@ -188,10 +188,12 @@ class _Sets:
             warnings.warn(f'{kind}: no training scene of class {", ".join(map(repr, absent[:3]))}' + (f' and {len(absent) - 3} more' if len(absent) > 3 else '')
                           + '; it cannot be predicted', UserWarning, stacklevel=4)
         _say_what_is_odd(self, kind)
+    def clusters(self, groups): return self.embeddings.groups if groups is None and self.embeddings is not None else groups
     def measure(self, scores, scale, groups, resamples, seed):
-        if groups is None and self.embeddings is not None: groups = self.embeddings.groups
-        if self.multilabel: return _multi_label(self, scores.cpu().numpy(), None, groups, resamples, seed)
-        return _single_label(self, [(0, scores)], scale, (1, 5), self.classes <= 100, groups, resamples, seed)
+        groups = self.clusters(groups)
+        if self.multilabel: values, samples = _multi_label(self, scores.cpu().numpy(), None, groups, resamples, seed)
+        else: values, samples = _single_label(self, [(0, scores)], scale, (1, 5), self.classes <= 100, groups, resamples, seed)
+        return values, samples | {'groups': groups}
     def result(self, kind, values, samples, **more):
         E, (a, b) = self.embeddings, self.of
         about = circumstances(kind, E, [m for m in dict.fromkeys((a or (E.modalities[0] if E else None), b)) if m] if E is not None else [], E.labelset if E is not None else None)
@@ -301,6 +303,7 @@ def few_shot(
     train_labels=None,
     test_labels=None,
     strengths: Sequence[float] = STRENGTHS,
+    groups=None, # (N,) clusters of test scenes, for the intervals
     resamples: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -324,7 +327,7 @@ def few_shot(
             else:
                 hits.append(expected_hits(*places(s, s.gather(1, sets.truth.to(s.device)[:, None])[:, 0]), 1).cpu().numpy())
                 each.append(float(hits[-1].mean()))
-        interval = quantiles(resampled_means(np.stack(hits), resamples, seed=seed)) if hits and resamples else None
+        interval = quantiles(resampled_means(np.stack(hits), resamples, sets.clusters(groups), seed)) if hits and resamples else None
         rows.append({'shots': int(k), metric: float(np.mean(each)), 'spread': float(np.std(each, ddof=1)) if draws > 1 else None, 'interval': interval, 'draws': each})
     values = {f'{metric}@{r["shots"]}': r[metric] for r in rows}
     return sets.result('few_shot', {'metrics': list(values), **values, 'rows': rows, 'interval': {f'{metric}@{r["shots"]}': r['interval'] for r in rows if r['interval']}}, {})

@@ -249,7 +249,7 @@ class _Sides:
         return None # row i is the right answer to row i
 
 # %% ../nbs/08d_ranking.ipynb #3e521bb3
-def _pair_result(ranks, n_gallery, ks, gallery_sizes, groups, resamples, seed) -> tuple:
+def _pair_result(ranks, n_gallery, ks, gallery_sizes, ids, groups, resamples, seed) -> tuple:
     hits = {f'R@{k}': ranks.hits(k) for k in ks}
     order = ranks.ranks()
     out = {name: float(h.mean()) for name, h in hits.items()} | {'median_rank': float(np.median(order)), 'mean_rank': float(order.mean())}
@@ -257,17 +257,17 @@ def _pair_result(ranks, n_gallery, ks, gallery_sizes, groups, resamples, seed) -
     about = {'metrics': list(out), **out, 'interval': interval, 'recall': {k: out[f'R@{k}'] for k in ks}, 'n': len(ranks), 'gallery': n_gallery,
              'headline': [f'R@{k}' for k in ks if k in (1, 10)] + ['median_rank']}
     if gallery_sizes is not None: about['curve'] = recall_by_gallery(ranks, n_gallery, gallery_sizes, ks)
-    return about, hits | {'rank': order}
+    return about, hits | {'rank': order, 'ids': ids, 'groups': groups}
 
-def _class_result(sides, ks, groups, resamples, seed) -> tuple:
+def _class_result(sides, ks, ids, groups, resamples, seed) -> tuple:
     values = rank_classes(sides.query, sides.gallery, *sides.labels, ks, exclude_self=sides.same)
     some = np.isfinite(values['map'])
     if not some.any(): raise ValueError('no query shares a label with any gallery entry')
     out = {name: float(v[some].mean()) for name, v in values.items()}
-    groups = None if groups is None else np.asarray(groups)[some]
+    ids, groups = (None if v is None else np.asarray(v)[some].tolist() for v in (ids, groups)) # of the queries that count
     interval = {name: quantiles(resampled_means(v[some], resamples, groups, seed)) for name, v in values.items()} if resamples else {}
     return {'metrics': list(out), **out, 'interval': interval, 'n': int(some.sum()), 'without_answer': int((~some).sum()), 'gallery': len(sides.gallery),
-            'headline': ['map'] + [f'P@{k}' for k in ks if k in (1, 10)]}, {name: v[some] for name, v in values.items()}
+            'headline': ['map'] + [f'P@{k}' for k in ks if k in (1, 10)]}, {name: v[some] for name, v in values.items()} | {'ids': ids, 'groups': groups}
 
 # %% ../nbs/08d_ranking.ipynb #f5ac865d
 def retrieval(
@@ -289,13 +289,14 @@ def retrieval(
     sides = _Sides(embeddings, query, gallery, relevance, positives, query_labels, gallery_labels)
     ks = _check_ks(ks, len(sides.gallery) - (sides.same and sides.relevance == 'labels'))
     E = sides.embeddings
-    if groups is None and E is not None and sides.names[0] != 'text': groups = E.groups
-    if sides.relevance == 'labels': values, samples = _class_result(sides, ks, groups, resamples, seed)
+    ids, own = (None, None) if E is None or sides.names[0] == 'text' else (E.ids, E.groups) # class prompts are no scenes
+    groups = own if groups is None else groups
+    if sides.relevance == 'labels': values, samples = _class_result(sides, ks, ids, groups, resamples, seed)
     else:
         right = torch.arange(len(sides.query))[:, None] if sides.right is None else sides.right
-        values, samples = _pair_result(rank_queries(sides.query, sides.gallery, right), len(sides.gallery), ks, gallery_sizes, groups, resamples, seed)
+        values, samples = _pair_result(rank_queries(sides.query, sides.gallery, right), len(sides.gallery), ks, gallery_sizes, ids, groups, resamples, seed)
     about = circumstances('retrieval', E, sides.names, None if E is None else E.labelset)
-    return Result(about | {'relevance': sides.relevance} | values, samples=samples | {'ids': None if E is None else E.ids})
+    return Result(about | {'relevance': sides.relevance} | values, samples=samples)
 
 # %% ../nbs/08d_ranking.ipynb #5a51a3ea
 def retrieval_both(
@@ -314,10 +315,11 @@ def retrieval_both(
     if sides.right is not None: # the same caption for several scenes
         return retrieval(embeddings, a, b, ks, **kw), retrieval(embeddings, b, a, ks, **kw)
     E, n = sides.embeddings, len(sides.query)
-    groups = E.groups if groups is None and E is not None else groups
+    ids, own = (None, None) if E is None else (E.ids, E.groups)
+    groups = own if groups is None else groups
     ks, out = _check_ks(ks, n), []
     for names, ranks in zip((sides.names, sides.names[::-1]), rank_pairs(sides.query, sides.gallery)):
-        values, samples = _pair_result(ranks, n, ks, gallery_sizes, groups, resamples, seed)
+        values, samples = _pair_result(ranks, n, ks, gallery_sizes, ids, groups, resamples, seed)
         about = circumstances('retrieval', E, names, None if E is None else E.labelset)
-        out.append(Result(about | {'relevance': 'pairs'} | values, samples=samples | {'ids': None if E is None else E.ids}))
+        out.append(Result(about | {'relevance': 'pairs'} | values, samples=samples))
     return tuple(out)

@@ -123,12 +123,14 @@ def _to_clip_benchmark(self, model: str | None = None, pretrained: str | None = 
             'pretrained': pretrained or about.get('pretrained') or about.get('hash'), 'task': _TASKS.get(kind, kind), 'metrics': metrics,
             'language': 'en', **{k: v for k, v in plain.items() if k not in self.get('metrics', ()) and k not in ('dataset', 'metrics')}}
 
+_SCENES = ('ids', 'groups') # what `samples` says of the scenes themselves, beside their values
+
 def _save(self, path, **names) -> Path:
     "Write `to_clip_benchmark()` as json, whole or not at all, with the headline's value of each scene, for comparisons."
     values = {m: np.round(self.samples[m], 6) for m in self.get('headline', self.get('metrics', ())) if isinstance(self.samples.get(m), np.ndarray)}
     per_scene = {m: (v.astype(int) if (v == v.astype(int)).all() else v).tolist() for m, v in values.items()}
-    ids = {'ids': list(self.samples['ids'])} if per_scene and self.samples.get('ids') else {}
-    atomic_write_json(path, self.to_clip_benchmark(**names) | {'per_scene': per_scene | ids})
+    scenes = {k: _plain(list(self.samples[k])) for k in _SCENES if per_scene and self.samples.get(k) is not None}
+    atomic_write_json(path, self.to_clip_benchmark(**names) | {'per_scene': per_scene | scenes})
     return Path(path)
 
 Result.to_clip_benchmark, Result.save = _to_clip_benchmark, _save
@@ -144,7 +146,7 @@ def load_result(path) -> Result:
     ours = {v: k for k, v in _THEIR_NAMES.items()}
     numbers = {ours.get(k := name.removeprefix('lp_'), k): v for name, v in d.pop('metrics').items()}
     kinds = {v: k for k, v in _TASKS.items()}
-    samples = {k: v if k == 'ids' else np.asarray(v) for k, v in d.pop('per_scene', {}).items()}
+    samples = {k: v if k in _SCENES else np.asarray(v) for k, v in d.pop('per_scene', {}).items()}
     return Result({'kind': kinds.get(d['task'], d['task']), **d, 'metrics': list(numbers), **numbers}, samples=samples)
 
 # %% ../nbs/08b_results.ipynb #1f8178c6
@@ -176,9 +178,13 @@ def circumstances(kind: str, embeddings: Embeddings | None, modalities: Sequence
 # %% ../nbs/08b_results.ipynb #ec6edaa5
 def _per_scene(result, metric) -> np.ndarray | Callable:
     if metric not in result.samples:
-        have = ', '.join(k for k in result.samples if k != 'ids') or 'none'
+        have = ', '.join(k for k in result.samples if k not in _SCENES) or 'none'
         raise ValueError(f'{result.title()} has no values per scene for {metric!r} (has {have})')
     return result.samples[metric]
+
+def _clusters(groups, results):
+    "`groups`, or those that a result was measured with"
+    return next((r.samples['groups'] for r in results if r.samples.get('groups') is not None), None) if groups is None else groups
 
 def _draws(results, metric, resamples, groups, seed) -> np.ndarray:
     "Bootstrap draws of a metric, averaged over the runs `results`, (resamples, runs)"
@@ -194,7 +200,7 @@ def compare(
     a, # `Result`, or results of several runs
     b, # the same, on the same scenes
     metric: str | None = None, # None: the first that both have
-    groups=None, # (N,) clusters of scenes that are not independent; by default those that `a` was measured with
+    groups=None, # (N,) clusters of scenes that are not independent; by default those that `a` or `b` was measured with
     resamples: int = 1000,
     level: float = .95,
     seed: int = 0,
@@ -206,7 +212,7 @@ def compare(
     sizes, names = {r['n'] for r in a + b}, {tuple(r.samples.get('ids') or ()) for r in a + b} - {()}
     if len(sizes) > 1: raise ValueError(f'results on {" and ".join(map(str, sorted(sizes)))} scenes; a paired comparison needs the same scenes')
     if len(names) > 1: raise ValueError('results on different scenes (ids differ); a paired comparison needs the same scenes in the same order')
-    groups = a[0].samples.get('groups') if groups is None else groups
+    groups = _clusters(groups, a + b)
     difference = _draws(b, metric, resamples, groups, seed) - _draws(a, metric, resamples, groups, seed) # (resamples, runs)
     runs = difference.shape[1]
     weights = np.random.default_rng(seed + 2).multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
@@ -222,7 +228,7 @@ def compare(
 def over_runs(
     results: Sequence[Result], # of runs that differ in their seed, on the same scenes
     metric: str | None = None, # None: the first
-    groups=None,
+    groups=None, # as for `compare`
     resamples: int = 1000,
     level: float = .95,
     seed: int = 0,
@@ -230,7 +236,7 @@ def over_runs(
     "Mean and spread over runs, with a hierarchical bootstrap interval."
     results = list(results)
     metric = metric or results[0]['metrics'][0]
-    draws = _draws(results, metric, resamples, groups, seed) # (resamples, runs)
+    draws = _draws(results, metric, resamples, _clusters(groups, results), seed) # (resamples, runs)
     runs = np.random.default_rng(seed + 2).multinomial(len(results), np.full(len(results), 1 / len(results)), size=resamples)
     each = [float(r[metric]) for r in results]
     same = {k: v for k, v in results[0].items() if k in ('kind', 'modality', 'dataset', 'split', 'score', 'n', 'labelset', 'prompts') and all(r.get(k) == v for r in results)}
@@ -242,7 +248,7 @@ def kept(
     before, # `Result` (or runs) of the model as it was
     after, # of the model as it is
     margin: float, # largest loss still called kept, as a fraction
-    groups=None, # clusters of images that are not independent
+    groups=None, # clusters of images that are not independent; by default as for `compare`
     at_least: int = 5000, # independent images for a verdict
     resamples: int = 2000,
     seed: int = 0,

@@ -76,7 +76,8 @@ class Digits(ArrayDataset):
         ids = [f'digits/{split}/{source}' + (f'/{copy}' if copy else '')
                for copy in range(copies) for source in _DIGITS[split]]
         image = np.repeat(_bytes(np.concatenate(masks))[:, None], 3, axis=1)
-        super().__init__(image, classes[self.groups], ids, name='digits', sensor=RGB, labelset=labelset('digits'), split=split)
+        super().__init__(image, classes[self.groups], ids, name='digits', sensor=RGB, labelset=labelset('digits'), split=split,
+                         groups=self.groups)
 
 # %% ../nbs/03b_supported.ipynb #1b4ef6dc
 _NAMES, _DIGIT_NAMES = list(COLOURS), 'zero one two three four five six seven eight nine'.split()

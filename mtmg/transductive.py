@@ -95,4 +95,4 @@ def transductive(
     values, samples = _single_label(task, [(0, z)], None, (1, 5), False, groups, resamples, seed)
     about = circumstances('transductive', task.embeddings, [task.modality] if task.modality else [], task.labelset)
     return Result(about | values | {'n': len(task.images), 'classes': task.classes, 'inductive': before['acc1'], 'uses_test_images': True},
-                  samples=samples | {'ids': task.ids, 'assignment': z.cpu()})
+                  samples=samples | {'ids': task.ids, 'groups': groups, 'assignment': z.cpu()})
