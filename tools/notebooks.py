@@ -23,7 +23,7 @@ WORKERS = 2
 NOTEBOOK_LIMIT = 300 # seconds for one module notebook: a hung one must not hang the build
 WALKTHROUGHS_LIMIT = 600 # seconds that all walkthroughs together should take on two quiet cores; also the longest that one cell may
 BUSY = 1.5 # how much longer they may take beside other work before that fails
-LONGEST = ('real_satellites', 'quickstart', 'alignment') # they start first
+LONGEST = ('real_satellites', 'quickstart', 'alignment', 'gap') # they start first
 WALKTHROUGH_BYTES, MODULE_BYTES = 1_500_000, 300_000 # with their outputs
 # one thread a worker: two workers with two threads each fight for two cores and lose by a factor of two
 # freed memory stays with the process, as in the command `mtmg`: else glibc hands each large tensor back and the kernel clears it anew
