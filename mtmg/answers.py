@@ -99,7 +99,7 @@ def predict(
         return print(f'{found}\nclasses: {path}, scores: {path.with_name(f"{path.stem}_scores{path.suffix}")}')
     path = _output(out, 'predictions.csv', lambda p: p.read_text(errors='replace').startswith('id,class1'), 'predictions', overwrite)
     if source.is_file():
-        sensor, bands, file_bands = _file_sensor(source, file_bands, sensor)
+        sensor, bands, file_bands = _file_sensor([source], file_bands, sensor)
         scenes = FileScenes([source], name='file', sensor=sensor, bands=bands, file_bands=file_bands, size=encoder.image_size, offset=offset, ids=[source.name])
     else: scenes = folder_scenes(images, file_bands=file_bands, sensor=sensor, size=encoder.image_size, offset=offset)
     answer = lambda at: predict(encoder, scenes.subset(at), classes, text=words, multilabel=multilabel, batch_size=batch_size, device=device)

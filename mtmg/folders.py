@@ -93,20 +93,19 @@ def _classes(folders, labels, root, name):
     return labels, classes
 
 # %% ../nbs/04c_folders.ipynb #99a0da0c
-def _readable(paths):
-    "the first image that can be decoded: one that cannot must not keep the others from being read"
+def _first_readable(paths, file_bands):
+    "path, pixels and names of the first image that can be decoded: a damaged one must not keep the others from being read"
     first = None
     for path in paths:
-        try: read_image(path)
+        try: return path, *read_image(path, file_bands)
         except (ValueError, OSError) as error: first = first or error
-        else: return path
     raise first
 
-def _file_sensor(path, file_bands, sensor):
-    "sensor, and the bands to deliver, of a folder whose first image is `path`"
+def _file_sensor(paths, file_bands, sensor):
+    "sensor, and the bands to deliver, of a folder with the images `paths`"
     if isinstance(sensor, str): sensor = sensor_of((), sensor)
     if isinstance(file_bands, str): file_bands = sensor_of((), file_bands).bands
-    pixels, named = read_image(path, file_bands)
+    path, pixels, named = _first_readable(paths, file_bands)
     bands = known_bands(named, sensor) if named else None
     if bands is None and file_bands is None and sensor is not None and len(sensor.bands) == len(pixels):
         raise ValueError(f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file], '
@@ -151,7 +150,7 @@ def folder_scenes(
         paths = [p for files in full.values() for p in files]
         targets = [classes[f] for f, files in full.items() for _ in files]
         source = source or (given and given.name)
-    sensor, all_bands, file_bands = _file_sensor(_readable(paths), file_bands if file_bands is not None else bands, sensor)
+    sensor, all_bands, file_bands = _file_sensor(paths, file_bands if file_bands is not None else bands, sensor)
     bands = all_bands if bands is None or isinstance(bands, str) else tuple(sensor[b] for b in bands)
     return FileScenes(paths, targets, name=name, source=source or f'folder {root.name}', sensor=sensor, bands=bands, labelset=labels, split=split,
                       file_bands=file_bands, size=size, offset=offset, ids=[p.relative_to(root).as_posix() for p in paths])

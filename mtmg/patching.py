@@ -148,7 +148,7 @@ def composites(
         images[batch['index'].numpy()] = clip.compose(batch['image'], dataset.bands).cpu().numpy()
     add_up(images)
     return ArrayDataset(images, dataset.targets, dataset.ids, dataset.captions, name=dataset.name, source=dataset.source,
-                        sensor=RGB, labelset=dataset.labelset, split=dataset.split, groups=getattr(dataset, 'groups', None))
+                        sensor=RGB, labelset=dataset.labelset, split=dataset.split, groups=dataset.groups)
 
 # %% ../nbs/12_patching.ipynb #d4225b16
 def finetune(

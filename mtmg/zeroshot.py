@@ -82,7 +82,8 @@ class Task:
             self.modality = modality or E.modalities[0]
             features = E[self.modality]
             if text is None: # rows by name, where another order is asked for
-                text = dict(zip(E.classnames, E.text)) if None not in (classnames, E.text, E.classnames) and tuple(classnames) != E.classnames else E.text
+                text, other_order = E.text, classnames is not None and E.classnames is not None and tuple(classnames) != E.classnames
+                if other_order and text is not None: text = dict(zip(E.classnames, text))
             if labels is None: labels, label_names = E.labels, label_names or E.classnames
             classnames = E.classnames if classnames is None and not isinstance(text, dict) else classnames
             logit_scale = E.logit_scale if logit_scale is None else logit_scale
