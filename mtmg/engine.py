@@ -8,6 +8,7 @@ __all__ = ['LOGGERS', 'pick_precision', 'attention', 'Stage', 'Checkpoint', 'qui
 
 # %% ../nbs/11_engine.ipynb #8eed81fb
 from contextlib import ExitStack, contextmanager, nullcontext
+import copy
 import logging
 import os
 from pathlib import Path
@@ -24,6 +25,7 @@ from .clip import forward_precision, pick_device
 from .ranks import OURS, from_first, gathered, launched, meet, peer_lost, rank, whole_batchnorm, world_size
 from .runs import close_run, need_room, open_run
 from .scenes import collate
+from .sharding import clip_whole_norm, cut_up, fsdp2, is_sharding, refuse_pickles, whole_weights
 from .steps import VARIANTS, Recipe, Steps, derived_seed, dihedral, pick, step_seed, warmup_cosine
 
 # %% ../nbs/11_engine.ipynb #b789f5af
@@ -85,6 +87,11 @@ class Stage(L.LightningModule):
         error.keys = keys
         raise error
 
+    def configure_model(self):
+        from lightning.pytorch.strategies import ModelParallelStrategy
+        if isinstance(self.trainer.strategy, ModelParallelStrategy): cut_up(self.net, self.device_mesh)
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        clip_whole_norm(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
     def configure_optimizers(self):
         r = self.recipe
         weights = [p for p in self.net.parameters() if p.requires_grad]
@@ -224,16 +231,16 @@ def fit(
     logger='csv', # one of `LOGGERS`, 'none', or a logger of Lightning's
     compile: bool | str = False, # torch.compile the network; a name chooses the backend
     checkpoint_activations: bool = False, # compute activations again in the backward pass: less memory, more time
-    **trainer, # further arguments of Lightning's Trainer: strategy, devices, num_nodes, ...
+    **trainer, # further arguments of Lightning's Trainer: strategy ('fsdp2' too, see `mtmg.sharding`), devices, num_nodes, ...
 ) -> Stage:
     "Train `stage`; resume from `out` where a checkpoint is. The network comes back frozen and in eval mode."
     device, recipe = pick_device(device), stage.recipe
     meet(device)
     precision = pick_precision(recipe.precision, device)
     micro = recipe.batch_size // recipe.accumulate
-    strategy = trainer.get('strategy', '')
-    if (strategy if isinstance(strategy, str) else type(strategy).__name__).lower().startswith(('fsdp', 'deepspeed', 'modelparallel')):
-        raise ValueError(f'strategy {strategy!r} leaves each process with a part of the weights, and a stage ends with the whole; use ddp')
+    trainer = launched() | trainer
+    refuse_pickles(trainer.get('strategy', ''), out)
+    if trainer.get('strategy') == 'fsdp2': trainer['strategy'] = fsdp2(trainer.get('devices', 1) * trainer.get('num_nodes', 1))
     if micro * recipe.accumulate != recipe.batch_size:
         raise ValueError(f'batch_size {recipe.batch_size} cannot be split into {recipe.accumulate} equal micro-batches')
     checkpoint = Checkpoint(Path(out)/'checkpoints' if out else None, checkpoint_every)
@@ -247,7 +254,9 @@ def fit(
                               'accumulate_grad_batches': recipe.accumulate, 'gradient_clip_val': recipe.clip_norm, 'enable_checkpointing': False,
                               'enable_model_summary': False, 'enable_progress_bar': progress, 'use_distributed_sampler': False,
                               'log_every_n_steps': 10, 'logger': pick_logger(logger, out, start),
-                              'callbacks': [checkpoint, *callbacks]} | launched() | trainer)
+                              'callbacks': [checkpoint, *callbacks]} | trainer)
+        whole = stage.net
+        if is_sharding(runner.strategy): stage.net = copy.deepcopy(whole) # what has been cut up stays so
         during.enter_context(made_fast(stage.net, device, compile, checkpoint_activations))
         if runner.world_size > 1: during.enter_context(whole_batchnorm(stage.net, on_gpu=device.type == 'cuda'))
         stage.net.requires_grad_(True).train()
@@ -259,6 +268,9 @@ def fit(
         except RuntimeError as error:
             if (explained := _explained(error, runner, stage, checkpoint)) is None: raise
             raise explained from error
+        if stage.net is not whole:
+            whole.load_state_dict(whole_weights(runner.strategy.model))
+            stage.net = whole
     stage.net.requires_grad_(False).eval()
     return stage
 

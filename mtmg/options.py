@@ -75,7 +75,7 @@ class Training:
     "How training is carried out. Nothing here changes what is computed."
     devices: int | None = None # processes on this machine, one a GPU; by default one, or as torchrun says
     num_nodes: int = 1 # machines, on each of which torchrun or srun starts the command
-    strategy: str = 'auto' # of Lightning: ddp, ddp_find_unused_parameters_true, ...
+    strategy: str = 'auto' # of Lightning: ddp, fsdp, ...; fsdp2 lets each process hold a part of the weights
     compile: bool = False # torch.compile the network
     checkpoint_activations: bool = False # compute activations again in the backward pass: less memory, more time
     checkpoint_every: int = 200 # steps
