@@ -119,6 +119,7 @@ def as_ranks(world: int, function, *args, timeout: float = 120) -> list:
         os.environ.update(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), GROUP_RANK='0',
                           MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), TORCHELASTIC_RUN_ID='test')
         sys.stderr = sys.__stderr__ # a notebook's own ends with its process
+        torch.set_num_threads(torch.get_num_threads()) # after a fork torch makes its pool anew: now, before two threads try to at once
         trainer = sys.modules.get('lightning.pytorch.trainer.connectors.accelerator_connector')
         if trainer: trainer._IS_INTERACTIVE = False # in a notebook Lightning refuses to be one of several processes
         try: function(*args)
