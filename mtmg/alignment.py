@@ -7,16 +7,19 @@ __all__ = ['ALIGN_RECIPES', 'mse_term', 'cosine_term', 'infonce_term', 'relation
            'AlignRecipe', 'Pairs', 'Joined', 'start_from_teacher', 'teacher_embeddings', 'AlignStage', 'align']
 
 # %% ../nbs/13_alignment.ipynb #eefcb408
+import copy
 from dataclasses import dataclass, replace
+import warnings
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .bands import select
+from .bands import SENSORS, as_bands, select
 from .clip import Clip, autocast, pick_device
 from .encoders import ModalityEncoder, create_encoder
 from .engine import VARIANTS, Recipe, Stage, close_run, dihedral, fit, open_run, pick, pick_precision
+from .onepass import _digest, dataset_hash
 from .patching import class_loss
 from .pseudolabels import pseudo_labels
 from .ranks import add_up, meet, share_of, sharing
@@ -66,19 +69,28 @@ class AlignRecipe(Recipe):
     pseudo: bool = False # labels made by `mtmg.pseudolabels`; those of the data set are not looked at
     drop_path: float = 0.0 # stochastic depth of a student that is made here
     start: str = 'teacher' # a student made here starts from its 'teacher' (where the architecture is the teacher's), or 'random'
+    normalization: str = '' # input scale of a student made here (`mtmg.encoders`); '' for 'zscore' at the teacher's start, else what `create_encoder` takes
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.start not in ('teacher', 'random'): raise ValueError(f"start {self.start!r} is not one of 'teacher', 'random'")
+        for name in ('mse', 'mse_sum', 'residual', 'cosine', 'classes', 'infonce', 'relational', 'drop_path'):
+            if not getattr(self, name) >= 0: raise ValueError(f'{name} is {getattr(self, name)}; it must be 0 or above')
+        if not self.temperature > 0: raise ValueError(f'temperature is {self.temperature}; it must be above 0')
 
 ALIGN_RECIPES = {
     'default': AlignRecipe(preset='default', lr=5e-4, weight_decay=0.05, epochs=3, warmup_steps=200, clip_norm=5.0, flips='flips',
                            mse=1.5, classes=0.3, start='teacher'),
     'paper': AlignRecipe(preset='paper', lr=1e-4, weight_decay=0.01, epochs=5, batch_size=256, warmup_steps=2000, drop_path=0.2, start='random',
-                         flips='flips', mse=1.0, classes=0.05),
+                         normalization='/10000', flips='flips', mse=1.0, classes=0.05),
 }
 ALIGN_RECIPES['unlabelled'] = replace(ALIGN_RECIPES['default'], preset='unlabelled', pseudo=True)
 
 # %% ../nbs/13_alignment.ipynb #e74bb5fb
 class Pairs(SceneDataset):
-    "Scenes in the student's bands, with their labels or with `labels`. Unlabelled scenes carry label -1 (or a multi-hot of NaN)."
-    def __init__(self, dataset: SceneDataset, bands, labelset=None, missing='error', labels=None):
+    "Scenes in the student's bands. `labels`: those of the data set, None, or one for each scene. An unlabelled scene has the label -1, or a multi-hot of NaN."
+    def __init__(self, dataset: SceneDataset, bands, labelset=None, missing='error', labels='own'):
+        if isinstance(labels, str): labels = dataset.targets if labelset is not None and dataset.labelset is not None else None
         self.dataset, self.bands, self.labelset, self.missing, self.labels = dataset, tuple(bands), labelset, missing, labels
         self.name, self.source, self.split, self.sensor = dataset.name, dataset.source, dataset.split, dataset.sensor
         select(np.empty((1, len(dataset.bands), 1, 1), np.uint8), dataset.bands, self.bands, missing) # a missing band is said at once
@@ -90,8 +102,7 @@ class Pairs(SceneDataset):
     def __getitems__(self, indices):
         out = []
         for i, s in zip(indices, self.dataset.__getitems__(list(indices))):
-            if self.labels is not None: label = self.labels[i]
-            else: label = s['label'] if self.labelset is not None and 'label' in s and self.dataset.labelset is not None else self._unlabelled()
+            label = self._unlabelled() if self.labels is None else torch.as_tensor(self.labels[i])
             out.append({'image': select(s['image'], self.dataset.bands, self.bands, self.missing), 'label': label, 'id': s['id']})
         return out
     def __getitem__(self, i): return self.__getitems__([i])[0]
@@ -119,7 +130,7 @@ def start_from_teacher(encoder: ModalityEncoder, teacher: Clip) -> bool:
     from timm.models.vision_transformer import VisionTransformer, _convert_openai_clip
     net, white = encoder.trunk, [b.white for b in encoder.bands]
     colours = [[b for b in encoder.bands if b.answers_to(c)] for c in ('red', 'green', 'blue')]
-    if not isinstance(net, VisionTransformer) or encoder.normalization != 'zscore' or not all(colours) or teacher.composite != 'true_color': return False
+    if not isinstance(net, VisionTransformer) or encoder.normalization not in ('zscore', '/10000') or not all(colours) or teacher.composite != 'true_color': return False
     tower = _convert_openai_clip(teacher.visual.state_dict(), net, prefix='')
     own, rgb = net.state_dict(), tower.get('patch_embed.proj.weight') # (D, 3, P, P)
     head, _ = tower.pop('head.weight', None), tower.pop('head.bias', None)
@@ -129,7 +140,7 @@ def start_from_teacher(encoder: ModalityEncoder, teacher: Clip) -> bool:
     cfg = teacher.preprocess_cfg
     for c, (band, *_) in enumerate(colours):
         i = list(encoder.bands).index(band)
-        m, s = float(encoder.mean[i]), float(encoder.std[i])
+        m, s = (0., 1e4) if encoder.normalization == '/10000' else (float(encoder.mean[i]), float(encoder.std[i]))
         conv[:, i] = rgb[:, c] * s / (white[i] * cfg['std'][c])
         shift = shift + rgb[:, c].sum((1, 2)) * (m / white[i] - cfg['mean'][c]) / cfg['std'][c] # (D,)
     pos = tower['pos_embed'].clone()
@@ -187,17 +198,53 @@ class AlignStage(Stage):
                 terms['classes'] = r.classes * class_loss(logits, label[known])
         return terms
 
+# %% ../nbs/13_alignment.ipynb #c0a1f7d2
+def _checked(dataset, views, unlabelled, labelset, recipe: AlignRecipe):
+    "the label set of an alignment, None without labels; ValueError for what cannot be aligned"
+    for d in (dataset, *unlabelled):
+        if not len(d): raise ValueError(f'{d.name} holds no scenes')
+    if views is not None and len(views) != len(dataset): raise ValueError(f'{len(views)} views for {len(dataset)} scenes; the teacher must see the same scenes in the same order')
+    if views is None and getattr(dataset.sensor, 'name', '').startswith('sentinel1'):
+        raise ValueError(f'{dataset.name} is radar, which the teacher cannot see; give views=, the optical data set of the same scenes')
+    if labelset is not None and not recipe.pseudo: raise ValueError("labelset= names the classes of pseudo-labels, which this recipe does not make; take the recipe 'unlabelled', or give load_dataset the labelset")
+    if recipe.pseudo: labelset = labelset or dataset.labelset
+    else: labelset = dataset.labelset if dataset.targets is not None else None
+    if recipe.pseudo and labelset is None: raise ValueError(f'{dataset.name} has no class names to make pseudo-labels of; give labelset=')
+    image = recipe.mse + recipe.mse_sum + recipe.cosine + recipe.infonce + recipe.relational + (recipe.residual if labelset is not None and len(labelset) > 1 else 0)
+    if not recipe.classes + recipe.residual + image: raise ValueError('every term of the recipe has the weight 0; set mse, classes or another one above 0')
+    if not image and labelset is None: raise ValueError(f'{dataset.name} has no labels and the recipe has no image term; set mse, cosine or infonce above 0')
+    if not image and unlabelled: raise ValueError('unlabelled scenes join with the image terms, and the recipe has none; set mse, cosine or infonce above 0')
+    return labelset
+
+def _say_what_is_filled(dataset, bands):
+    "warn of the student's bands that a further data set has not, which are 0 there; ValueError where it has none of them"
+    filled = [b for b in bands if not any(h.answers_to(b) for h in as_bands(dataset.bands))]
+    if len(filled) == len(bands): raise ValueError(f"{dataset.name} has none of the student's bands: {', '.join(dataset.bands)} for {', '.join(bands)}")
+    if filled: warnings.warn(f"{dataset.name} has no {', '.join(filled)}: 0 in its scenes", stacklevel=3)
+
+def _new_student(teacher: Clip, dataset, recipe: AlignRecipe, backbone: str, bands, seed: int) -> ModalityEncoder:
+    "a student for the bands of a data set, at the recipe's start"
+    names = as_bands([next((d for d in dataset.bands if d == b), b) for b in ([bands] if isinstance(bands, str) else bands) or dataset.bands]) # the data set's own: they know their sensor
+    counts = all(getattr(SENSORS.get(getattr(b, 'sensor', None)), 'unit', 'DN') == 'DN' for b in names)
+    scale = recipe.normalization if counts or recipe.normalization != '/10000' else '' # decibels and pictures have scales of their own
+    encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=recipe.drop_path, normalization=scale or ('zscore' if recipe.start == 'teacher' else None))
+    some = np.random.default_rng(seed).permutation(len(dataset))[:512]
+    encoder.fit_normalization(next(batches(dataset, 512, indices=some))['image'], dataset.bands)
+    if recipe.start == 'teacher' and not start_from_teacher(encoder, teacher) and counts:
+        warnings.warn(f"a {backbone} of {', '.join(names)} at scale '{encoder.normalization}' cannot start from the tower of {teacher.name}; it starts from random weights", stacklevel=3)
+    return encoder
+
 # %% ../nbs/13_alignment.ipynb #9d129367
 def align(
     teacher: Clip, # frozen; normally a patched one
     dataset, # scenes of the student's sensor (or `Splits`, whose train is taken); with or without labels
     recipe: str | AlignRecipe = 'default',
-    encoder: ModalityEncoder | None = None, # the student to train; by default a new one
+    encoder: ModalityEncoder | None = None, # where the student starts; it stays as it is. By default a new one
     backbone: str = 'vit_micro', # of a new student
     bands=None, # bands of a new student; by default those of the data set
     views=None, # what the teacher sees of the same scenes, where `dataset` has no optical bands (radar)
-    unlabelled=None, # further scenes without labels, or a list of such data sets: they join with the image terms alone
-    labelset=None, # names of the classes for pseudo-labels, where the data set has none
+    unlabelled=None, # further scenes, or several such data sets: they join with the image terms alone, and their labels are not looked at
+    labelset=None, # names of the classes for pseudo-labels (recipe 'unlabelled'), where the data set has none
     targets: torch.Tensor | None = None, # `teacher_embeddings` of `dataset` (or `views`), where several students share a teacher
     seed: int = 0,
     out=None, # folder for checkpoints, to be resumed by the same call; None keeps nothing
@@ -211,52 +258,40 @@ def align(
     "Train an encoder of another sensor to embed its scenes where `teacher` embeds their RGB images."
     split = lambda d: d.train if isinstance(d, Splits) else d
     dataset, views = split(dataset), split(views)
-    unlabelled = [split(d) for d in (unlabelled if isinstance(unlabelled, list) else [unlabelled]) if d is not None]
+    several = isinstance(unlabelled, (list, tuple)) and not isinstance(unlabelled, Splits)
+    unlabelled = [split(d) for d in (unlabelled if several else [unlabelled]) if d is not None]
     recipe, device = pick(recipe, ALIGN_RECIPES, **changes), pick_device(device)
-    if views is not None and len(views) != len(dataset): raise ValueError(f'{len(views)} views for {len(dataset)} scenes; the teacher must see the same scenes in the same order')
-    if views is None and getattr(dataset.sensor, 'name', '').startswith('sentinel1'):
-        raise ValueError(f'{dataset.name} is radar, which the teacher cannot see; give views=, the optical data set of the same scenes')
-    if recipe.pseudo: labelset = labelset or dataset.labelset
-    else: labelset = dataset.labelset if dataset.targets is not None else None
-    if recipe.pseudo and labelset is None: raise ValueError(f'{dataset.name} has no class names to make pseudo-labels of; give labelset=')
-    if labelset is None and not _image_weight(recipe):
-        raise ValueError(f'{dataset.name} has no labels and the recipe has no image term; set mse, cosine or infonce above 0')
-    if not recipe.classes and not _image_weight(recipe): raise ValueError('every term of the recipe has the weight 0; set mse, classes or another one above 0')
+    labelset = _checked(dataset, views, unlabelled, labelset, recipe)
     meet(device)
-    if encoder is None:
-        names = tuple(next((d for d in dataset.bands if d == b), b) for b in bands or dataset.bands) # the data set's own: they know their sensor
-        encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=recipe.drop_path,
-                                 **({'normalization': 'zscore'} if recipe.start == 'teacher' else {}))
-        some = np.random.default_rng(seed).permutation(len(dataset))[:512]
-        encoder.fit_normalization(next(batches(dataset, 512, indices=some))['image'], dataset.bands)
-        if recipe.start == 'teacher': start_from_teacher(encoder, teacher)
-    if encoder.embed_dim != teacher.embed_dim: raise ValueError(f'the encoder embeds into {encoder.embed_dim} dimensions, the teacher into {teacher.embed_dim}')
-    if out: open_run(out, {'stage': 'alignment', 'teacher': teacher.hash(), 'encoder': encoder.hash(), 'dataset': dataset.name, 'split': dataset.split,
-                           'scenes': len(dataset), 'unlabelled': [[d.name, len(d)] for d in unlabelled],
-                           'labelset': None if labelset is None else labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}, overwrite)
+    student = copy.deepcopy(encoder) if encoder is not None else _new_student(teacher, dataset, recipe, backbone, bands, seed)
+    if student.embed_dim != teacher.embed_dim: raise ValueError(f'the encoder embeds into {student.embed_dim} dimensions, the teacher into {teacher.embed_dim}')
+    for d in unlabelled: _say_what_is_filled(d, student.bands)
     variants = VARIANTS[recipe.flips]
-    options = dict(num_workers=num_workers, device=device, precision='bf16' if 'bf16' in pick_precision(recipe.precision, device) else 'fp32')
     if targets is not None and targets.shape != (len(dataset), variants, teacher.embed_dim):
         raise ValueError(f'targets have shape {tuple(targets.shape)}; {(len(dataset), variants, teacher.embed_dim)} is that of teacher_embeddings(teacher, dataset, variants={variants})')
+    named = lambda d: [d.name, d.split, len(d), dataset_hash(d)]
+    request = {'stage': 'alignment', 'teacher': teacher.hash(), 'encoder': student.hash(), 'dataset': named(dataset), 'views': None if views is None else named(views),
+               'targets': None if targets is None else _digest(targets), 'unlabelled': [named(d) for d in unlabelled],
+               'labelset': None if labelset is None else labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}
+    if out: open_run(out, request, overwrite)
+    options = dict(num_workers=num_workers, device=device, precision='bf16' if 'bf16' in pick_precision(recipe.precision, device) else 'fp32')
     seen = [(views or dataset, 'teacher')] if targets is None else []
     seen += [(d, 'teacher, unlabelled') for d in unlabelled]
     with sharing(): found = [teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen]
     targets = torch.cat(found if targets is None else [targets, *found])
-    labels = pseudo_labels(teacher, dataset, targets[:len(dataset)], labelset) if recipe.pseudo else None
-    scenes = [Pairs(dataset, encoder.bands, labelset, labels=labels), *(Pairs(d, encoder.bands, labelset, missing='zeros') for d in unlabelled)]
+    labels = pseudo_labels(teacher, dataset, targets[:len(dataset)], labelset) if recipe.pseudo else 'own'
+    scenes = [Pairs(dataset, student.bands, labelset, labels=labels), *(Pairs(d, student.bands, labelset, missing='zeros', labels=None) for d in unlabelled)]
     scenes = Joined(scenes) if len(scenes) > 1 else scenes[0]
     head = teacher.head(labelset).to(device) if labelset is not None else None
-    student = encoder.to(device)
+    student = student.to(device)
     stage = AlignStage(student, targets, head, teacher.logit_scale, recipe, recipe.steps(len(scenes)), seed)
     fit(stage, scenes, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
-    student.exposure = teacher.exposure
+    student.exposure = student.exposure.merge(teacher.exposure)
     for d in (dataset, *unlabelled):
-        named = labelset if d is dataset and recipe.classes else None
+        classes = labelset if d is dataset and recipe.classes else None
         student.exposure = student.exposure.add('alignment', source=d.source, dataset=d.name, split=d.split,
-                                                labelset=named and named.name, classnames=named.classnames if named else ())
+                                                labelset=classes and classes.name, classnames=classes.classnames if classes else ())
+    student.recipe = request
     if head is not None: student.set_text_head(labelset, head, teacher.logit_scale, teacher.hash())
     if out: close_run(out)
     return student.cpu()
-
-def _image_weight(recipe: AlignRecipe) -> float:
-    return recipe.mse + recipe.mse_sum + recipe.residual + recipe.cosine + recipe.infonce + recipe.relational
