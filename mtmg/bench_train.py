@@ -71,15 +71,19 @@ def bench_sweep(device='auto', pictures: int = 48, side: int = 1024, scenes: int
 
 # %% ../nbs/15e_bench_train.ipynb #b947a708
 class Clock(Callback):
-    "Reads the watch at the end of every step."
-    def __init__(self): self.ends = []
+    "Reads the watch at both ends of every step."
+    def __init__(self): self.begins, self.ends = [], []
     def read(self, device):
         if device.type == 'cuda': torch.cuda.synchronize(device) # a step is over when the GPU says so
         self.ends.append(time.perf_counter())
+    def on_train_batch_start(self, *_): self.begins.append(time.perf_counter())
     def on_train_batch_end(self, trainer, stage, *_): self.read(stage.device)
     def steps(self, first: int = 1) -> list:
         "Seconds of each step, the first ones left out."
         return np.diff(self.ends)[first - 1:].tolist()
+    def waits(self, first: int = 1) -> list:
+        "Seconds from the end of each step to the batch of the next one."
+        return np.subtract(self.begins[first:], self.ends[first - 1:-1]).tolist()
 
 def _bare(stage, dataset, recipe, steps, device, loss_of) -> list:
     "the loop that one writes: AdamW, warm-up and cosine, clipped gradients"
@@ -99,16 +103,19 @@ def _bare(stage, dataset, recipe, steps, device, loss_of) -> list:
         clock.read(device)
     return clock.steps()
 
-def _overhead(name, make, dataset, recipe, steps, device, loss_of, repeats) -> Row:
-    ours, theirs = [], []
+def _overhead(name, make, dataset, recipe, steps, device, loss_of, repeats) -> list:
+    ours, theirs, waits = [], [], []
     for _ in range(repeats): # by turns
         engine, bare, clock = make(), make(), Clock()
         fit(engine, dataset, device=device, progress=False, callbacks=[clock])
         ours += clock.steps()
+        waits += clock.waits()
         theirs += _bare(bare, dataset, recipe, steps, device, loss_of)
     a, b = engine.net.state_dict(), bare.net.state_dict()
     far = max((a[k] - b[k]).abs().max().item() for k in a if a[k].is_floating_point())
-    return Row(f'{name}, a step of {recipe.batch_size}', statistics.median(ours), 'bare PyTorch loop', statistics.median(theirs), 1.05, sense='cost', note=f'weights differ by {far:.0e}')
+    step, wait = statistics.median(ours), statistics.median(waits)
+    return [Row(f'{name}, a step of {recipe.batch_size}', step, 'bare PyTorch loop', statistics.median(theirs), 1.05, sense='cost', note=f'weights differ by {far:.0e}'),
+            Row(f'{name}, the wait for its batch included', step, 'the batch at hand', step - wait, 1.05, sense='cost', note='scenes in memory, read by the process that trains')]
 
 # %% ../nbs/15e_bench_train.ipynb #ccdef656
 def bench_overhead(device='auto', steps: int = 12, batch_size: int = 64, repeats: int = 3) -> list:
@@ -122,7 +129,7 @@ def bench_overhead(device='auto', steps: int = 12, batch_size: int = 64, repeats
     def patching_loss(net, images, label, _):
         f = F.normalize(net(clip.preprocess(flip(images, 8), seen.bands)).float(), dim=-1)
         return F.cross_entropy(clip.logit_scale * f @ head.T, label)
-    rows = [_overhead('patching', lambda: PatchStage(clip.clone(), head, seen.bands, recipe, steps), seen, recipe, steps, device, patching_loss, repeats)]
+    rows = _overhead('patching', lambda: PatchStage(clip.clone(), head, seen.bands, recipe, steps), seen, recipe, steps, device, patching_loss, repeats)
 
     recipe = replace(ALIGN_RECIPES['paper'], batch_size=batch_size, flips='none')
     targets = torch.randn(len(world), 1, clip.embed_dim, generator=torch.Generator().manual_seed(0))
@@ -135,7 +142,7 @@ def bench_overhead(device='auto', steps: int = 12, batch_size: int = 64, repeats
         logits = clip.logit_scale * F.normalize(f, dim=-1) @ head.T
         return F.mse_loss(f, targets[index, 0].to(device)) + .05 * F.cross_entropy(logits, label)
     pairs = Pairs(world, world.bands, world.labelset)
-    return rows + [_overhead('alignment', lambda: AlignStage(student(), targets, head, clip.logit_scale, recipe, steps), pairs, recipe, steps, device, alignment_loss, repeats)]
+    return rows + _overhead('alignment', lambda: AlignStage(student(), targets, head, clip.logit_scale, recipe, steps), pairs, recipe, steps, device, alignment_loss, repeats)
 
 # %% ../nbs/15e_bench_train.ipynb #f33f728f
 #: FLOP/s of dense bf16 products by the data sheets; the first name that a device's name holds.
