@@ -67,6 +67,7 @@ class AlignRecipe(Recipe):
     temperature: float = 0.07 # of the contrastive term
     logit_bias: float = 0.0 # one fixed constant added to the logits of the class term; for multi-label, where scale x cosine starts saturated
     pseudo: bool = False # labels made by `mtmg.pseudolabels`; those of the data set are not looked at
+    shares: tuple[float, ...] = () # of the classes among the scenes of pseudo-labels; () for equal ones
     drop_path: float = 0.0 # stochastic depth of a student that is made here
     start: str = 'teacher' # a student made here starts from its 'teacher' (where the architecture is the teacher's), or 'random'
     normalization: str = '' # input scale of a student made here (`mtmg.encoders`); '' for 'zscore' at the teacher's start, else what `create_encoder` takes
@@ -279,7 +280,7 @@ def align(
     seen += [(d, 'teacher, unlabelled') for d in unlabelled]
     with sharing(): found = [teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen]
     targets = torch.cat(found if targets is None else [targets, *found])
-    labels = pseudo_labels(teacher, dataset, targets[:len(dataset)], labelset) if recipe.pseudo else 'own'
+    labels = pseudo_labels(teacher, dataset, targets[:len(dataset)], labelset, recipe.shares or None) if recipe.pseudo else 'own'
     scenes = [Pairs(dataset, student.bands, labelset, labels=labels), *(Pairs(d, student.bands, labelset, missing='zeros', labels=None) for d in unlabelled)]
     scenes = Joined(scenes) if len(scenes) > 1 else scenes[0]
     head = teacher.head(labelset).to(device) if labelset is not None else None

@@ -92,6 +92,8 @@ def pseudo_labels(
 ) -> torch.Tensor: # (N,) class numbers
     "A class for each scene, by the teacher's text and by the bands that it does not see; by text alone where these say nothing beyond the colours."
     if labelset.multilabel: raise ValueError(f'{labelset.name} has several labels a scene; pseudo-labels are one a scene')
+    if shares is not None and (len(shares) != len(labelset) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-3):
+        raise ValueError(f'shares are {tuple(shares)}; give one above 0 for each of the {len(labelset)} classes, 1 in all')
     picture = F.normalize(F.normalize(targets, dim=-1).mean(1), dim=-1) # (N, D): a scene and its mirror images have one class
     prior = (teacher.logit_scale * picture @ teacher.head(labelset).to(picture).T).softmax(1)
     balanced = balance(prior, shares)
