@@ -7,8 +7,9 @@ __all__ = ['read_checkpoint', 'describe_keys', 'LoadReport', 'load_weights', 'ar
 
 # %% ../nbs/05a_checkpoints.ipynb #0da236c1
 from dataclasses import dataclass
+import errno
 from pathlib import Path
-import pickle
+import re
 import warnings
 
 import torch
@@ -28,6 +29,15 @@ def _unwrap(found) -> dict:
     return state
 
 # %% ../nbs/05a_checkpoints.ipynb #cab6c236
+class _PassedOver:
+    "Stands for an object that is not wanted: it takes anything, keeps nothing and runs nothing."
+    def __init__(self, *_): pass
+    def __setstate__(self, _): pass
+
+_BESIDE = ('argparse.Namespace', 'types.SimpleNamespace', # under the names that all versions of Python and numpy write
+           *(f'{module}.{kind}Path' for module in ('pathlib', 'pathlib._local') for kind in ('Posix', 'Windows', 'PurePosix', 'PureWindows')),
+           'numpy.dtype', 'numpy.ndarray', *(f'numpy.{core}.multiarray.{make}' for core in ('core', '_core') for make in ('scalar', '_reconstruct')))
+
 def _unreadable(path: Path, error: Exception) -> str:
     "why `path` cannot be read, and the way out"
     with path.open('rb') as file: start = file.read(40)
@@ -35,23 +45,27 @@ def _unreadable(path: Path, error: Exception) -> str:
         return 'is a Git LFS pointer, not the weights; fetch them with `git lfs pull`'
     if 'TorchScript' in str(error):
         return "is a TorchScript archive, which is a program; OpenAI's weights load as load_clip(name, pretrained='openai')"
-    if isinstance(error, pickle.UnpicklingError) and start[:1] in (b'P', b'\x80'): # a zip, or a bare pickle
-        return 'holds pickled objects beside tensors, which could run code; have its author save a state dict'
+    if found := re.search(r'GLOBAL (\S+)', str(error)):
+        return f"holds a pickled '{found[1]}' beside tensors, which could run code; have its author save a state dict"
     return f'is cut short or no file of weights ({type(error).__name__}); get it again'
 
 def read_checkpoint(
-    path # .safetensors, or .pt/.pth/.bin with a state dict, bare or wrapped
+    path # safetensors, or a PyTorch file with a state dict, bare or wrapped; what it is, its beginning says and not its name
 ) -> dict:
     "The tensors of a file by name, on the CPU. Raises FileNotFoundError or ValueError, in one line."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no file of weights at '{path}'")
     try:
-        if path.suffix == '.safetensors':
+        with path.open('rb') as file: start = file.read(9)
+        if start[8:] == b'{': # the length of a header in json, and the header
             from safetensors.torch import load_file
             found = load_file(path)
-        else: found = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError: raise
-    except Exception as error: raise ValueError(f"'{path}' {_unreadable(path, error)}") from None
+        else:
+            with torch.serialization.safe_globals([(_PassedOver, name) for name in _BESIDE]):
+                found = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL: raise # a cut zip sends the reader to places that no file has
+        raise ValueError(f"'{path}' {_unreadable(path, error)}") from None
     state = _unwrap(found)
     if not state: raise ValueError(f"'{path}' holds no state dict; found {sorted(map(str, found))[:5] if isinstance(found, dict) else type(found).__name__}")
     return state
