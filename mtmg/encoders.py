@@ -252,6 +252,13 @@ def _from_satmae(encoder: ModalityEncoder, weights):
     load_satmae(encoder.trunk, read_checkpoint(path), encoder.bands, f"'{path.name}'")
     return path.name, Exposure().add('pretraining', source='fmow-sentinel')
 
+def _normalization(bands: Sequence, weights) -> str:
+    "what the weights expect of some bands, else what suits their units; a fixed scale is one of one unit: decibels over 10000 are nothing"
+    units = {_unit(b) for b in bands}
+    if units == {'uint8'} and (weights is None or weights.mean is None): return '/255'
+    if weights is None: return 'zscore-sqrt' if 'DN' in units else 'zscore'
+    return '/10000' if units == {'DN'} and (weights.mean is None or {*weights.mean, *weights.std} == {0., 10000.}) else 'zscore'
+
 def create_encoder(
     backbone: str, # 'vit_micro', 'satmae_base', 'satmae_large', or a network of timm or torchgeo
     bands: Sequence, # that come in: `Band`s such as S2_L1C.bands, or names
@@ -264,19 +271,16 @@ def create_encoder(
     weights_bands: Sequence[str] | None = None, # of a file: the bands of its input layer, in order
 ) -> ModalityEncoder:
     "An encoder of some bands into a CLIP's space."
+    if isinstance(bands, str): raise ValueError(f"bands is one name, '{bands}'; give a list of them")
+    for name, value in (('embed_dim', embed_dim), ('image_size', image_size)):
+        if value is not None and value < 1: raise ValueError(f'{name} is {value}; it must be at least 1')
     bands = as_bands(bands)
     satmae = backbone in SATMAE_SIZES
     if satmae: bands = satmae_bands(bands)
     found = find_weights(weights, backbone, weights_bands) if weights is not None and not satmae else None
     if found is not None: image_size = image_size or found.image_size
-    pictures, reflectance = (any(_unit(b) == u for b in bands) for u in ('uint8', 'DN'))
-    if normalization is None:
-        if satmae: normalization = 'range'
-        elif found is not None and found.mean is None: normalization = '/10000' if reflectance else '/255' if pictures else 'zscore'
-        elif found is not None: normalization = '/10000' if {*found.mean, *found.std} == {0., 10000.} and all(_unit(b) == 'DN' for b in bands) else 'zscore'
-        else: normalization = '/255' if pictures and not reflectance else 'zscore-sqrt' if reflectance else 'zscore'
-        own = True
-    else: own = False
+    own = normalization is None
+    if own: normalization = 'range' if satmae else _normalization(bands, found)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = ModalityEncoder(backbone, [str(b) for b in bands], [b.sensor for b in bands], int(embed_dim), image_size, normalization, drop_path)
