@@ -183,29 +183,46 @@ def finetune(
     return tuned.to(clip.device)
 
 # %% ../nbs/12_patching.ipynb #b8f11668
-def _mean(rows): return float(np.mean([r['score'] for r in rows])) if rows else float('nan')
+def _size(alpha) -> float: return float(np.abs(alpha).sum()) # of one alpha, or of the coefficients of several task vectors (`mtmg.merging`)
+
+def _start(rows):
+    "the point where nothing has moved yet"
+    first = min((r['alpha'] for r in rows), key=_size)
+    if _size(first): raise ValueError(f'what a task loses is counted from alpha 0, and the rows begin at {first}; score alpha 0 too')
+    return first
+
+def _score(rows, alpha, rule: str) -> float:
+    "what a rule compares: the mean score of the patching tasks, with 'mean' averaged with that of the supported tasks, where there are some"
+    of = lambda role: [r['score'] for r in rows if (r['alpha'], r['role']) == (alpha, role)]
+    supported = of('supported') if rule == 'mean' else []
+    return float(np.mean([np.mean(scores) for scores in (of('patching'), supported) if scores]))
 
 def choose_alpha(
     rows: list, # dicts with alpha, task, role ('patching' or 'supported') and score in 0..1
     rule: str = 'mean', # 'mean' or 'drop'
-    max_drop: float | dict = 0.01, # for 'drop': how much a supported task may lose (0.01 is one point), or a loss for each task
+    max_drop: float | dict = 0.01, # for 'drop': how much a supported task may lose (0.01 is one point), or a loss for each task (0.01 where none is given)
 ) -> tuple: # (alpha, reason)
     "The alpha that the rule picks, and why, in words."
     if rule not in ('mean', 'drop'): raise ValueError(f"rule {rule!r} is not 'mean' or 'drop'")
-    size = lambda a: float(np.abs(a).sum()) # of one alpha, or of the coefficients of several task vectors (`mtmg.merging`)
-    alphas = sorted({r['alpha'] for r in rows}, key=size)
-    at = lambda a, role: [r for r in rows if r['alpha'] == a and r['role'] == role]
-    if not at(alphas[0], 'patching'): raise ValueError('no row of a patching task to choose by')
-    if rule == 'mean' and at(alphas[0], 'supported'):
-        score = lambda a: (_mean(at(a, 'patching')) + _mean(at(a, 'supported'))) / 2
-        best = max(alphas, key=lambda a: (round(score(a), 12), -size(a)))
-        return best, f'best mean of patching and supported scores on validation data ({score(best):.3f})'
-    allowed = (lambda task: max_drop.get(task, 0.01)) if isinstance(max_drop, dict) else (lambda task: max_drop)
-    start = {r['task']: r['score'] for r in at(alphas[0], 'supported')}
-    kept = [a for a in alphas if all(start[r['task']] - r['score'] <= allowed(r['task']) + 1e-12 for r in at(a, 'supported'))]
-    best = max(kept, key=lambda a: (round(_mean(at(a, 'patching')), 12), -size(a)))
-    limits = ', '.join(f'{t} <= {100 * allowed(t):g}' for t in start) or 'no supported task'
-    return best, f'best patching score on validation data with a bounded drop (points: {limits})'
+    if not any(r['role'] == 'patching' for r in rows): raise ValueError('no row of a patching task to choose by')
+    for r in rows:
+        if not np.isfinite(r['score']): raise ValueError(f"{r['task']} scores {r['score']} at alpha {r['alpha']}, by which nothing can be chosen; leave the task out, or look at its labels")
+    alphas = sorted({r['alpha'] for r in rows}, key=_size)
+    supported = list(dict.fromkeys(r['task'] for r in rows if r['role'] == 'supported'))
+    named = max_drop if isinstance(max_drop, dict) else dict.fromkeys(supported, max_drop)
+    for task, drop in named.items():
+        if task not in supported: raise ValueError(f"max_drop names '{task}', which is not a supported task ({', '.join(supported) or 'there is none'})")
+        if not drop >= 0: raise ValueError(f"max_drop is {drop} for '{task}'; it must be 0 or more")
+    if rule == 'drop' and supported:
+        limits, start = {t: named.get(t, 0.01) for t in supported}, _start(rows)
+        before = {r['task']: r['score'] for r in rows if r['alpha'] == start}
+        lost = {(r['alpha'], r['task']): before[r['task']] - r['score'] for r in rows}
+        alphas = [a for a in alphas if all(lost[a, t] <= limits[t] + 1e-12 for t in supported)]
+    best = max(alphas, key=lambda a: (round(_score(rows, a, rule), 12), -_size(a)))
+    if not supported: what = 'patching score on validation data (no supported task)'
+    elif rule == 'mean': what = f'mean of patching and supported scores on validation data ({_score(rows, best, rule):.3f})'
+    else: what = f"patching score on validation data with a bounded drop (points: {', '.join(f'{t} <= {100 * d:g}' for t, d in limits.items())})"
+    return best, f'best {what}'
 
 # %% ../nbs/12_patching.ipynb #04cd2861
 @dataclass
@@ -220,7 +237,7 @@ class Curve:
 
     def kept(self, margin: float = 0.01) -> dict:
         "{supported task: paired loss on test images from alpha 0 to the chosen alpha, and whether that is kept (`mtmg.evaluate.kept`)}."
-        start = min((r['alpha'] for r in self.rows), key=lambda a: float(np.abs(a).sum()))
+        start = _start(self.rows)
         tasks = [t for t, r in self.at(start).items() if r['role'] == 'supported']
         return {t: kept(self.results[t, start], self.results[t, self.alpha], margin) for t in tasks}
     def at(self, alpha: float | None = None, split: str = 'test') -> dict:
@@ -231,16 +248,15 @@ class Curve:
         "{supported task: its test row at the alpha chosen without it}."
         tasks = sorted({r['task'] for r in self.rows if r['role'] == 'supported'})
         val = [r for r in self.rows if r['split'] == 'val']
-        chosen = {t: choose_alpha([r for r in val if r['task'] != t], self.rule, self.max_drop)[0] for t in tasks}
+        limits = lambda t: {k: v for k, v in self.max_drop.items() if k != t} if isinstance(self.max_drop, dict) else self.max_drop
+        chosen = {t: choose_alpha([r for r in val if r['task'] != t], self.rule, limits(t))[0] for t in tasks}
         return {t: self.at(a).get(t, {'alpha': a}) for t, a in chosen.items()}
     def regret(self) -> float:
         "Points of 1 that the oracle, which chooses on the test split by the same rule, would add; nan without a whole test curve."
         test = [r for r in self.rows if r['split'] == 'test']
         if {r['alpha'] for r in test} != {r['alpha'] for r in self.rows if r['split'] == 'val'}: return float('nan')
-        value = lambda a: _mean([_row for _row in test if _row['alpha'] == a and _row['role'] == 'patching']) + (
-            _mean([_row for _row in test if _row['alpha'] == a and _row['role'] == 'supported']) if self.rule == 'mean' and any(r['role'] == 'supported' for r in test) else 0)
-        gain = value(choose_alpha(test, self.rule, self.max_drop)[0]) - value(self.alpha)
-        return max(0., gain / (2 if self.rule == 'mean' and any(r['role'] == 'supported' for r in test) else 1))
+        oracle = choose_alpha(test, self.rule, self.max_drop)[0]
+        return max(0., _score(test, oracle, self.rule) - _score(test, self.alpha, self.rule))
     def __str__(self):
         shown = [r for r in self.rows if r['split'] == 'val']
         tasks = list(dict.fromkeys((r['task'], r['role']) for r in shown))
@@ -299,7 +315,7 @@ def sweep(
     tuned: Clip, # alpha 1; its exposure record takes up the tasks that alpha is chosen on
     patching: list, # tasks to get better at: `Splits` each
     supported: list = (), # tasks to keep: `Splits` each
-    alphas=None, # points on the line; by default those of PATCH_RECIPES['default']
+    alphas=None, # points on the line, and 0, from which losses are counted; by default those of PATCH_RECIPES['default']
     rule: str = 'mean', # how alpha is chosen, see `choose_alpha`
     max_drop: float | dict = 0.01,
     report: str = 'all', # 'all': test scores of the whole line; 'ends': of alpha 0, the chosen one and 1 only
@@ -312,6 +328,7 @@ def sweep(
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
     alphas = [float(a) for a in (PATCH_RECIPES['default'].alphas if alphas is None else alphas)]
     if not alphas or min(alphas) < 0 or max(alphas) > 1: raise ValueError(f'alphas are {alphas}; they must lie between 0 and 1')
+    alphas = sorted({0., *alphas})
     if report not in ('all', 'ends'): raise ValueError(f"report {report!r} is not 'all' or 'ends'")
     tasks = with_roles(patching, supported)
     rows, results, options = [], {}, dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
