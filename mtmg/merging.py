@@ -18,7 +18,7 @@ from .clip import Clip, load_clip, pick_device
 from .engine import close_run, fit, open_run, pick
 from .labels import Exposure
 from .patching import (PATCH_RECIPES, Curve, PatchRecipe, PatchStage, choose_alpha, chosen_on, class_loss, composites, finetune,
-                           interpolate, sweep, walk, with_roles)
+                           interpolate, labelled, line_ends, record, sweep, walk, with_roles)
 from .patching import _result, _row
 from .ranks import from_first, is_first, meet, sharing
 from .scenes import SceneDataset, Splits
@@ -53,10 +53,7 @@ class TaskVector:
 
 def task_vector(clip: Clip, tuned: Clip) -> TaskVector:
     "What was changed between `clip` and `tuned`."
-    start, end = clip.visual.state_dict(), tuned.visual.state_dict()
-    if {k: w.shape for k, w in start.items()} != {k: w.shape for k, w in end.items()}:
-        raise ValueError(f'{clip.name} and {tuned.name} have different image towers; both must be of one architecture')
-    if clip.composite != tuned.composite: raise ValueError(f"{clip.name} looks at '{clip.composite}' pictures, {tuned.name} at '{tuned.composite}'")
+    start, end = line_ends(clip, tuned)
     return TaskVector({k: end[k] - w for k, w in start.items() if w.is_floating_point()}, tuned.exposure)
 
 # %% ../nbs/12b_merging.ipynb #a3df82ce
@@ -76,7 +73,8 @@ def apply(clip: Clip, vector: TaskVector) -> Clip:
     state = {k: w.clone() for k, w in start.items()}
     _put(state, start, [{k: w.to(start[k]) for k, w in vector.weights.items()}], [1.])
     merged = clip.with_visual(state)
-    merged.exposure = clip.exposure.merge(vector.exposure)
+    merged.exposure, merged.recipe = clip.exposure.merge(vector.exposure), {'stage': 'merging'} # a vector does not say how it was trained
+    merged.pretrained = f'{clip.pretrained or clip.name} + task vector'
     return merged
 
 # %% ../nbs/12b_merging.ipynb #e6d629de
@@ -145,7 +143,7 @@ def merge(
     reason = choose_alpha(rows, rule, max_drop)[1]
     score([p for p in dict.fromkeys([(0.,) * len(vectors), best])], 'test')
     merged = apply(clip, total(best)) if any(best) else clip.clone()
-    if any(best): merged.exposure = chosen_on(merged.exposure, tasks)
+    if any(best): merged.exposure, merged.recipe = chosen_on(merged.exposure, tasks), merged.recipe | {'coefficients': list(best), 'tasks': [t.name for t in patching]}
     return merged, Curve(best, reason, rows, rule, max_drop, results)
 
 # %% ../nbs/12b_merging.ipynb #f69d0794
@@ -214,22 +212,18 @@ def finetune_jointly(
     **changes, # fields of the recipe to change
 ) -> Clip:
     "Fine-tune the image tower of `clip` on the union of several tasks, each scene through the frozen head of its own."
-    datasets = [d.train if isinstance(d, Splits) else d for d in datasets]
-    for d in datasets:
-        if d.labelset is None or d.targets is None: raise ValueError(f'{d.name} has no labels; patching needs them (give load_dataset a labelset)')
+    datasets = [labelled(d.train if isinstance(d, Splits) else d) for d in datasets]
     recipe, device = pick(recipe, PATCH_RECIPES, **changes), pick_device(device)
     meet(device)
     tuned = clip.clone().to(device)
-    if out: open_run(out, {'stage': 'patching', 'clip': clip.hash(), 'datasets': [_described(d) for d in datasets], 'seed': seed,
-                           'recipe': recipe.to_dict()}, overwrite)
+    request = {'stage': 'patching', 'clip': clip.hash(), 'datasets': [_described(d) for d in datasets], 'seed': seed, 'recipe': recipe.to_dict()}
+    if out: open_run(out, request, overwrite)
     with sharing(): union = Union(datasets, clip, num_workers, progress)
     heads = [clip.head(d.labelset).to(device) for d in datasets]
     stage = JointStage(tuned, heads, union, recipe, recipe.steps(len(union)), seed)
     fit(stage, union, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
     stage.finish()
-    tuned.exposure = clip.exposure
-    for d in datasets:
-        tuned.exposure = tuned.exposure.add('patching', source=d.source, dataset=d.name, split=d.split, labelset=d.labelset.name, classnames=d.labelset.classnames)
+    record(tuned, clip, request, datasets)
     if out: close_run(out)
     return tuned.to(clip.device)
 
