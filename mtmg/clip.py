@@ -320,7 +320,9 @@ def load_clip(
     saved = source.config.get('mtmg') or {}
     about = {} if random else saved
     exposure = Exposure() if random else Exposure.from_dict(about.get('exposure'))
-    if visual is not None: exposure = Exposure(exposure.records, known=False)
-    return Clip(model, tokenizer, saved.get('name') or name, pretrained or about.get('pretrained') or ('random' if random else None),
-                source.config['model_cfg'], composite or saved.get('composite') or 'true_color', exposure, about.get('recipe'),
-                about.get('words')).to(device)
+    weights, recipe = pretrained or about.get('pretrained') or ('random' if random else None), about.get('recipe')
+    if visual is not None: # whatever made the rest, it has not made this tower
+        weights, recipe = ', '.join(filter(None, (weights, f'image tower of {Path(visual).name}'))), None
+        exposure = Exposure(exposure.records, known=False)
+    return Clip(model, tokenizer, saved.get('name') or name, weights, source.config['model_cfg'],
+                composite or saved.get('composite') or 'true_color', exposure, recipe, about.get('words')).to(device)
