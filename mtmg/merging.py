@@ -16,9 +16,10 @@ import torch
 from .bands import RGB
 from .clip import Clip, load_clip, pick_device
 from .engine import close_run, fit, open_run, pick
+from .finetuning import labelled, record
 from .labels import Exposure
 from .patching import (PATCH_RECIPES, Curve, PatchRecipe, PatchStage, choose_alpha, chosen_on, class_loss, composites, finetune,
-                           interpolate, labelled, line_ends, record, sweep, walk, with_roles)
+                           interpolate, line_ends, sweep, walk, with_roles)
 from .patching import _result, _row
 from .ranks import from_first, is_first, meet, sharing
 from .scenes import SceneDataset, Splits
