@@ -281,6 +281,9 @@ def create_encoder(
     if found is not None: image_size = image_size or found.image_size
     own = normalization is None
     if own: normalization = 'range' if satmae else _normalization(bands, found)
+    unit = {'/10000': 'DN', '/255': 'uint8'}.get(normalization)
+    if unit and (odd := [str(b) for b in bands if _unit(b) not in (unit, None)]):
+        raise ValueError(f"normalization '{normalization}' is for bands in {unit}, which {', '.join(odd[:3])} are not; take 'zscore'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = ModalityEncoder(backbone, [str(b) for b in bands], [b.sensor for b in bands], int(embed_dim), image_size, normalization, drop_path)
