@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from .bands import RGB
 from .clip import Clip, pick_device
 from .engine import Recipe, Stage, close_run, dihedral, fit, open_run, pick
+from .onepass import dataset_hash
 from .ranks import add_up, gathered, meet, rank, share_of, sharing, world_size
 from .scenes import ArrayDataset, Splits, batches
 from .steps import derived_seed, step_seed
@@ -170,7 +171,7 @@ def finetune(
     meet(device)
     tuned = clip.clone().to(device)
     request = {'stage': 'patching', 'clip': clip.hash(), 'dataset': dataset.name, 'split': dataset.split,
-               'scenes': len(dataset), 'labelset': dataset.labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}
+               'scenes': len(dataset), 'content': dataset_hash(dataset), 'labelset': dataset.labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}
     if out: open_run(out, request, overwrite)
     with sharing(): seen = composites(dataset, clip, num_workers=num_workers, progress='composites' if progress else None)
     stage = PatchStage(tuned, clip.head(dataset.labelset).to(device), seen.bands, recipe, recipe.steps(len(seen)), seed)

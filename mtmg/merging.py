@@ -18,6 +18,7 @@ from .clip import Clip, load_clip, pick_device
 from .engine import close_run, fit, open_run, pick
 from .finetuning import labelled, record
 from .labels import Exposure
+from .onepass import dataset_hash
 from .patching import (PATCH_RECIPES, Curve, PatchRecipe, PatchStage, choose_alpha, chosen_on, class_loss, composites, finetune,
                            interpolate, line_ends, sweep, walk, with_roles)
 from .patching import _result, _row
@@ -228,7 +229,7 @@ def finetune_jointly(
     if out: close_run(out)
     return tuned.to(clip.device)
 
-def _described(d) -> dict: return {'dataset': d.name, 'split': d.split, 'scenes': len(d), 'labelset': d.labelset.to_dict()}
+def _described(d) -> dict: return {'dataset': d.name, 'split': d.split, 'scenes': len(d), 'content': dataset_hash(d), 'labelset': d.labelset.to_dict()}
 
 # %% ../nbs/12b_merging.ipynb #409a3faa
 @dataclass
