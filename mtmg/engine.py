@@ -162,19 +162,21 @@ def _same(batch): return batch # `_Numbered` hands over a collated batch already
 
 class _Scenes(L.LightningDataModule):
     "This process's share of every batch, from the step on at which the run stands."
-    def __init__(self, stage, dataset, micro, num_workers, pin_memory):
+    def __init__(self, stage, dataset, num_workers, pin_memory):
         super().__init__()
-        self.stage, self.dataset, self.micro, self.options = stage, dataset, micro, dict(num_workers=num_workers, pin_memory=pin_memory)
-    def steps(self, **share) -> Steps: return Steps(len(self.dataset), self.micro, self.stage.steps * self.stage.recipe.accumulate, self.stage.seed, **share)
+        self.stage, self.dataset, self.options = stage, dataset, dict(num_workers=num_workers, pin_memory=pin_memory)
+    def steps(self, **share) -> Steps:
+        r = self.stage.recipe
+        return Steps(len(self.dataset), r.batch_size, self.stage.steps * r.accumulate, self.stage.seed, accumulate=r.accumulate, **share)
     def keys(self, step: int) -> list:
         "The ids of all scenes of a micro-step."
         ids = self.dataset.ids
         return [ids[i] for _, i in next(iter(self.steps(start=step)))]
     def setup(self, stage):
-        if self.steps().batch_size < world_size(): raise ValueError(f'a batch of {self.steps().batch_size} scenes cannot be shared by {world_size()} processes; raise batch_size, or start fewer')
+        if self.steps().micro < world_size(): raise ValueError(f'a batch of {self.steps().micro} scenes cannot be shared by {world_size()} processes; raise batch_size, or start fewer')
     def train_dataloader(self):
         steps = self.steps(start=self.trainer.global_step * self.stage.recipe.accumulate, rank=rank(), world=world_size())
-        return DataLoader(_Numbered(self.dataset, steps.batch_size), batch_sampler=steps, collate_fn=_same, **self.options)
+        return DataLoader(_Numbered(self.dataset, steps.micro), batch_sampler=steps, collate_fn=_same, **self.options)
 
 # %% ../nbs/11_engine.ipynb #8da98038
 @contextmanager
@@ -237,12 +239,11 @@ def fit(
     device, recipe = pick_device(device), stage.recipe
     meet(device)
     precision = pick_precision(recipe.precision, device)
-    micro = recipe.batch_size // recipe.accumulate
     trainer = launched() | trainer
     refuse_pickles(trainer.get('strategy', ''), out)
     if trainer.get('strategy') == 'fsdp2': trainer['strategy'] = fsdp2(trainer.get('devices', 1) * trainer.get('num_nodes', 1))
-    if micro * recipe.accumulate != recipe.batch_size:
-        raise ValueError(f'batch_size {recipe.batch_size} cannot be split into {recipe.accumulate} equal micro-batches')
+    scenes = _Scenes(stage, dataset, num_workers, device.type == 'cuda')
+    scenes.steps() # can batches be split as the recipe says?
     checkpoint = Checkpoint(Path(out)/'checkpoints' if out else None, checkpoint_every)
     resume = checkpoint.found()
     start = torch.load(resume, map_location='meta', weights_only=True)['global_step'] if resume else 0
@@ -260,7 +261,6 @@ def fit(
         during.enter_context(made_fast(stage.net, device, compile, checkpoint_activations))
         if runner.world_size > 1: during.enter_context(whole_batchnorm(stage.net, on_gpu=device.type == 'cuda'))
         stage.net.requires_grad_(True).train()
-        scenes = _Scenes(stage, dataset, micro, num_workers, device.type == 'cuda')
         try: runner.fit(stage, datamodule=scenes, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit: # Lightning turns Ctrl-C into an exit; in a notebook it must stay an interrupt
             how = f'; the same call goes on from step {runner.global_step}' if checkpoint.file else '; give `out` to be able to resume'
@@ -276,10 +276,10 @@ def fit(
 
 def _explained(error, runner, stage, checkpoint) -> BaseException | None:
     "in words of a user, what torch says of memory and of processes that are gone"
-    r = stage.recipe
     if isinstance(error, torch.OutOfMemoryError) or 'allocate memory' in str(error):
-        less = f', or accumulate={2 * r.accumulate} for the same batch in smaller parts' if r.batch_size % (2 * r.accumulate) == 0 else ''
-        return MemoryError(f'batch_size {r.batch_size} does not fit into the memory of {runner.strategy.root_device}; try batch_size={max(1, r.batch_size // 2)}{less}')
+        size, twice = runner.datamodule.steps().batch_size, 2 * stage.recipe.accumulate
+        less = f', or accumulate={twice} for the same batch in smaller parts' if size % twice == 0 else ''
+        return MemoryError(f'batch_size {size} does not fit into the memory of {runner.strategy.root_device}; try batch_size={max(1, size // 2)}{less}')
     if peer_lost(error):
         if os.environ.get('TORCHELASTIC_RUN_ID', '').startswith(OURS): return SystemExit(1) # `launch` says which one, and why
         last = f'; the same call goes on from step {checkpoint.saved}' if checkpoint.saved else ''

@@ -64,18 +64,23 @@ def pick(recipe, presets: dict, **changes):
 # %% ../nbs/10c_steps.ipynb #823bcf74
 class Steps(Sampler):
     "Batches of micro-steps `start`, ..., `total - 1`, each a list of (micro-step, scene)."
-    def __init__(self, scenes: int, batch_size: int, total: int, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1):
+    def __init__(self, scenes: int, batch_size: int, total: int, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1):
         self.scenes, self.batch_size, self.total, self.seed = scenes, min(batch_size, scenes), total, seed
-        self.start, self.rank, self.world = start, rank, world
+        self.start, self.rank, self.world, self.accumulate = start, rank, world, accumulate
+        self.micro, rest = divmod(self.batch_size, accumulate)
+        if rest: # losses are means over scenes: parts of unequal size would not add up to the batch
+            whole = f' or batch_size={self.batch_size - rest}' if self.micro else ''
+            raise ValueError(f'a batch of {self.batch_size} scenes cannot be split into {accumulate} equal micro-batches; set accumulate=1{whole}')
     def __len__(self): return self.total
     def order(self, epoch: int) -> np.ndarray: return np.random.default_rng([self.seed, epoch]).permutation(self.scenes)
     def __iter__(self):
         an_epoch, known, order = max(1, self.scenes // self.batch_size), None, None
         for t in range(self.start, self.total):
-            epoch, k = divmod(t, an_epoch)
+            step, part = divmod(t, self.accumulate)
+            epoch, k = divmod(step, an_epoch)
             if epoch != known: known, order = epoch, self.order(epoch)
-            batch = order[k * self.batch_size:(k + 1) * self.batch_size]
-            yield [(t, int(i)) for i in batch[self.rank::self.world]]
+            begin = k * self.batch_size + part * self.micro
+            yield [(t, int(i)) for i in order[begin:begin + self.micro][self.rank::self.world]]
 
 # %% ../nbs/10c_steps.ipynb #a8de85cf
 def derived_seed(*numbers: int) -> int:
