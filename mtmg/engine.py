@@ -105,7 +105,7 @@ class Stage(L.LightningModule):
 class Checkpoint(L.Callback):
     "Saves `last.ckpt` every so many steps, and once more when Ctrl-C is pressed or SIGTERM comes."
     def __init__(self, folder=None, every: int = 200):
-        self.file, self.every, self.saved, self._asked = (Path(folder)/'last.ckpt' if folder else None), every, None, None
+        self.file, self.every, self.saved, self._asked, self._enough = (Path(folder)/'last.ckpt' if folder else None), every, None, None, False
         self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     def found(self) -> Path | None:
         "The checkpoint to go on from: the first process's word counts."
@@ -137,14 +137,21 @@ class Checkpoint(L.Callback):
             self._asked = self._asked or now
         for number in self._before: signal.signal(number, asked) # Lightning's own for SIGTERM would talk to the other processes at once
     def on_train_batch_end(self, trainer, stage, outputs, batch, index):
+        self._enough, trainer.should_stop = self._enough or trainer.should_stop, False # another callback's, before this one
         if (batch['step'] + 1) % stage.recipe.accumulate: return # in the middle of a step
         step = trainer.global_step
         if trainer.world_size == 1 or step % 10 == 0:
             if trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False):
                 self.save(trainer)
                 raise KeyboardInterrupt
+        if self._enough and step < stage.steps:
+            self.save(trainer)
+            raise RuntimeError(f'stopped at step {step} of {stage.steps}, as a callback asked{self.goes_on(step)}')
         if step == stage.steps: stage.check()
         elif step % self.every == 0: self.save(trainer)
+    def on_train_end(self, trainer, stage): # by a way that is not foreseen
+        if trainer.global_step < stage.steps: raise RuntimeError(f'stopped at step {trainer.global_step} of {stage.steps}{self.goes_on(self.saved or 0)}')
+    def goes_on(self, step: int) -> str: return f'; the same call goes on from step {step}' if self.file else '; give `out` to be able to resume'
     def release(self):
         "Give the signals back."
         if threading.current_thread() is threading.main_thread():
@@ -221,6 +228,11 @@ def pick_logger(logger, out, start: int):
     return getattr(loggers, LOGGERS[logger])(**({'tracking_uri': f'file:{Path(out).absolute()}/log'} if logger == 'mlflow' else {'save_dir': out}), **where)
 
 # %% ../nbs/11_engine.ipynb #5be12e56
+#: Arguments of the Trainer that would change what a stage computes, and where it is said instead.
+_OWNED = {'accelerator': 'device', 'precision': 'precision', 'accumulate_grad_batches': 'accumulate', 'gradient_clip_val': 'clip_norm',
+          'gradient_clip_algorithm': 'clip_norm', 'use_distributed_sampler': 'batch_size',
+          **dict.fromkeys(('max_steps', 'min_steps', 'max_epochs', 'min_epochs', 'max_time', 'limit_train_batches', 'overfit_batches', 'fast_dev_run'), 'epochs')}
+
 def fit(
     stage: Stage,
     dataset, # `SceneDataset` to learn from
@@ -236,6 +248,8 @@ def fit(
     **trainer, # further arguments of Lightning's Trainer: strategy ('fsdp2' too, see `mtmg.sharding`), devices, num_nodes, ...
 ) -> Stage:
     "Train `stage`; resume from `out` where a checkpoint is. The network comes back frozen and in eval mode."
+    for name in trainer:
+        if name in _OWNED: raise ValueError(f"the Trainer's {name} would change what is computed; say it with {_OWNED[name]}=...")
     device, recipe = pick_device(device), stage.recipe
     meet(device)
     precision = pick_precision(recipe.precision, device)
@@ -255,7 +269,7 @@ def fit(
                               'accumulate_grad_batches': recipe.accumulate, 'gradient_clip_val': recipe.clip_norm, 'enable_checkpointing': False,
                               'enable_model_summary': False, 'enable_progress_bar': progress, 'use_distributed_sampler': False,
                               'log_every_n_steps': 10, 'logger': pick_logger(logger, out, start),
-                              'callbacks': [checkpoint, *callbacks]} | trainer)
+                              'callbacks': [*callbacks, checkpoint]} | trainer)
         whole = stage.net
         if is_sharding(runner.strategy): stage.net = copy.deepcopy(whole) # what has been cut up stays so
         during.enter_context(made_fast(stage.net, device, compile, checkpoint_activations))
@@ -263,8 +277,7 @@ def fit(
         stage.net.requires_grad_(True).train()
         try: runner.fit(stage, datamodule=scenes, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit: # Lightning turns Ctrl-C into an exit; in a notebook it must stay an interrupt
-            how = f'; the same call goes on from step {runner.global_step}' if checkpoint.file else '; give `out` to be able to resume'
-            raise KeyboardInterrupt(f'stopped at step {runner.global_step} of {stage.steps}{how}') from None
+            raise KeyboardInterrupt(f'stopped at step {runner.global_step} of {stage.steps}{checkpoint.goes_on(runner.global_step)}') from None
         except RuntimeError as error:
             if (explained := _explained(error, runner, stage, checkpoint)) is None: raise
             raise explained from error
