@@ -243,7 +243,7 @@ def compare(
 ):
     "One table of results that `mtmg evaluate` has saved."
     from mtmg.results import load_result
-    files = [f for name in results for f in (sorted(Path(name).rglob('*_*.json')) if Path(name).is_dir() else [Path(name)])]
+    files = [f for name in results for f in (sorted(p for p in Path(name).rglob('*_*.json') if '.before' not in p.parts) if Path(name).is_dir() else [Path(name)])]
     if not files: raise FileNotFoundError(f'no results in {", ".join(results)}; mtmg evaluate writes them')
     rows = {}
     for f in files:

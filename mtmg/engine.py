@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .clip import forward_precision, pick_device
 from .ranks import OURS, from_first, gathered, launched, meet, peer_lost, rank, whole_batchnorm, world_size
-from .runs import close_run, need_room, open_run
+from .runs import close_run, need_room, open_run, withdrawing
 from .scenes import collate
 from .sharding import clip_whole_norm, cut_up, fsdp2, is_sharding, refuse_pickles, whole_weights
 from .steps import VARIANTS, Recipe, Steps, derived_seed, dihedral, pick, step_seed, warmup_cosine
@@ -248,21 +248,21 @@ def fit(
     **trainer, # further arguments of Lightning's Trainer: strategy ('fsdp2' too, see `mtmg.sharding`), devices, num_nodes, ...
 ) -> Stage:
     "Train `stage`; resume from `out` where a checkpoint is. The network comes back frozen and in eval mode."
-    for name in trainer:
-        if name in _OWNED: raise ValueError(f"the Trainer's {name} would change what is computed; say it with {_OWNED[name]}=...")
-    device, recipe = pick_device(device), stage.recipe
-    meet(device)
-    precision = pick_precision(recipe.precision, device)
-    trainer = launched() | trainer
-    refuse_pickles(trainer.get('strategy', ''), out)
-    if trainer.get('strategy') == 'fsdp2': trainer['strategy'] = fsdp2(trainer.get('devices', 1) * trainer.get('num_nodes', 1))
-    scenes = _Scenes(stage, dataset, num_workers, device.type == 'cuda')
-    scenes.steps() # can batches be split as the recipe says?
-    checkpoint = Checkpoint(Path(out)/'checkpoints' if out else None, checkpoint_every)
-    resume = checkpoint.found()
-    start = torch.load(resume, map_location='meta', weights_only=True)['global_step'] if resume else 0
-    if device.type == 'cuda' and device.index is not None and not launched(): trainer.setdefault('devices', [device.index])
-    with quiet(), ExitStack() as during:
+    with withdrawing(out), quiet(), ExitStack() as during:
+        for name in trainer:
+            if name in _OWNED: raise ValueError(f"the Trainer's {name} would change what is computed; say it with {_OWNED[name]}=...")
+        device, recipe = pick_device(device), stage.recipe
+        meet(device)
+        precision = pick_precision(recipe.precision, device)
+        trainer = launched() | trainer
+        refuse_pickles(trainer.get('strategy', ''), out)
+        if trainer.get('strategy') == 'fsdp2': trainer['strategy'] = fsdp2(trainer.get('devices', 1) * trainer.get('num_nodes', 1))
+        scenes = _Scenes(stage, dataset, num_workers, device.type == 'cuda')
+        scenes.steps() # can batches be split as the recipe says?
+        checkpoint = Checkpoint(Path(out)/'checkpoints' if out else None, checkpoint_every)
+        resume = checkpoint.found()
+        start = torch.load(resume, map_location='meta', weights_only=True)['global_step'] if resume else 0
+        if device.type == 'cuda' and device.index is not None and not launched(): trainer.setdefault('devices', [device.index])
         during.enter_context(attention(device, precision))
         during.callback(checkpoint.release)
         runner = L.Trainer(**{'accelerator': device.type, 'devices': 1, 'precision': precision, 'max_steps': stage.steps, 'max_epochs': 1,
