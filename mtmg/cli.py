@@ -129,8 +129,8 @@ def _fail(chosen, error, debug) -> int:
     return 1
 
 def _which() -> str:
-    "of the processes that torchrun has started"
-    r, n = os.environ.get('RANK'), os.environ.get('WORLD_SIZE', '1')
+    "of the processes that torchrun or srun has started"
+    r, n = next(((r, os.environ.get(all, '1')) for one, all in (('RANK', 'WORLD_SIZE'), ('SLURM_PROCID', 'SLURM_NTASKS')) if (r := os.environ.get(one))), (None, '1'))
     return '' if r is None or n == '1' else f' (process {r} of {n})'
 
 # %% ../nbs/17_cli.ipynb #539640f4

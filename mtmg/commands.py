@@ -89,9 +89,9 @@ def _spread(command, given: dict) -> bool:
     from mtmg.clip import pick_device
     from mtmg.ranks import launch, launched, meet
     training = given['training']
-    if (training.devices or 1) == 1 or launched() or int(os.environ.get('SLURM_NTASKS', 1)) > 1:
-        if training.num_nodes > 1 and not launched() and 'SLURM_NTASKS' not in os.environ:
-            raise ValueError(f'--num-nodes {training.num_nodes}: start the command on every node: torchrun --nnodes {training.num_nodes} ... -m mtmg.cli {command} ...')
+    if (training.devices or 1) == 1 or launched():
+        if training.num_nodes > 1 and not launched():
+            raise ValueError(f'--num-nodes {training.num_nodes}: start the command on every node: srun python -m mtmg.cli {command} ..., or torchrun --nnodes {training.num_nodes} ... -m mtmg.cli {command} ...')
         return meet(pick_device(given['run'].device))
     import tempfile
     flags = {}

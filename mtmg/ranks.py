@@ -33,20 +33,35 @@ def is_first() -> bool:
     return all(os.environ.get(k, '0') == '0' for k in ('SLURM_PROCID', 'NODE_RANK', 'LOCAL_RANK'))
 
 def launched() -> dict:
-    "What Lightning's Trainer is to be told where `torchrun` has started the processes."
-    if not dist.is_available() or not dist.is_torchelastic_launched() or int(os.environ['WORLD_SIZE']) == 1: return {}
-    here, all = int(os.environ['LOCAL_WORLD_SIZE']), int(os.environ['WORLD_SIZE'])
-    return {'devices': here, 'num_nodes': all // here, 'strategy': 'ddp'}
+    "What Lightning's Trainer is to be told where `torchrun` or `srun` has started the processes."
+    if not dist.is_available(): return {}
+    number = lambda name: int(os.environ.get(name, 1))
+    if dist.is_torchelastic_launched(): here, all = number('LOCAL_WORLD_SIZE'), number('WORLD_SIZE')
+    elif _by_srun(): here, all = number('SLURM_NTASKS') // number('SLURM_NNODES'), number('SLURM_NTASKS')
+    else: return {}
+    return {'devices': here, 'num_nodes': all // here, 'strategy': 'ddp'} if all > 1 else {}
+
+def _by_srun() -> bool:
+    "is this a task that srun has started? The script of sbatch has the same variables, but for the step, and is one process"
+    return 'SLURM_STEP_ID' in os.environ and os.environ.get('SLURM_JOB_NAME') not in ('bash', 'interactive') # the same names as for Lightning
 
 # %% ../nbs/01a_ranks.ipynb #0c1338bf
 def meet(device='cpu'):
-    "Let the processes that `torchrun` has started find one another, each with its own GPU."
+    "Let the processes that `torchrun` or `srun` has started find one another, each with its own GPU."
     device = torch.device(device)
-    if device.type == 'cuda' and device.index is None and 'LOCAL_RANK' in os.environ: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    local = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID') if launched() else None)
+    if device.type == 'cuda' and device.index is None and local is not None: torch.cuda.set_device(int(local))
     if not launched() or dist.is_initialized(): return
-    if device.type == 'cuda': dist.init_process_group('nccl', device_id=torch.device('cuda', torch.cuda.current_device()))
-    else: dist.init_process_group('gloo')
+    where = {} if dist.is_torchelastic_launched() else _meeting_place()
+    if device.type == 'cuda': dist.init_process_group('nccl', device_id=torch.device('cuda', torch.cuda.current_device()), **where)
+    else: dist.init_process_group('gloo', **where)
     atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+
+def _meeting_place() -> dict:
+    "where and as whom the tasks of srun meet, as Lightning reads it from SLURM's variables"
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+    slurm = SLURMEnvironment()
+    return {'init_method': f'tcp://{slurm.main_address}:{slurm.main_port}', 'world_size': slurm.world_size(), 'rank': slurm.global_rank()}
 
 def from_first(function):
     "What `function()` gives in the first process, in all of them. Its error is raised there, and ends the others without a word."
@@ -109,15 +124,17 @@ def gathered(
     return whole.index_copy(0, torch.arange(rank(), n, w, device=x.device), x)
 
 # %% ../nbs/01a_ranks.ipynb #ee15da90
-def as_ranks(world: int, function, *args, timeout: float = 120) -> list:
-    "Fork `world` processes with `torchrun`'s environment and call `function(*args)` in each; their exit codes. For tests."
+def as_ranks(world: int, function, *args, timeout: float = 120, srun: bool = False) -> list:
+    "Fork `world` processes with the environment of `torchrun` (or of `srun`) and call `function(*args)` in each; their exit codes. For tests."
     import multiprocessing, socket, sys
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     def child(r):
-        os.environ.update(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), GROUP_RANK='0',
-                          MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), TORCHELASTIC_RUN_ID='test')
+        os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), **(
+            {'SLURM_STEP_ID': '0', 'SLURM_JOB_ID': '1', 'SLURM_NNODES': '1', 'SLURM_NODEID': '0', 'SLURM_NTASKS': str(world), 'SLURM_NTASKS_PER_NODE': str(world),
+             'SLURM_PROCID': str(r), 'SLURM_LOCALID': str(r)} if srun else
+            {'RANK': str(r), 'LOCAL_RANK': str(r), 'WORLD_SIZE': str(world), 'LOCAL_WORLD_SIZE': str(world), 'GROUP_RANK': '0', 'TORCHELASTIC_RUN_ID': 'test'}))
         sys.stderr = sys.__stderr__ # a notebook's own ends with its process
         torch.set_num_threads(torch.get_num_threads()) # after a fork torch makes its pool anew: now, before two threads try to at once
         trainer = sys.modules.get('lightning.pytorch.trainer.connectors.accelerator_connector')
