@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 import warnings
+import zipfile
 
 import lightning as L
 import torch
@@ -109,9 +110,16 @@ class Checkpoint(L.Callback):
         self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     def found(self) -> Path | None:
         "The checkpoint to go on from: the first process's word counts."
-        found = from_first(lambda: self.file if self.file is not None and self.file.exists() else None)
+        found = from_first(self._sound)
         if found is not None and not found.exists(): raise FileNotFoundError(f'process {rank()} does not see {found}; the folder of a run must lie on a disk that all nodes share')
         return found
+    def _sound(self):
+        if self.file is None or not self.file.exists(): return None
+        try:
+            with zipfile.ZipFile(self.file) as members: damaged = members.testzip() # by its check sums, which torch does not look at
+        except (zipfile.BadZipFile, EOFError) as error: damaged = str(error)
+        if damaged: raise OSError(f'the checkpoint {self.file} is damaged ({damaged}); remove it, and the same call starts from the first step')
+        return self.file
     def setup(self, trainer, module, stage):
         weights = sum(p.numel() * p.element_size() for p in module.parameters())
         if self.file and trainer.is_global_zero: need_room(self.file.parent, 6 * weights) # two files of weights and two moments
