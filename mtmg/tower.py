@@ -57,19 +57,32 @@ class Lora(nn.Module):
         if not self.names: raise ValueError(f'{type(tower).__name__} has no linear layer in its blocks, which LoRA needs; patch it with lora_rank=0')
         most = min(min(tower.get_parameter(n).shape) for n in self.names)
         if not 1 <= rank <= most: raise ValueError(f'lora_rank is {rank}; this tower takes 1 to {most}, and 0 is fine-tuning without LoRA')
-        self.a, self.b = nn.ParameterList(), nn.ParameterList()
-        for w in map(tower.get_parameter, self.names): # (d, k)
+        self.a, self.b, self.again = nn.ParameterList(), nn.ParameterList(), False
+        self.own = {n: tower.get_parameter(n) for n in self.names}
+        for w in self.own.values(): # (d, k)
             self.a.append(torch.randn(rank, w.shape[1], generator=draw).to(w) / w.shape[1] ** .5)
             self.b.append(w.new_zeros(w.shape[0], rank))
 
     def weights(self) -> dict:
         "{name: W + B A} of the updated matrices."
-        return {n: self.frozen[0].get_parameter(n) + b @ a for n, a, b in zip(self.names, self.a, self.b)}
-    def forward(self, x): return torch.func.functional_call(self.frozen[0], self.weights(), (x,))
+        return {n: w + b @ a for (n, w), a, b in zip(self.own.items(), self.a, self.b)}
+    def forward(self, x):
+        if not self.again: return torch.func.functional_call(self.frozen[0], self.weights(), (x,))
+        self._put(self.weights())
+        return self.frozen[0](x)
+    def _put(self, weights: dict):
+        for name, w in weights.items():
+            layer, _, leaf = name.rpartition('.')
+            self.frozen[0].get_submodule(layer)._parameters[leaf] = w
+    def set_grad_checkpointing(self, enable: bool = True):
+        "The blocks are computed again in the backward pass, and must find the sums there still: so they stay in the tower until the next forward pass."
+        self.frozen[0].set_grad_checkpointing(enable)
+        self.again = enable
+        if not enable: self._put(self.own)
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
         "Write the sums into the tower; the updates are zero afterwards."
-        for name, w in self.weights().items(): self.frozen[0].get_parameter(name).copy_(w)
+        for name, w in self.weights().items(): self.own[name].copy_(w)
         for b in self.b: b.zero_()
         return self.frozen[0]
