@@ -106,7 +106,7 @@ def _spread(command, given: dict) -> bool:
 def align(
     data: Data, run: Run, *,
     model: str = 'runs/patch', # teacher: the patched CLIP
-    backbone: str = 'vit_micro', # student: a timm or torchgeo name, or a folder of a saved encoder
+    backbone: str = 'vit_micro', # student: a timm or torchgeo name, or a saved encoder: its folder, or that of its run
     weights: str | None = None, # pretrained weights of the student: torchgeo's name or a file
     bands: list[str] | None = None, # what the student sees; by default all bands of the data set
     unlabelled: list[str] = (), # further scenes without labels: NAME@ROOT, npz@FILE
@@ -117,7 +117,8 @@ def align(
     "Stage 2: train an encoder of all bands, or of another sensor, to embed scenes where the patched CLIP puts their RGB image."
     if _spread('align', locals()): return
     from mtmg.alignment import ALIGN_RECIPES, align
-    from mtmg.encoders import ModalityEncoder, create_encoder
+    from mtmg.clip import Clip
+    from mtmg.encoders import create_encoder
     from mtmg.engine import pick
     from mtmg.onepass import model_hash
     from mtmg.ranks import is_first
@@ -125,7 +126,9 @@ def align(
     recipe, out = pick(recipe, ALIGN_RECIPES, **changes), run.where('align')
     teacher, task = _clip(model, run.device), data.load()
     encoder = None
-    if Path(backbone).is_dir(): encoder = ModalityEncoder.from_pretrained(backbone)
+    if Path(backbone).is_dir():
+        encoder = load_model(backbone, 'cpu')
+        if isinstance(encoder, Clip): raise ValueError(f'{backbone} is a CLIP; --backbone takes a name, or the folder of an encoder or of the run that aligned it')
     elif weights: encoder = create_encoder(backbone, bands or task.train.bands, teacher.embed_dim, weights=weights, seed=run.seed, drop_path=recipe.drop_path)
     more = [_task(name, data.root) for name in unlabelled]
     with claimed(out, _request('align', data, run, model=model_hash(teacher), backbone=backbone, weights=weights, bands=bands and list(bands),
