@@ -73,7 +73,7 @@ class Run:
 @dataclass(frozen=True)
 class Training:
     "How training is carried out. Nothing here changes what is computed."
-    devices: int | None = None # processes on this machine, one a GPU; by default one, or as torchrun says
+    devices: int | None = None # processes on this machine, one a GPU; by default one, or as torchrun or srun says
     num_nodes: int = 1 # machines, on each of which torchrun or srun starts the command
     strategy: str = 'auto' # of Lightning: ddp, fsdp, ...; fsdp2 lets each process hold a part of the weights
     compile: bool = False # torch.compile the network
@@ -81,7 +81,7 @@ class Training:
     checkpoint_every: int = 200 # steps
     logger: str = 'csv' # csv, tensorboard, wandb, mlflow, none
     log_every_n_steps: int = 10 # between two lines of the log
-    trainer: list[str] = field(default_factory=list) # what Lightning's Trainer takes beside: detect_anomaly=true
+    trainer: list[str] = field(default_factory=list) # what Lightning's Trainer takes beside, but for what the recipe says: detect_anomaly=true
 
     def __post_init__(self):
         for name in ('devices', 'num_nodes', 'checkpoint_every', 'log_every_n_steps'):
