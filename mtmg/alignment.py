@@ -23,7 +23,7 @@ from .onepass import _digest, dataset_hash
 from .patching import class_loss
 from .pseudolabels import pseudo_labels
 from .ranks import add_up, meet, share_of, sharing
-from .scenes import SceneDataset, Splits, batches
+from .scenes import SceneDataset, Splits, batches, naming_scenes
 
 # %% ../nbs/13_alignment.ipynb #ff2d8ed4
 def mse_term(f, t): return F.mse_loss(f, t)
@@ -165,7 +165,7 @@ def teacher_embeddings(
     teacher = teacher.clone().to(device)
     out = torch.zeros(len(dataset), variants, teacher.embed_dim)
     for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
-        x = teacher.preprocess(batch['image'].to(device), dataset.bands) # (N, 3, S, S)
+        with naming_scenes(batch): x = teacher.preprocess(batch['image'].to(device), dataset.bands) # (N, 3, S, S)
         for v in range(variants):
             with autocast(precision, device): out[batch['index'], v] = teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
     return add_up(out)
@@ -230,7 +230,8 @@ def _new_student(teacher: Clip, dataset, recipe: AlignRecipe, backbone: str, ban
     scale = recipe.normalization if counts or recipe.normalization != '/10000' else '' # decibels and pictures have scales of their own
     encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=recipe.drop_path, normalization=scale or ('zscore' if recipe.start == 'teacher' else None))
     some = np.random.default_rng(seed).permutation(len(dataset))[:512]
-    encoder.fit_normalization(next(batches(dataset, 512, indices=some))['image'], dataset.bands)
+    first = next(batches(dataset, 512, indices=some))
+    with naming_scenes(first): encoder.fit_normalization(first['image'], dataset.bands)
     if recipe.start == 'teacher' and not start_from_teacher(encoder, teacher) and counts:
         warnings.warn(f"a {backbone} of {', '.join(names)} at scale '{encoder.normalization}' cannot start from the tower of {teacher.name}; it starts from random weights", stacklevel=3)
     return encoder

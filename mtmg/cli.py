@@ -150,9 +150,15 @@ def _keep_freed_memory():
     M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)): mallopt(parameter, value)
 
+def _wait_idly():
+    "A thread that waits for another gives its core away at once (libgomp, which PyTorch computes with, else holds it and waits; beside other work that slows small networks four times)."
+    if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000') # read when torch is imported
+
 def main(argv: list | None = None) -> int:
     "The command `mtmg`. Returns the exit status."
-    if argv is None: _keep_freed_memory() # the process is ours
+    if argv is None: # the process is ours
+        _keep_freed_memory()
+        _wait_idly()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ('-h', '--help', 'help'): return print(usage()) or 0
     if argv[0] in ('-V', '--version'): return print(f'mtmg {__version__}') or 0

@@ -109,8 +109,9 @@ def align(
     backbone: str = 'vit_micro', # student: a timm or torchgeo name, or a saved encoder: its folder, or that of its run
     weights: str | None = None, # pretrained weights of the student: torchgeo's name or a file
     bands: list[str] | None = None, # what the student sees; by default all bands of the data set
-    unlabelled: list[str] = (), # further scenes without labels: NAME@ROOT, npz@FILE
-    recipe: str = 'default', # preset: default, paper
+    views: str | None = None, # for a sensor that the teacher cannot see: the optical scenes of the same places in the same order, NAME or NAME@ROOT
+    unlabelled: list[str] = (), # further scenes, whose labels are not looked at: NAME@ROOT, npz@FILE
+    recipe: str = 'default', # preset: default, paper, unlabelled
     training: Training = Training(),
     **changes,
 ):
@@ -130,10 +131,13 @@ def align(
         encoder = load_model(backbone, 'cpu')
         if isinstance(encoder, Clip): raise ValueError(f'{backbone} is a CLIP; --backbone takes a name, or the folder of an encoder or of the run that aligned it')
     elif weights: encoder = create_encoder(backbone, bands or task.train.bands, teacher.embed_dim, weights=weights, seed=run.seed, drop_path=recipe.drop_path)
-    more = [_task(name, data.root) for name in unlabelled]
+    more, seen = [_task(name, data.root) for name in unlabelled], None
+    if views:
+        name, _, elsewhere = views.partition('@')
+        seen = replace(data, dataset=name, root=elsewhere or data.root, labelset=None).load()
     with claimed(out, _request('align', data, run, model=model_hash(teacher), backbone=backbone, weights=weights, bands=bands and list(bands),
-                               unlabelled=list(unlabelled), recipe=recipe.to_dict()), run.overwrite):
-        student = align(teacher, task, recipe, encoder=encoder, backbone=backbone, bands=bands, unlabelled=more,
+                               views=views, unlabelled=list(unlabelled), recipe=recipe.to_dict()), run.overwrite):
+        student = align(teacher, task, recipe, encoder=encoder, backbone=backbone, bands=bands, views=seen, unlabelled=more,
                         seed=run.seed, out=out/'training', trainer=training.options(), **run.options())
         if not is_first(): return
         student.save(out/'student')

@@ -20,7 +20,7 @@ from .clip import Clip, pick_device
 from .engine import Recipe, Stage, close_run, dihedral, fit, open_run, pick
 from .onepass import dataset_hash
 from .ranks import add_up, gathered, meet, rank, share_of, sharing, world_size
-from .scenes import ArrayDataset, Splits, batches
+from .scenes import ArrayDataset, Splits, batches, naming_scenes
 from .steps import derived_seed, step_seed
 from .tower import Lora
 
@@ -130,7 +130,7 @@ def composites(
     if len(dataset) * 3 * size * size > limit: return dataset
     images = np.zeros((len(dataset), 3, size, size), np.uint8)
     for batch in batches(dataset, 256, share_of(len(dataset), 256), num_workers, progress):
-        images[batch['index'].numpy()] = clip.compose(batch['image'], dataset.bands).cpu().numpy()
+        with naming_scenes(batch): images[batch['index'].numpy()] = clip.compose(batch['image'], dataset.bands).cpu().numpy()
     add_up(images)
     return ArrayDataset(images, dataset.targets, dataset.ids, dataset.captions, name=dataset.name, source=dataset.source,
                         sensor=RGB, labelset=dataset.labelset, split=dataset.split, groups=dataset.groups)

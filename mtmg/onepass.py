@@ -18,7 +18,7 @@ import torch
 from .clip import autocast
 from .embeddings import unit
 from .labels import LabelSet
-from .scenes import atomic_path, batches
+from .scenes import atomic_path, batches, naming_scenes
 
 # %% ../nbs/07c_onepass.ipynb #9a106ae3
 def _networks(model) -> list: # the modules inside a model, which need not be one itself
@@ -118,7 +118,7 @@ def _stream(encoders: dict, dataset, stores: dict, block_size, dtype, precision,
         at = batch['index']
         if batch['label'] is not None: out.put('labels', at, batch['label'])
         for name in dict.fromkeys(n for start, stop in waiting if start <= at[-1] and stop > at[0] for n in todo[start, stop]):
-            out.put(name, at, _encode(encoders[name], batch['image'], getattr(dataset, 'bands', None) or None, device, precision), dtype)
+            with naming_scenes(batch): out.put(name, at, _encode(encoders[name], batch['image'], getattr(dataset, 'bands', None) or None, device, precision), dtype)
         while waiting and waiting[0][1] <= at[-1] + 1: # blocks that this batch completed
             block = waiting.pop(0)
             if stores:

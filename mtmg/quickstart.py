@@ -24,11 +24,12 @@ from .controls import run_controls
 from .data import load_dataset
 from .embed import Embeddings, embed, versions
 from .encoders import create_encoder
-from .engine import close_run, open_run, pick
+from .engine import pick
 from .evaluate import linear_probe, retrieval, zero_shot
 from .gap import gap_report
 from .patching import PATCH_RECIPES, Curve, PatchRecipe, finetune, interpolate, sweep
 from .probes import STRENGTHS
+from .runs import claimed
 from .scenes import Splits, atomic_path, atomic_write_json, atomic_write_text, batches, in_memory
 
 # %% ../nbs/15_quickstart.ipynb #bcfeab30
@@ -206,29 +207,29 @@ def quickstart(
     patch_recipe, align_recipe = pick('default', PATCH_RECIPES, **changes), pick('default', ALIGN_RECIPES, **changes)
     request = {'command': 'quickstart', 'seed': seed, 'dataset': dataset, 'n': n, 'patch': patch_recipe.to_dict(), 'align': align_recipe.to_dict(),
                'controls': controls}
-    if open_run(out, request, overwrite): print(f'going on with the run in {out}')
-    clip = load_clip('tinyclip')
-    size = SCENES if n is None and dataset.startswith('miniworld') else n
-    world = load_dataset(dataset, root=root, **({} if size is None else {'n': tuple(size)}))
-    world = Splits(*(in_memory(d, progress=f'{dataset} {d.split}' if progress else None) for d in world))
-    supported = [load_dataset('digits', copies=COPIES if n is None else 1), load_dataset('shapes', n=SHAPES if n is None else (200, 200, 200))]
-    models = run_stages(clip, world, supported, patch_recipe, align_recipe, seed, out/'work', device, progress)
-    results, test = measure(models, world, seed, device, progress)
-    results = {'table': closing_rows(models, results), **results, 'kept': {t: models.curve.kept(margin)[t] for t, margin in MAX_DROP.items()}}
-    if controls:
-        results['controls'] = run_controls(models, world, patch_recipe, align_recipe, seed, device, progress)
-    plain = {'request': request, 'seconds': models.seconds, 'curve': models.curve.to_dict(), 'versions': versions(), **_plain(results)}
-    models.patched.save(out/'patched')
-    models.student.save(out/'student')
-    files = figures(models, world, test, out/'figures', seed=seed)
-    parts = [('Zero-shot, linear probe and supported tasks (%)', results['table']), ('What was kept', kept_rows(results)), ('Retrieval on the test scenes (%)', retrieval_rows(results)),
-             ('The line between the two models', str(models.curve)), ('Modality gap before alignment', repr(results['gap']['before'])),
-             ('Modality gap after alignment', repr(results['gap']['after']))]
-    if controls: parts.append(('Controls', results['controls']['table']))
-    write_report(out/'report.html', f'mtmg quickstart: {dataset}, seed {seed}', parts, files)
-    plain['seconds']['all'] = time.perf_counter() - start
-    atomic_write_json(out/'results.json', plain)
-    close_run(out)
+    with claimed(out, request, overwrite) as resumed:
+        if resumed: print(f'going on with the run in {out}')
+        clip = load_clip('tinyclip')
+        size = SCENES if n is None and dataset.startswith('miniworld') else n
+        world = load_dataset(dataset, root=root, **({} if size is None else {'n': tuple(size)}))
+        world = Splits(*(in_memory(d, progress=f'{dataset} {d.split}' if progress else None) for d in world))
+        supported = [load_dataset('digits', copies=COPIES if n is None else 1), load_dataset('shapes', n=SHAPES if n is None else (200, 200, 200))]
+        models = run_stages(clip, world, supported, patch_recipe, align_recipe, seed, out/'work', device, progress)
+        results, test = measure(models, world, seed, device, progress)
+        results = {'table': closing_rows(models, results), **results, 'kept': {t: models.curve.kept(margin)[t] for t, margin in MAX_DROP.items()}}
+        if controls:
+            results['controls'] = run_controls(models, world, patch_recipe, align_recipe, seed, device, progress)
+        plain = {'request': request, 'seconds': models.seconds, 'curve': models.curve.to_dict(), 'versions': versions(), **_plain(results)}
+        models.patched.save(out/'patched')
+        models.student.save(out/'student')
+        files = figures(models, world, test, out/'figures', seed=seed)
+        parts = [('Zero-shot, linear probe and supported tasks (%)', results['table']), ('What was kept', kept_rows(results)), ('Retrieval on the test scenes (%)', retrieval_rows(results)),
+                 ('The line between the two models', str(models.curve)), ('Modality gap before alignment', repr(results['gap']['before'])),
+                 ('Modality gap after alignment', repr(results['gap']['after']))]
+        if controls: parts.append(('Controls', results['controls']['table']))
+        write_report(out/'report.html', f'mtmg quickstart: {dataset}, seed {seed}', parts, files)
+        plain['seconds']['all'] = time.perf_counter() - start
+        atomic_write_json(out/'results.json', plain)
     print('\n' + closing_table(results, models) + f'\n\n{plain["seconds"]["all"]:.0f} s; report: {out/"report.html"}')
     return plain
 

@@ -34,6 +34,8 @@ class Recipe:
     def __post_init__(self):
         for name in ('lr', 'epochs', 'batch_size', 'clip_norm', 'accumulate'):
             if not getattr(self, name) > 0: raise ValueError(f'{name} is {getattr(self, name)}; it must be above 0')
+        for name in ('epochs', 'batch_size', 'accumulate', 'warmup_steps'):
+            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 0: raise ValueError(f'{name} is {getattr(self, name)}; it must be a whole number')
         if self.flips not in VARIANTS: raise ValueError(f'flips {self.flips!r} is not one of {", ".join(VARIANTS)}')
 
     def steps(self, scenes: int) -> int:
@@ -104,4 +106,6 @@ def dihedral(
     at = lambda bit: (variant >> bit & 1).bool().view(-1, 1, 1, 1)
     images = torch.where(at(0), images.flip(-1), images)
     images = torch.where(at(1), images.flip(-2), images)
-    return torch.where(at(2), images.mT, images) if bool((variant >= 4).any()) else images
+    if not bool((variant >= 4).any()): return images
+    if images.shape[-1] != images.shape[-2]: raise ValueError(f"images of {images.shape[-2]} x {images.shape[-1]} pixels cannot be turned by 90 degrees; take flips='flips', or give load_dataset a size")
+    return torch.where(at(2), images.mT, images)
