@@ -92,7 +92,12 @@ def test(names: list[str]) -> dict[str, str]:
     paths = notebooks(NBS, names)
     os.environ.update(ENVIRONMENT)
     FORKS.set_forkserver_preload(PRELOADED)
-    with ThreadPoolExecutor(WORKERS) as pool: return dict(zip((p.name for p in paths), pool.map(test_one, paths)))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try: return dict(zip((p.name for p in paths), pool.map(test_one, paths)))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children(): os.killpg(process.pid, signal.SIGKILL) # in sessions of their own, they do not hear of it
+            raise SystemExit('interrupted') from None
 
 
 # ---- notebooks and package --------------------------------------------------------------------------------------------
