@@ -30,7 +30,7 @@ LONGEST = ('real_satellites', 'quickstart', 'alignment', 'gap') # they start fir
 WALKTHROUGH_BYTES, MODULE_BYTES = 1_500_000, 300_000 # with their outputs
 # one thread a worker: two workers with two threads each fight for two cores and lose by a factor of two
 # freed memory stays with the process, as in the command `mtmg`: else glibc hands each large tensor back and the kernel clears it anew
-ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1', 'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**31 - 1), 'MALLOC_TOP_PAD_': str(2**28), 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore::DeprecationWarning',
+ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1', 'NUMBA_NUM_THREADS': '1', 'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**31 - 1), 'MALLOC_TOP_PAD_': str(2**28), 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore::DeprecationWarning',
                             'PATH': f'{BIN}{os.pathsep}{os.environ["PATH"]}'}
 
 
@@ -195,10 +195,19 @@ def walk(path: Path, save: bool) -> str:
     return problem
 
 
+def needs_real_images(path: Path) -> bool:
+    "Does a walkthrough ask for real images, which are not here? It would fetch gigabytes."
+    folder = Path(os.environ.get('MTMG_REALDATA') or ROOT.parent/'shared'/'realdata')
+    return not folder.is_dir() and 'realdata(' in path.read_text(encoding='utf-8')
+
+
 def walkthroughs(names: list[str], save: bool) -> dict[str, str]:
-    "Name -> problem: execute the walkthroughs, two at a time."
+    "Name -> problem: execute the walkthroughs, two at a time; without `names`, those that need images that are not here are left out."
     start = time.time()
     paths = sorted(notebooks(NBS/'walkthroughs', names), key=lambda p: p.stem not in LONGEST) # else one core waits at the end
+    for path in [p for p in paths if not names and needs_real_images(p)]:
+        print(f'  skip  {path.relative_to(ROOT)}: the real images that it shows are not here (MTMG_REALDATA names their folder); NAMES={path.stem} fetches them')
+        paths.remove(path)
     with ThreadPoolExecutor(WORKERS) as pool: problems = dict(zip((p.name for p in paths), pool.map(lambda p: walk(p, save), paths)))
     spent = time.time() - start
     print(f'{spent:.0f} s for all')
