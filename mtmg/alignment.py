@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .bands import SENSORS, as_bands, select
+from .bands import _unit, as_bands, select
 from .clip import Clip, autocast, pick_device
 from .encoders import ModalityEncoder, create_encoder
 from .engine import VARIANTS, Recipe, Stage, close_run, dihedral, fit, open_run, pick, pick_precision
@@ -226,7 +226,7 @@ def _say_what_is_filled(dataset, bands):
 def _new_student(teacher: Clip, dataset, recipe: AlignRecipe, backbone: str, bands, seed: int) -> ModalityEncoder:
     "a student for the bands of a data set, at the recipe's start"
     names = as_bands([next((d for d in dataset.bands if d == b), b) for b in ([bands] if isinstance(bands, str) else bands) or dataset.bands]) # the data set's own: they know their sensor
-    counts = all(getattr(SENSORS.get(getattr(b, 'sensor', None)), 'unit', 'DN') == 'DN' for b in names)
+    counts = all(_unit(b) in (None, 'DN') for b in names)
     scale = recipe.normalization if counts or recipe.normalization != '/10000' else '' # decibels and pictures have scales of their own
     encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=recipe.drop_path, normalization=scale or ('zscore' if recipe.start == 'teacher' else None))
     some = np.random.default_rng(seed).permutation(len(dataset))[:512]

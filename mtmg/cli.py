@@ -153,11 +153,11 @@ def _keep_freed_memory():
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)): mallopt(parameter, value)
 
 def _wait_idly():
-    "On Linux, beside other work: a thread that waits for another gives its core away. Else it holds it, the other thread has none, and small networks train up to four times slower."
+    "On Linux, beside other work: a thread that waits for another gives its core away. Else it holds it, and the other thread, which has none, keeps it waiting."
     def running(): return int(Path('/proc/loadavg').read_text().split()[3].partition('/')[0]) # this process is one of them
     try: busy = min(running() for _ in range(3) if time.sleep(.01) is None) > 1
     except (OSError, ValueError, IndexError): return # another system
-    if busy and 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000') # read when torch is imported; on an idle machine holding on is a little faster
+    if busy and 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000') # read when torch is imported
 
 def main(argv: list | None = None) -> int:
     "The command `mtmg`. Returns the exit status."
