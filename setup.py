@@ -41,7 +41,7 @@ setup(
         *(f'Programming Language :: Python :: {version}' for version in PYTHONS),
     ],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
-    package_data={cfg['lib_path']: ['weights/**']},
+    package_data={cfg['lib_path']: ['clip/weights/**']},
     include_package_data=False, # only what is named above: nothing slips in from the checkout
     python_requires=f'>={cfg["min_python"]}',
     install_requires=lines('requirements'),

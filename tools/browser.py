@@ -43,7 +43,7 @@ def free_port() -> int:
 def served(run: str | None, folder: str):
     "The app's address while the block runs. The server and its kernels are a process group, which ends with the block."
     port = free_port()
-    command = [sys.executable, '-m', 'mtmg.cli', 'demo', '--port', str(port), *(['--run', str(Path(run).resolve())] if run else [])]
+    command = [sys.executable, '-m', 'mtmg.cli.entry', 'demo', '--port', str(port), *(['--run', str(Path(run).resolve())] if run else [])]
     server = subprocess.Popen(command, cwd=folder, env=os.environ | {'MTMG_CACHE': folder}, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         end = time.time() + START_LIMIT
@@ -65,7 +65,7 @@ def served(run: str | None, folder: str):
 
 def told(run: str | None, folder: str):
     "The models that the server shows, to ask the states themselves."
-    from mtmg.demo_models import load_run
+    from mtmg.demo import load_run
     return load_run(run or next(Path(folder).glob('demo/run-*')), cache=Path(folder)/'demo')
 
 
@@ -189,7 +189,7 @@ class Player:
 
 def zero_shot(p: Player, models):
     "choose a scene, edit classes and prompts, change the composite, upload"
-    from mtmg.states import ZeroShotState
+    from mtmg.demo import ZeroShotState
     state = ZeroShotState(models)
     with p.step('three models side by side, as the models answer'):
         p.open_tab('Zero-shot')
@@ -267,7 +267,7 @@ def zero_shot(p: Player, models):
 
 def alpha(p: Player, models):
     "move alpha, jump to the chosen one, choose a scene"
-    from mtmg.states import AlphaState
+    from mtmg.demo import AlphaState
     state = AlphaState(models)
     def agrees():
         p.agrees(state)
@@ -301,7 +301,7 @@ def alpha(p: Player, models):
 
 def gap(p: Player, models):
     "shift, colour, click on the map, walk to a neighbour"
-    from mtmg.joint_states import GapState
+    from mtmg.demo import GapState
     state = GapState(models)
     scene = lambda: p.text('.mtmg-side b')
     def agrees():
@@ -353,7 +353,7 @@ def gap(p: Player, models):
 
 def retrieval(p: Player, models):
     "query by text, by a scene in RGB and in all bands; change the gallery"
-    from mtmg.joint_states import RetrievalState
+    from mtmg.demo import RetrievalState
     state = RetrievalState(models)
     found = lambda: p.scenes()[-len(state.found):]
     def agrees():
