@@ -9,7 +9,8 @@ __all__ = []
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'style': ['GREY', 'HATCHES', 'honest', 'in_words', 'label_points', 'LINES', 'MARKERS', 'PALETTE', 'RIGHT',
+    'style': ['as_array', 'axes_for', 'chart_class', 'figure_grid', 'GREY', 'HATCHES', 'honest', 'in_words', 'label_points', 'LINES', 'MARKERS', 'PALETTE',
+        'percent_axis', 'RIGHT',
         'save_figure', 'STYLE', 'styled', 'WORDS', 'WRONG'],
     'charts': ['plot_alpha', 'plot_confusion', 'plot_gains', 'plot_gap_training', 'plot_prompts', 'plot_shift',
         'plot_similarities', 'UNITS_OF'],

@@ -13,7 +13,7 @@ from textwrap import shorten
 import numpy as np
 
 from mtmg.plots.style import (
-    _array, _axes, _grid, _percent, GREY, HATCHES, honest, in_words, label_points, LINES, MARKERS, PALETTE, RIGHT,
+    as_array, axes_for, figure_grid, percent_axis, GREY, HATCHES, honest, in_words, label_points, LINES, MARKERS, PALETTE, RIGHT,
     save_figure, STYLE, styled, WRONG,
 )
 
@@ -91,7 +91,7 @@ def _frontier(ax, curves: dict, looks: dict):
     ax.margins(.16)
     ax.set(xlabel='supported tasks (mean score)', ylabel='patching tasks (mean score)', title='New against old')
     for axis in (ax.xaxis, ax.yaxis):
-        _percent(axis)
+        percent_axis(axis)
         honest(axis)
     return marks, names, np.concatenate(lines)
 
@@ -100,7 +100,7 @@ def _mark_chosen(ax, curves, looks):
     for name, (_, chosen) in curves.items():
         if chosen is not None: ax.axvline(chosen, color=looks[name][0] if len(curves) > 1 else GREY, lw=1, ls=':', zorder=0)
     ax.set(xlabel='α', xlim=(-.03, 1.03))
-    _percent(ax.yaxis)
+    percent_axis(ax.yaxis)
     honest(ax.yaxis)
 
 @styled
@@ -131,7 +131,7 @@ def plot_alpha(
     front = any(len(_mean_path(rows, s)) > 1 for rows, _ in curves.values() for s in {r.get('split') for r in rows})
     columns = min(len(tasks) + front, 4)
     height = -(-(len(tasks) + front) // columns)
-    fig, axes = _grid(height, columns, (max(2.45 * columns, 3.6), 2.6 * height + .35))
+    fig, axes = figure_grid(height, columns, (max(2.45 * columns, 3.6), 2.6 * height + .35))
     panels, labels = list(axes.flat), ()
     if front: labels = _frontier(panels[0], curves, looks)
     for panel, (i, task) in zip_longest(panels[front:], enumerate(tasks), fillvalue=(None, None)):
@@ -165,7 +165,7 @@ def plot_gap_training(
     for stage in dict.fromkeys(r.get('stage') for r in rows):
         starts[stage] = start
         start += max(r['step'] for r in rows if r.get('stage') == stage)
-    fig, axes = _grid(1, len(measures), (3.2 * len(measures), 2.7))
+    fig, axes = figure_grid(1, len(measures), (3.2 * len(measures), 2.7))
     for ax, measure in zip(axes.flat, measures):
         for k, pair in enumerate(dict.fromkeys(r.get('pair') for r in rows)):
             for i, (stage, x) in enumerate(starts.items()): # a line for each stage: what happens between two is not training
@@ -192,7 +192,7 @@ def plot_shift(
     if not any(sweeps.values()): raise ValueError('no row to draw')
     held = [m for m in next(iter(sweeps.values()))[0] if m != 'amount']
     measures = measures or {m: m.replace('_', ' ') for m in held}
-    fig, axes = _grid(1, len(measures), (min(3.2 * len(measures), 10), 2.6))
+    fig, axes = figure_grid(1, len(measures), (min(3.2 * len(measures), 10), 2.6))
     for ax, (measure, label) in zip(axes.flat, measures.items()):
         for k, (name, rows) in enumerate(sweeps.items()):
             ax.plot([r['amount'] for r in rows], [r[measure] for r in rows], color=PALETTE[k % 8], ls=LINES[k % 4], marker=MARKERS[k % 8], ms=3.5, label=name)
@@ -203,7 +203,7 @@ def plot_shift(
 
 # %% ../../nbs/plots/charts.ipynb #bc2983f2
 def _unit(x) -> np.ndarray:
-    x = _array(x, np.float32)
+    x = as_array(x, np.float32)
     if x.ndim != 2: raise ValueError(f'features of shape {x.shape}; give (N, D)')
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
@@ -227,10 +227,10 @@ def plot_similarities(
     other = np.einsum('nd,nd->n', x[i], y[j])
     groups = {'matched': np.einsum('nd,nd->n', x, y), 'other': other}
     if labels is not None:
-        labels = _array(labels)
+        labels = as_array(labels)
         same = labels[i] == labels[j] if labels.ndim == 1 else (labels[i].astype(bool) & labels[j].astype(bool)).any(1)
         groups = {'matched': groups['matched'], 'same class': other[same], 'other class': other[~same]}
-    ax = _axes(ax, (5, 3))
+    ax = axes_for(ax, (5, 3))
     values = np.concatenate(list(groups.values()))
     values = values[np.isfinite(values)]
     if not len(values): raise ValueError('no finite similarity to draw')
@@ -241,7 +241,7 @@ def plot_similarities(
         ax.hist(group, bins, weights=np.full(len(group), 1 / len(group)), histtype='stepfilled', fc=PALETTE[k] + '30', ec=PALETTE[k], ls=LINES[k],
                 lw=1.5, label=f'{name}: median {np.median(group):.2f}')
         ax.axvline(np.median(group), color=PALETTE[k], ls=LINES[k], lw=1)
-    _percent(ax.yaxis)
+    percent_axis(ax.yaxis)
     ax.set(xlabel=f'cosine of {names[0]} and {names[1]}', ylabel='share of pairs')
     ax.legend()
     return ax
@@ -261,7 +261,7 @@ def plot_confusion(
     ax=None,
 ):
     "The confusion matrix, with its numbers written in it up to 20 classes."
-    counts = _array(confusion, float)
+    counts = as_array(confusion, float)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]: raise ValueError(f'a confusion matrix of shape {counts.shape}; give (C, C)')
     n = len(counts)
     names = [str(i) for i in range(n)] if classnames is None else [shorten(str(c), 26, placeholder='…') for c in classnames]
@@ -270,7 +270,7 @@ def plot_confusion(
     shown = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0) if normalize else counts
     from matplotlib.colors import LinearSegmentedColormap
     size = min(2.2 + .38 * n, 9)
-    ax = _axes(ax, (size + .8, size))
+    ax = axes_for(ax, (size + .8, size))
     top = np.nanmax(shown) if np.isfinite(shown).any() else 1
     image = ax.imshow(shown, cmap=LinearSegmentedColormap.from_list('mtmg', ['#FFFFFF', PALETTE[0], '#00294A']), vmin=0, vmax=1 if normalize else max(top, 1))
     limit = .55 * (1 if normalize else max(top, 1))
@@ -300,12 +300,12 @@ def plot_gains(
     ax=None,
 ):
     "Bars of two models for each class, the largest gain on top, the gain in points beside."
-    before, after = _array(before, float), _array(after, float)
+    before, after = as_array(before, float), as_array(after, float)
     if not len(before) == len(after) == len(classnames): raise ValueError(f'{len(before)} and {len(after)} scores for {len(classnames)} classes')
     gain = after - before
     order = np.argsort(np.where(np.isnan(gain), -np.inf, gain), kind='stable')
     rows = np.arange(len(order))
-    ax = _axes(ax, (6, 1.1 + .36 * max(len(order), 2)))
+    ax = axes_for(ax, (6, 1.1 + .36 * max(len(order), 2)))
     for offset, values, k in ((-.19, after, 1), (.19, before, 0)):
         ax.barh(rows + offset, values[order], .36, color=PALETTE[k], hatch=HATCHES[k], label=names[k])
     for row, c in zip(rows, order):
@@ -314,7 +314,7 @@ def plot_gains(
                 fontweight='bold', color=GREY if not known else RIGHT if gain[c] >= 0 else WRONG)
     ax.set_yticks(rows, [shorten(str(classnames[c]), 34, placeholder='…') for c in order])
     ax.grid(axis='y', visible=False)
-    _percent(ax.xaxis)
+    percent_axis(ax.xaxis)
     ax.set(ylim=(-.6, len(rows) - .4), xlabel=score, xlim=(0, max(np.nanmax([before, after, np.zeros_like(before)]) + .12, .3)))
     handles, texts = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], texts[::-1], loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
@@ -333,7 +333,7 @@ def plot_prompts(
     rows = sorted(rows, key=lambda r: r['score'])
     if not rows: raise ValueError('no template to draw')
     named = len(rows) <= 24
-    ax = _axes(ax, (6.5, 1 + .24 * max(len(rows), 3)) if named else (6.5, 2.6))
+    ax = axes_for(ax, (6.5, 1 + .24 * max(len(rows), 3)) if named else (6.5, 2.6))
     x = np.array([r['score'] for r in rows], dtype=float)
     rng = np.random.default_rng(0)
     y = np.arange(len(rows)) if named else rng.uniform(-1, 1, len(rows))
@@ -350,7 +350,7 @@ def plot_prompts(
             ax.text(k, .98, '\n'.join(f'{100 * r["score"]:.1f} % {shorten(r["template"], 34, placeholder="…")}' for r in ends), ha=ha, va='top', transform=ax.transAxes, fontsize=7.5,
                     bbox=dict(fc='white', ec='#D0D0D0', boxstyle='round,pad=.3'))
     ax.grid(axis='y', visible=False)
-    _percent(ax.xaxis)
+    percent_axis(ax.xaxis)
     ax.margins(x=.05)
     ax.set(xlabel=f'{score} ({len(rows)} template{"s" * (len(rows) > 1)}, {100 * (x.max() - x.min()):.1f} points apart)')
     ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)

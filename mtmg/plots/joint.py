@@ -19,7 +19,7 @@ from .pictures import plot_retrieval_grid, plot_scenes, plot_spectra, scene_card
 from mtmg.plots.style import (
     GREY, HATCHES, LINES, MARKERS, PALETTE, STYLE, in_words, label_points, save_figure, styled,
 )
-from .style import _array, _grid
+from .style import as_array, figure_grid
 
 # %% ../../nbs/plots/joint.ipynb #dcca8e40
 def _unit_rows(x) -> np.ndarray:
@@ -94,7 +94,7 @@ def joint_map(
 ) -> tuple: # ((N, 2) positions, what was done: 'UMAP', 'PCA', or 'PCA (reason)')
     "Positions of the rows on one map, by cosine distance."
     if method not in ('umap', 'pca'): raise ValueError(f"method {method!r} is not one of 'umap', 'pca'")
-    x = _unit_rows(_array(x, np.float32))
+    x = _unit_rows(as_array(x, np.float32))
     if not np.isfinite(x).all(): raise ValueError(f'{int((~np.isfinite(x)).any(1).sum())} of {len(x)} rows hold NaN or Inf; leave them out')
     if not len(x): raise ValueError('no point to map')
     distinct = len(np.unique(x.round(6), axis=0)) if len(x) < 4 * _FEWEST or np.ptp(x, axis=0).max() < 1e-6 else len(x)
@@ -108,7 +108,7 @@ def _stages(embeddings) -> dict:
     if not stages: raise ValueError('no embeddings to draw')
     for stage, e in stages.items():
         if not getattr(e, 'features', None): raise ValueError(f'{type(e).__name__} {stage} has no features; give Embeddings, or a dict of stage to Embeddings')
-    dims = {f'{stage} {m}'.strip(): _array(f).shape[-1] for stage, e in stages.items() for m, f in e.features.items()}
+    dims = {f'{stage} {m}'.strip(): as_array(f).shape[-1] for stage, e in stages.items() for m, f in e.features.items()}
     if len(set(dims.values())) > 1: raise ValueError(f'one map needs one dimension, got {", ".join(f"{n}: {d}" for n, d in dims.items())}')
     return stages
 
@@ -125,7 +125,7 @@ def _facet_points(stages, modalities, n, seed):
     for stage, m in groups:
         f = stages[stage].features[m]
         rows = np.arange(len(f)) if each is None else _draw_rows(len(f), np.random.default_rng(seed), each) # the same scenes each time
-        x = _array(f[rows], np.float32)
+        x = as_array(f[rows], np.float32)
         good = np.isfinite(x).all(1) & (np.abs(x).max(1, initial=0) > 0)
         if not good.all():
             warnings.warn(f'{int((~good).sum())} of {len(x)} rows of {m!r} hold NaN, Inf or only zeros and are left out', UserWarning, stacklevel=4)
@@ -137,7 +137,7 @@ def _prototypes(stages) -> tuple:
     heads, own = [], {}
     for stage, e in stages.items():
         if getattr(e, 'text', None) is None: continue
-        text = _unit_rows(_array(e.text, np.float32))
+        text = _unit_rows(as_array(e.text, np.float32))
         labelset = getattr(e, 'labelset', None)
         names = list(getattr(labelset, 'classnames', labelset or map(str, range(len(text)))))
         same = [i for i, (t, _) in enumerate(heads) if t.shape == text.shape and np.array_equal(t, text)]
@@ -150,7 +150,7 @@ def _class_of(e, rows):
     "one class a scene for its colour: the first of several, or None where unknown"
     labels = getattr(e, 'labels', None)
     if labels is None: return None
-    labels = _array(labels)[rows]
+    labels = as_array(labels)[rows]
     return labels.astype(int) if labels.ndim == 1 else np.where(labels.any(1), labels.argmax(1), -1)
 
 def _bands_of(e): return (getattr(e, 'meta', None) or {}).get('bands') or ()
@@ -222,7 +222,7 @@ def plot_joint_umap(
     columns = min(columns, 3 if len(cells) > 2 else 2)
     width = 5.2 if len(cells) == 1 else 9.8 / columns
     height = -(-len(cells) // columns)
-    fig, axes = _grid(height, columns, (width * columns, (min(width, 4.2) + .45) * height + .3))
+    fig, axes = figure_grid(height, columns, (width * columns, (min(width, 4.2) + .45) * height + .3))
     maps = {m: joint_map(np.concatenate(blocks), m, n_neighbors, min_dist, seed, progress) for m in methods}
     for ax, (m, stage) in zip(axes.flat, cells):
         xy, done = maps[m]
