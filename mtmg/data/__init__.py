@@ -24,4 +24,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'rasters': ['Grid', 'open_raster', 'Raster', 'raster_scenes', 'read_tiles', 'tile_grid'],
     'loading': ['drop_classes', 'Joined', 'load_dataset', 'LOADERS', 'only_classes', 'Reclassed', 'SPLITS',
         'torch_like'],
+    'products': ['find_product', 'gdal_source', 'is_product', 'Layer', 'Product', 'RASTER_SUFFIXES', 'scene_name',
+        'scene_paths'],
 })
