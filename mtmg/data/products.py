@@ -19,22 +19,28 @@ from xml.sax.saxutils import escape
 RASTER_SUFFIXES = ('.tif', '.tiff', '.jp2', '.vrt')
 
 _OPTICAL = r'(?P<band>B(?:0?[1-9]|1[0-2]|0?8A))(?:[_.\-](?P<metres>10|20|60)m)?'
-_SPELLINGS = ( # (family, a file's name without its suffix)
+_SPELLINGS = (  # (family, a file's name without its suffix)
     ('landsat', re.compile(r'(?P<stem>L[COTEM]0[4-9]_L[12]\w\w_.+?)_(?P<band>(?:SR_)?B[1-9]|B1[01])', re.I)),
     ('sentinel-2', re.compile(rf'(?:(?P<stem>.*?)[_.\-])?{_OPTICAL}', re.I)),
-    ('sentinel-1', re.compile(r'(?:(?P<stem>.*?)[_.\-])?(?P<band>VV|VH|HH|HV)', re.I)))
+    ('sentinel-1', re.compile(r'(?:(?P<stem>.*?)[_.\-])?(?P<band>VV|VH|HH|HV)', re.I)),
+)
+
 
 def _band_name(family: str, band: str) -> str:
     "a band as its sensor calls it"
     band = band.upper()
-    if family == 'sentinel-1': return band
+    if family == 'sentinel-1':
+        return band
     number = band.removeprefix('SR_').removeprefix('B')
-    if family == 'landsat': return f'SR_B{number}' if band.startswith('SR_') else f'B{number}'
+    if family == 'landsat':
+        return f'SR_B{number}' if band.startswith('SR_') else f'B{number}'
     return 'B8A' if number in ('8A', '08A') else f'B{int(number):02d}'
+
 
 def _spelled(path: Path) -> tuple | None:
     "(family, stem, band, metres) of a file that holds one band by its name"
-    if path.suffix.lower() not in RASTER_SUFFIXES: return None
+    if path.suffix.lower() not in RASTER_SUFFIXES:
+        return None
     for family, pattern in _SPELLINGS:
         if found := pattern.fullmatch(path.stem):
             parts = found.groupdict()
@@ -45,26 +51,33 @@ def _spelled(path: Path) -> tuple | None:
 @dataclass(frozen=True)
 class Layer:
     "One band of a product, and the file that holds it."
-    band: str # name of the band
+
+    band: str  # name of the band
     file: Path
-    scale: float | None = None # reflectance = scale x number + offset; None: the file does not say
+    scale: float | None = None  # reflectance = scale x number + offset; None: the file does not say
     offset: float | None = None
+
 
 @dataclass(frozen=True, repr=False)
 class Product:
     "A scene whose bands lie in several files."
-    path: Path # its folder, or FOLDER/STEM_* for files that share a folder with others
-    kind: str # such as 'Sentinel-2 L2A'
-    sensor: str | None # name of the sensor, where the product tells it
-    layers: tuple # of `Layer`s
-    nodata: float | None = None # number without data
-    left_out: tuple = () # names of layers that are no band
-    notes: tuple = () # what a reader has to know
+
+    path: Path  # its folder, or FOLDER/STEM_* for files that share a folder with others
+    kind: str  # such as 'Sentinel-2 L2A'
+    sensor: str | None  # name of the sensor, where the product tells it
+    layers: tuple  # of `Layer`s
+    nodata: float | None = None  # number without data
+    left_out: tuple = ()  # names of layers that are no band
+    notes: tuple = ()  # what a reader has to know
 
     @property
-    def name(self) -> str: return self.path.name.removesuffix('*').rstrip('_.-').removesuffix('.SAFE') or self.path.parent.name
+    def name(self) -> str:
+        return self.path.name.removesuffix('*').rstrip('_.-').removesuffix('.SAFE') or self.path.parent.name
+
     @property
-    def bands(self) -> tuple: return tuple(layer.band for layer in self.layers)
+    def bands(self) -> tuple:
+        return tuple(layer.band for layer in self.layers)
+
     def __repr__(self):
         bands = ', '.join(self.bands) if len(self.bands) < 8 else f'{self.bands[0]} … {self.bands[-1]}'
         scaled = {(layer.scale, layer.offset) for layer in self.layers}
@@ -78,7 +91,23 @@ def _xml_values(text: str, tag: str) -> list:
     "(attributes, number) of each element of this name, at any depth"
     return [(a, float(v)) for a, v in re.findall(rf'<(?:\w+:)?{tag}\b([^>]*)>\s*(-?[\d.]+)\s*<', text)]
 
-_BAND_IDS = ('B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B09', 'B10', 'B11', 'B12') # band_id 0 to 12
+
+_BAND_IDS = (
+    'B01',
+    'B02',
+    'B03',
+    'B04',
+    'B05',
+    'B06',
+    'B07',
+    'B08',
+    'B8A',
+    'B09',
+    'B10',
+    'B11',
+    'B12',
+)  # band_id 0 to 12
+
 
 def _sentinel2_numbers(folder: Path, stem: str) -> tuple:
     "{band: (scale, offset)}, and a note where nothing says whether there is an offset"
@@ -86,23 +115,32 @@ def _sentinel2_numbers(folder: Path, stem: str) -> tuple:
     found = next((x for p in places for x in sorted(p.glob('MTD_MSI*.xml'))), None)
     if found is not None:
         text = found.read_text(errors='replace')
-        divisor = next((v for tag in ('QUANTIFICATION_VALUE', 'BOA_QUANTIFICATION_VALUE') for _, v in _xml_values(text, tag)), 10000)
+        divisor = next(
+            (v for tag in ('QUANTIFICATION_VALUE', 'BOA_QUANTIFICATION_VALUE') for _, v in _xml_values(text, tag)),
+            10000,
+        )
         added = {}
         for attributes, value in _xml_values(text, 'RADIO_ADD_OFFSET') + _xml_values(text, 'BOA_ADD_OFFSET'):
-            if number := re.search(r'band_id="(\d+)"', attributes): added[_BAND_IDS[int(number[1])]] = value
+            if number := re.search(r'band_id="(\d+)"', attributes):
+                added[_BAND_IDS[int(number[1])]] = value
         return {b: (1 / divisor, added.get(b, 0) / divisor) for b in _BAND_IDS}, None
     names = '/'.join([stem, *(p.name for p in places[:4])])
     if baseline := re.search(r'_N0([0-9])([0-9]{2})_', names):
-        offset = -.1 if int(baseline[1]) >= 4 else 0.
+        offset = -0.1 if int(baseline[1]) >= 4 else 0.0
         return {b: (1e-4, offset) for b in _BAND_IDS}, None
     year = re.search(r'(20[1-4]\d)[01]\d[0-3]\d', names)
-    if year and int(year[1]) < 2022: return {}, None
-    return {}, ('no XML and no baseline in the name: whether the numbers carry the +1000 of Sentinel-2 products of 2022 and later is not known; '
-                'offset=1000 takes it off')
+    if year and int(year[1]) < 2022:
+        return {}, None
+    return {}, (
+        'no XML and no baseline in the name: whether the numbers carry the +1000 of Sentinel-2 products of 2022 and later is not known; '
+        'offset=1000 takes it off'
+    )
+
 
 def _level(names: str, bands) -> str | None:
     "the Sentinel-2 level that names of files and folders, or the bands tell"
-    if found := re.search(r'(?<![A-Z0-9])(?:MSI)?L([12])([AC])(?![A-Z0-9])', names.upper()): return f'L{found[1]}{found[2]}'
+    if found := re.search(r'(?<![A-Z0-9])(?:MSI)?L([12])([AC])(?![A-Z0-9])', names.upper()):
+        return f'L{found[1]}{found[2]}'
     return 'L1C' if 'B10' in bands else None
 
 # %% ../../nbs/data/products.ipynb #3fe0d5f7
@@ -110,174 +148,283 @@ def _finest(found: list) -> dict:
     "{band: file}, the file of the smallest pixels where a band is there several times"
     best = {}
     for band, metres, file in found:
-        if band not in best or metres < best[band][0]: best[band] = metres, file
+        if band not in best or metres < best[band][0]:
+            best[band] = metres, file
     return {band: best[band][1] for band in sorted(best, key=lambda b: _BAND_IDS.index(b) if b in _BAND_IDS else 99)}
+
 
 def _sentinel2(path: Path, folder: Path, stem: str, found: list, others) -> Product:
     files = _finest(found)
     names = '/'.join([stem, *(p.name for p in [folder, *list(folder.parents)[:4]])])
     level = _level(names, files)
     meaning, note = _sentinel2_numbers(folder, stem)
-    if level == 'L2A': files.pop('B10', None)
+    if level == 'L2A':
+        files.pop('B10', None)
     layers = tuple(Layer(b, f, *meaning.get(b, (None, None))) for b, f in files.items())
-    return Product(path, f'Sentinel-2 {level or "of unknown level"}', level and f'sentinel2-{level.lower()}', layers, 0 if meaning else None,
-                   tuple(others), (note,) if note else ())
+    return Product(
+        path,
+        f'Sentinel-2 {level or "of unknown level"}',
+        level and f'sentinel2-{level.lower()}',
+        layers,
+        0 if meaning else None,
+        tuple(others),
+        (note,) if note else (),
+    )
+
 
 def _landsat(path: Path, folder: Path, stem: str, found: list, others) -> Product:
     files = _finest(found)
     optical = {b: f for b, f in sorted(files.items()) if re.fullmatch('SR_B[1-7]', b)}
     if stem[:4].upper() not in ('LC08', 'LC09', 'LO08', 'LO09'):
-        raise ValueError(f'{path}: of Landsat, 8 and 9 are known; the bands of {stem[:4]} have other numbers: give file_bands=[...]')
+        raise ValueError(
+            f'{path}: of Landsat, 8 and 9 are known; the bands of {stem[:4]} have other numbers: give file_bands=[...]'
+        )
     if not optical:
-        raise ValueError(f'{path} is Landsat level 1 (numbers at the sensor); take the level-2 product of the same scene (L2SP, files *_SR_B4.TIF)')
+        raise ValueError(
+            f'{path} is Landsat level 1 (numbers at the sensor); take the level-2 product of the same scene (L2SP, files *_SR_B4.TIF)'
+        )
     rest = [b for b in files if b not in optical]
-    layers = tuple(Layer(b, f, 2.75e-5, -.2) for b, f in optical.items())
+    layers = tuple(Layer(b, f, 2.75e-5, -0.2) for b, f in optical.items())
     return Product(path, f'Landsat {int(stem[2:4])} level 2', 'landsat-oli', layers, 0, (*rest, *others))
+
 
 def _sentinel1(path: Path, folder: Path, stem: str, found: list, others) -> Product:
     files = {band: file for band, _, file in found}
     layers = tuple(Layer(b, files[b]) for b in ('VV', 'VH', 'HH', 'HV') if b in files)
-    code = re.search(r'_RTC\d+_[A-Z]_[gs]([pad])', stem) # ASF: power, amplitude, decibels
-    if code and code[1] == 'a': raise ValueError(f'{path} holds amplitudes (its name says so); order the product in power or decibels')
-    return Product(path, 'Sentinel-1 backscatter', {'d': 'sentinel1-grd', 'p': 'sentinel1-grd-linear'}.get(code and code[1]), layers, None, tuple(others))
+    code = re.search(r'_RTC\d+_[A-Z]_[gs]([pad])', stem)  # ASF: power, amplitude, decibels
+    if code and code[1] == 'a':
+        raise ValueError(f'{path} holds amplitudes (its name says so); order the product in power or decibels')
+    return Product(
+        path,
+        'Sentinel-1 backscatter',
+        {'d': 'sentinel1-grd', 'p': 'sentinel1-grd-linear'}.get(code and code[1]),
+        layers,
+        None,
+        tuple(others),
+    )
+
 
 _FAMILIES = {'sentinel-2': _sentinel2, 'landsat': _landsat, 'sentinel-1': _sentinel1}
 
 # %% ../../nbs/data/products.ipynb #1e6acadd
 def _rasters_in(folder: Path) -> list:
     with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if not e.name.startswith('.') and e.name.lower().endswith(RASTER_SUFFIXES) and e.is_file())
+        return sorted(
+            Path(e.path)
+            for e in entries
+            if not e.name.startswith('.') and e.name.lower().endswith(RASTER_SUFFIXES) and e.is_file()
+        )
+
 
 def _groups(files) -> dict:
     "(family, stem) -> [(band, metres, file)] of the files that hold one band each, by their names; two different bands make a group"
     found = defaultdict(list)
     for file in files:
-        if parts := _spelled(file): found[parts[:2]].append((*parts[2:], file))
+        if parts := _spelled(file):
+            found[parts[:2]].append((*parts[2:], file))
     return {key: rows for key, rows in found.items() if len({band for band, *_ in rows}) > 1}
+
 
 def _of_group(path: Path, family: str, stem: str, rows: list, files) -> Product:
     "the product of one group of files; what has the same stem and is no band is named"
     used = {file for *_, file in rows}
-    others = [f.stem.removeprefix(stem).strip('_.-') for f in files if f not in used and stem and f.stem.startswith(stem)]
+    others = [
+        f.stem.removeprefix(stem).strip('_.-') for f in files if f not in used and stem and f.stem.startswith(stem)
+    ]
     return _FAMILIES[family](path, rows[0][-1].parent, stem, rows, dict.fromkeys(o for o in others if o))
+
 
 def _safe_files(folder: Path) -> list:
     "the band files of a Sentinel-2 .SAFE folder"
     return sorted(f for f in folder.glob('GRANULE/*/IMG_DATA/**/*') if f.suffix.lower() in RASTER_SUFFIXES)
 
+
 @lru_cache(4096)
 def _find(text: str, stamp) -> Product | None:
     path = Path(text)
     if path.name.endswith('*'):
-        if not path.parent.is_dir(): return None
+        if not path.parent.is_dir():
+            return None
         files = _rasters_in(path.parent)
-        near = [(key, rows) for key, rows in _groups(files).items() if key[1] and path.name[:-1].rstrip('_.-') == key[1]]
+        near = [
+            (key, rows) for key, rows in _groups(files).items() if key[1] and path.name[:-1].rstrip('_.-') == key[1]
+        ]
         return _of_group(path, *near[0][0], near[0][1], files) if near else None
-    if not path.is_dir(): return None
-    if path.suffix.upper() == '.SAFE' or (path/'GRANULE').is_dir():
-        if (path/'measurement').is_dir() or (path/'manifest.safe').is_file() and not (path/'GRANULE').is_dir():
-            raise ValueError(f'{path} is a raw Sentinel-1 product (amplitudes in the geometry of the radar): calibrate and terrain-correct it '
-                             "(SNAP, or a product called RTC), then read its VV and VH files")
+    if not path.is_dir():
+        return None
+    if path.suffix.upper() == '.SAFE' or (path / 'GRANULE').is_dir():
+        if (path / 'measurement').is_dir() or (path / 'manifest.safe').is_file() and not (path / 'GRANULE').is_dir():
+            raise ValueError(
+                f'{path} is a raw Sentinel-1 product (amplitudes in the geometry of the radar): calibrate and terrain-correct it '
+                "(SNAP, or a product called RTC), then read its VV and VH files"
+            )
         files = _safe_files(path)
-        rows = [(*parts[2:], f) for f in files if (parts := _spelled(f)) and parts[0] == 'sentinel-2' and not f.stem.startswith('MSK')]
-        if not rows: raise ValueError(f'{path} holds no band file (GRANULE/*/IMG_DATA/*_B02.jp2): fetch it again')
+        rows = [
+            (*parts[2:], f)
+            for f in files
+            if (parts := _spelled(f)) and parts[0] == 'sentinel-2' and not f.stem.startswith('MSK')
+        ]
+        if not rows:
+            raise ValueError(f'{path} holds no band file (GRANULE/*/IMG_DATA/*_B02.jp2): fetch it again')
         used = {f for *_, f in rows}
         layers = dict.fromkeys(re.sub(r'_\d\dm$', '', f.stem).rsplit('_', 1)[-1] for f in files if f not in used)
         return _sentinel2(path, rows[0][-1].parent, path.stem, rows, layers)
     files = _rasters_in(path)
     groups = _groups(files)
-    if len(groups) != 1: return None
+    if len(groups) != 1:
+        return None
     (family, stem), rows = next(iter(groups.items()))
     alone = all(f.stem.startswith(stem) for f in files) and all(len([r for r in rows if r[2] == f]) < 2 for f in files)
     return _of_group(path, family, stem, rows, files) if alone else None
 
+
 def find_product(
-    path, # a folder, FOLDER/STEM_*, or the XML of a product
+    path,  # a folder, FOLDER/STEM_*, or the XML of a product
 ) -> Product | None:
     "The product at `path`, or None where there is none. ValueError for products that hold no reflectance or backscatter."
     path = Path(path)
-    if re.fullmatch(r'MTD_MSI\w+\.xml|manifest\.safe', path.name): path = path.parent
+    if re.fullmatch(r'MTD_MSI\w+\.xml|manifest\.safe', path.name):
+        path = path.parent
     folder = path.parent if path.name.endswith('*') else path
     return _find(str(path), folder.stat().st_mtime_ns if folder.is_dir() else None)
 
 # %% ../../nbs/data/products.ipynb #686d51eb
-_TYPES = {'uint8': 'Byte', 'uint16': 'UInt16', 'int16': 'Int16', 'uint32': 'UInt32', 'int32': 'Int32', 'float32': 'Float32', 'float64': 'Float64'}
+_TYPES = {
+    'uint8': 'Byte',
+    'uint16': 'UInt16',
+    'int16': 'Int16',
+    'uint32': 'UInt32',
+    'int32': 'Int32',
+    'float32': 'Float32',
+    'float64': 'Float64',
+}
+
 
 def _header(file: Path) -> dict:
     import rasterio
+
     try:
         with rasterio.open(file) as f:
-            return dict(width=f.width, height=f.height, transform=f.transform, crs=f.crs, dtype=f.dtypes[0], nodata=f.nodata, count=f.count)
+            return dict(
+                width=f.width,
+                height=f.height,
+                transform=f.transform,
+                crs=f.crs,
+                dtype=f.dtypes[0],
+                nodata=f.nodata,
+                count=f.count,
+            )
     except rasterio.errors.RasterioError as error:
-        raise ValueError(f'{file} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again') from None
+        raise ValueError(
+            f'{file} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again'
+        ) from None
+
 
 def _band_xml(number: int, layer: Layer, head: dict, grid: dict, kind: str, nodata) -> str:
     t, g = head['transform'], grid['transform']
-    if head['crs'] is None: x, y, width, height = 0, 0, grid['width'], grid['height']
+    if head['crs'] is None:
+        x, y, width, height = 0, 0, grid['width'], grid['height']
     else:
         x, y = (t.c - g.c) / g.a, (t.f - g.f) / g.e
         width, height = head['width'] * t.a / g.a, head['height'] * t.e / g.e
     source = 'SimpleSource' if nodata is None else 'ComplexSource'
     method = '' if (width, height) == (head['width'], head['height']) else ' resampling="bilinear"'
     tags = '' if nodata is None else f'<NoDataValue>{nodata:g}</NoDataValue>'
-    if layer.scale is not None: tags += f'<Offset>{layer.offset!r}</Offset><Scale>{layer.scale!r}</Scale>'
-    return (f'<VRTRasterBand dataType="{kind}" band="{number}"><Description>{escape(layer.band)}</Description>{tags}<{source}{method}>'
-            f'<SourceFilename relativeToVRT="0">{escape(str(layer.file.resolve()))}</SourceFilename><SourceBand>1</SourceBand>'
-            f'<SrcRect xOff="0" yOff="0" xSize="{head["width"]}" ySize="{head["height"]}"/>'
-            f'<DstRect xOff="{x:.9g}" yOff="{y:.9g}" xSize="{width:.12g}" ySize="{height:.12g}"/>'
-            + ('' if nodata is None else f'<NODATA>{nodata:g}</NODATA>') + f'</{source}></VRTRasterBand>')
+    if layer.scale is not None:
+        tags += f'<Offset>{layer.offset!r}</Offset><Scale>{layer.scale!r}</Scale>'
+    return (
+        f'<VRTRasterBand dataType="{kind}" band="{number}"><Description>{escape(layer.band)}</Description>{tags}<{source}{method}>'
+        f'<SourceFilename relativeToVRT="0">{escape(str(layer.file.resolve()))}</SourceFilename><SourceBand>1</SourceBand>'
+        f'<SrcRect xOff="0" yOff="0" xSize="{head["width"]}" ySize="{head["height"]}"/>'
+        f'<DstRect xOff="{x:.9g}" yOff="{y:.9g}" xSize="{width:.12g}" ySize="{height:.12g}"/>'
+        + ('' if nodata is None else f'<NODATA>{nodata:g}</NODATA>')
+        + f'</{source}></VRTRasterBand>'
+    )
+
 
 @lru_cache(256)
 def _vrt(product: Product) -> str:
     "the description of a product for GDAL"
     with warnings.catch_warnings():
         import rasterio
+
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         heads = {layer: _header(layer.file) for layer in product.layers}
     if several := next((layer for layer, h in heads.items() if h['count'] > 1), None):
-        raise ValueError(f'{several.file} holds {heads[several]["count"]} bands, and its name says {several.band} alone; rename it')
+        raise ValueError(
+            f'{several.file} holds {heads[several]["count"]} bands, and its name says {several.band} alone; rename it'
+        )
     systems = {str(h['crs']) for h in heads.values()}
-    if len(systems) > 1: raise ValueError(f'{product.path}: bands in {len(systems)} coordinate systems ({", ".join(sorted(systems))}); bring them to one')
+    if len(systems) > 1:
+        raise ValueError(
+            f'{product.path}: bands in {len(systems)} coordinate systems ({", ".join(sorted(systems))}); bring them to one'
+        )
     grid = max(heads.values(), key=lambda h: h['width'] * h['height'])
     types = {h['dtype'] for h in heads.values()}
     kind = _TYPES.get(types.pop(), 'Float32') if len(types) == 1 else 'Float32'
-    nodata = product.nodata if product.nodata is not None else next((h['nodata'] for h in heads.values() if h['nodata'] is not None), None)
+    nodata = (
+        product.nodata
+        if product.nodata is not None
+        else next((h['nodata'] for h in heads.values() if h['nodata'] is not None), None)
+    )
     t, place = grid['transform'], ''
-    if grid['crs'] is not None: place = f'<SRS>{escape(grid["crs"].to_wkt())}</SRS>' + '<GeoTransform>' + ', '.join(repr(float(v)) for v in (t.c, t.a, t.b, t.f, t.d, t.e)) + '</GeoTransform>'
+    if grid['crs'] is not None:
+        place = (
+            f'<SRS>{escape(grid["crs"].to_wkt())}</SRS>'
+            + '<GeoTransform>'
+            + ', '.join(repr(float(v)) for v in (t.c, t.a, t.b, t.f, t.d, t.e))
+            + '</GeoTransform>'
+        )
     tags = {'product': product.kind, 'name': product.name} | ({'sensor': product.sensor} if product.sensor else {})
     about = ''.join(f'<MDI key="{k}">{escape(v)}</MDI>' for k, v in tags.items())
     bands = ''.join(_band_xml(i, layer, h, grid, kind, nodata) for i, (layer, h) in enumerate(heads.items(), start=1))
     return f'<VRTDataset rasterXSize="{grid["width"]}" rasterYSize="{grid["height"]}">{place}<Metadata>{about}</Metadata>{bands}</VRTDataset>'
 
+
 def gdal_source(path) -> str:
     "What `rasterio.open` is given for `path`: the path itself, or for a product the description of its one raster."
-    if Path(path).is_file() and not re.fullmatch(r'MTD_MSI\w+\.xml|manifest\.safe', Path(path).name): return str(path)
+    if Path(path).is_file() and not re.fullmatch(r'MTD_MSI\w+\.xml|manifest\.safe', Path(path).name):
+        return str(path)
     product = find_product(path)
     return str(path) if product is None else _vrt(product)
 
 # %% ../../nbs/data/products.ipynb #cfa2a881
 def scene_paths(
     folder,
-    suffixes=RASTER_SUFFIXES, # endings of files that are whole images
+    suffixes=RASTER_SUFFIXES,  # endings of files that are whole images
 ) -> list[Path]:
     "The scenes directly in a folder, sorted: files, products, and STEM_* for each row of band files. Hidden ones are left out."
     folder = Path(folder)
-    with os.scandir(folder) as entries: there = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith('.'))
-    files = [folder/name for name, is_folder in there if not is_folder and name.lower().endswith(tuple(suffixes))]
+    with os.scandir(folder) as entries:
+        there = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith('.'))
+    files = [folder / name for name, is_folder in there if not is_folder and name.lower().endswith(tuple(suffixes))]
     groups = _groups(files) if len(files) > 1 else {}
     stems = {stem for _, stem in groups if stem}
     grouped = {f for rows in groups.values() for *_, f in rows}
-    if any(not stem for _, stem in groups): return [folder] if find_product(folder) else files # B02.tif, B03.tif: the folder is the scene
-    rest = [f for f in files if f not in grouped and not any(f.stem.startswith(stem) and f.suffix.lower() in RASTER_SUFFIXES for stem in stems)]
-    products = [folder/name for name, is_folder in there if is_folder and is_product(folder/name)]
-    return sorted([*rest, *products, *(folder/f'{stem}_*' for stem in stems)], key=lambda p: p.name)
+    if any(not stem for _, stem in groups):
+        return [folder] if find_product(folder) else files  # B02.tif, B03.tif: the folder is the scene
+    rest = [
+        f
+        for f in files
+        if f not in grouped
+        and not any(f.stem.startswith(stem) and f.suffix.lower() in RASTER_SUFFIXES for stem in stems)
+    ]
+    products = [folder / name for name, is_folder in there if is_folder and is_product(folder / name)]
+    return sorted([*rest, *products, *(folder / f'{stem}_*' for stem in stems)], key=lambda p: p.name)
+
 
 def is_product(folder) -> bool:
     "Whether a folder is one scene: a `.SAFE`, or band files that carry the folder's name or no other."
     folder = Path(folder)
-    if folder.suffix.upper() == '.SAFE' or (folder/'GRANULE').is_dir(): return True
+    if folder.suffix.upper() == '.SAFE' or (folder / 'GRANULE').is_dir():
+        return True
     groups = _groups(_rasters_in(folder)) if folder.is_dir() else {}
-    return len(groups) == 1 and next(iter(groups))[1] in ('', folder.name) and not any(p.is_dir() for p in folder.iterdir())
+    return (
+        len(groups) == 1
+        and next(iter(groups))[1] in ('', folder.name)
+        and not any(p.is_dir() for p in folder.iterdir())
+    )
+
 
 def scene_name(path) -> str:
     "The name of a scene: a file's without its suffix, a product's."
