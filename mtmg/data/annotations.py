@@ -11,11 +11,9 @@ from collections import Counter
 import csv
 from dataclasses import dataclass
 import io
-import json
 import os
 from pathlib import Path
 import re
-import warnings
 
 import numpy as np
 
@@ -111,13 +109,14 @@ class LabelTable:
         if unknown:
             raise ValueError(
                 f'{self.path}: {", ".join(map(repr, unknown[:3]))} is no class of label set {labels.name!r} '
-                f'({", ".join(labels.classnames[:8])}{", …" if len(labels) > 8 else ""}); rename it or give another labelset'
+                f'({", ".join(labels.classnames[:8])}{", …" if len(labels) > 8 else ""}); '
+                'rename it or give another labelset'
             )
         numbers = [[known[_plain(n)] for n in row] for row in self.labels]
         if not (self.multilabel or labels.multilabel):
             return np.array([row[0] for row in numbers], np.int64)
         hot = np.zeros((len(numbers), len(labels)), np.uint8)
-        for row, found in zip(hot, numbers):
+        for row, found in zip(hot, numbers, strict=True):
             row[found] = 1
         return hot
 
@@ -155,7 +154,8 @@ def _rows(path: Path) -> list:
     wide = Counter(len(r) for r in csv.reader(io.StringIO(text))).most_common(1)[0][0]
     odd = next(i for i, r in enumerate(csv.reader(io.StringIO(text)), start=1) if len(r) != wide or wide == 1)
     raise ValueError(
-        f'{path}: line {odd} has not the columns of the others; expected path,label in every row, in quotes where a text holds a comma'
+        f'{path}: line {odd} has not the columns of the others; expected path,label in every row, '
+        'in quotes where a text holds a comma'
     )
 
 # %% ../../nbs/data/annotations.ipynb #25874ef8
@@ -225,7 +225,7 @@ def _several(cell: str, separator: str | None) -> tuple:
 
 
 def _separator(cells: list, plural: bool) -> str | None:
-    "what stands between the labels of a cell: | or ;, or a comma where the column speaks of several or its parts come back alone"
+    "what stands between the labels of a cell: | or ;, or a comma in a column of several or between known labels"
     for mark in '|;':
         if any(mark in c for c in cells):
             return mark
@@ -277,7 +277,8 @@ def read_table(
         ]
         if header is None or len(hot) < 2:
             raise ValueError(
-                f'{path}: no column of labels ({", ".join(written or body[0])}); call one of them label, or give a column of 0 and 1 for each class'
+                f'{path}: no column of labels ({", ".join(written or body[0])}); '
+                'call one of them label, or give a column of 0 and 1 for each class'
             )
         labels, order, multilabel = (
             [tuple(written[c] for c in hot if float(r[c])) for r in body],
@@ -289,7 +290,8 @@ def read_table(
         codes = [int(float(r[numbers])) for r in body]
         if not order:
             raise ValueError(
-                f'{path}: classes are numbers ({", ".join(map(str, sorted(set(codes))[:5]))}) without names; put their names into classes.txt beside it, '
+                f'{path}: classes are numbers ({", ".join(map(str, sorted(set(codes))[:5]))}) without names; '
+                'put their names into classes.txt beside it, '
                 'one a line, or give labelset='
             )
         if outside := [c for c in codes if not 0 <= c < len(order)]:
@@ -304,7 +306,7 @@ def read_table(
         )
         labels, known = _without_numbers([_several(c, separator) for c in cells])
         if numbers is not None and all(len(row) == 1 for row in labels):
-            known = {row[0]: int(float(r[numbers])) for row, r in zip(labels, body)}
+            known = {row[0]: int(float(r[numbers])) for row, r in zip(labels, body, strict=True)}
         multilabel = separator is not None or any(c[:1] == '[' for c in cells)
         order = sorted({n for row in labels for n in row}, key=lambda n: (known.get(n, 0), n))
     keys, labels, parts, repeated = _merged(path, keys, labels, None if split is None else [r[split] for r in body])
@@ -314,7 +316,7 @@ def read_table(
 def _merged(path: Path, keys, labels, parts) -> tuple:
     "rows of one key as one row with the labels of all; splits by their usual names"
     found, where, repeated = {}, {}, False
-    for i, (key, row) in enumerate(zip(keys, labels)):
+    for i, (key, row) in enumerate(zip(keys, labels, strict=True)):
         if not key:
             raise ValueError(f'{path}: row {i + 1} names no image')
         repeated |= key in found and set(found[key]) != set(row)
@@ -362,13 +364,15 @@ def match_files(table: LabelTable, root) -> tuple:  # paths, and the files that 
             lost.append(key)
         elif len(found) > 1:
             raise ValueError(
-                f'{table.path}: {key} could be {found[0].relative_to(root)} or {found[1].relative_to(root)}; write the path from {root} on'
+                f'{table.path}: {key} could be {found[0].relative_to(root)} or {found[1].relative_to(root)}; '
+                f'write the path from {root} on'
             )
         else:
             matched.append(found[0])
     if lost:
         raise FileNotFoundError(
-            f'{table.path} names {len(lost)} of {len(table)} images that are not below {root} ({", ".join(lost[:3])}{", …" if len(lost) > 3 else ""}); '
+            f'{table.path} names {len(lost)} of {len(table)} images that are not below {root} '
+            f'({", ".join(lost[:3])}{", …" if len(lost) > 3 else ""}); '
             'fetch them or take their rows out'
         )
     if twice := [p for p, n in Counter(matched).items() if n > 1]:
@@ -392,6 +396,7 @@ def find_table(folder) -> Path | None:
         found = [p for p in sorted(folder.glob('*.[ct]sv')) if p.stem.lower() not in _SPLITS]
     if len(found) > 1:
         raise ValueError(
-            f'{folder} holds {" and ".join(p.name for p in found[:3])}, each of which may be the table of labels; say which with labels='
+            f'{folder} holds {" and ".join(p.name for p in found[:3])}, each of which may be the table of labels; '
+            'say which with labels='
         )
     return found[0] if found else None

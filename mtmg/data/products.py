@@ -132,7 +132,8 @@ def _sentinel2_numbers(folder: Path, stem: str) -> tuple:
     if year and int(year[1]) < 2022:
         return {}, None
     return {}, (
-        'no XML and no baseline in the name: whether the numbers carry the +1000 of Sentinel-2 products of 2022 and later is not known; '
+        'no XML and no baseline in the name: whether the numbers carry the +1000 of Sentinel-2 products '
+        'of 2022 and later is not known; '
         'offset=1000 takes it off'
     )
 
@@ -181,7 +182,8 @@ def _landsat(path: Path, folder: Path, stem: str, found: list, others) -> Produc
         )
     if not optical:
         raise ValueError(
-            f'{path} is Landsat level 1 (numbers at the sensor); take the level-2 product of the same scene (L2SP, files *_SR_B4.TIF)'
+            f'{path} is Landsat level 1 (numbers at the sensor); '
+            'take the level-2 product of the same scene (L2SP, files *_SR_B4.TIF)'
         )
     rest = [b for b in files if b not in optical]
     layers = tuple(Layer(b, f, 2.75e-5, -0.2) for b, f in optical.items())
@@ -217,7 +219,7 @@ def _rasters_in(folder: Path) -> list:
 
 
 def _groups(files) -> dict:
-    "(family, stem) -> [(band, metres, file)] of the files that hold one band each, by their names; two different bands make a group"
+    "(family, stem) -> [(band, metres, file)] by the names of the files; two different bands make a group"
     found = defaultdict(list)
     for file in files:
         if parts := _spelled(file):
@@ -255,7 +257,8 @@ def _find(text: str, stamp) -> Product | None:
     if path.suffix.upper() == '.SAFE' or (path / 'GRANULE').is_dir():
         if (path / 'measurement').is_dir() or (path / 'manifest.safe').is_file() and not (path / 'GRANULE').is_dir():
             raise ValueError(
-                f'{path} is a raw Sentinel-1 product (amplitudes in the geometry of the radar): calibrate and terrain-correct it '
+                f'{path} is a raw Sentinel-1 product (amplitudes in the geometry of the radar): '
+                'calibrate and terrain-correct it '
                 "(SNAP, or a product called RTC), then read its VV and VH files"
             )
         files = _safe_files(path)
@@ -281,7 +284,7 @@ def _find(text: str, stamp) -> Product | None:
 def find_product(
     path,  # a folder, FOLDER/STEM_*, or the XML of a product
 ) -> Product | None:
-    "The product at `path`, or None where there is none. ValueError for products that hold no reflectance or backscatter."
+    "The product at `path`, or None; ValueError for products that hold no reflectance or backscatter."
     path = Path(path)
     if re.fullmatch(r'MTD_MSI\w+\.xml|manifest\.safe', path.name):
         path = path.parent
@@ -333,8 +336,10 @@ def _band_xml(number: int, layer: Layer, head: dict, grid: dict, kind: str, noda
     if layer.scale is not None:
         tags += f'<Offset>{layer.offset!r}</Offset><Scale>{layer.scale!r}</Scale>'
     return (
-        f'<VRTRasterBand dataType="{kind}" band="{number}"><Description>{escape(layer.band)}</Description>{tags}<{source}{method}>'
-        f'<SourceFilename relativeToVRT="0">{escape(str(layer.file.resolve()))}</SourceFilename><SourceBand>1</SourceBand>'
+        f'<VRTRasterBand dataType="{kind}" band="{number}">'
+        f'<Description>{escape(layer.band)}</Description>{tags}<{source}{method}>'
+        f'<SourceFilename relativeToVRT="0">{escape(str(layer.file.resolve()))}</SourceFilename>'
+        '<SourceBand>1</SourceBand>'
         f'<SrcRect xOff="0" yOff="0" xSize="{head["width"]}" ySize="{head["height"]}"/>'
         f'<DstRect xOff="{x:.9g}" yOff="{y:.9g}" xSize="{width:.12g}" ySize="{height:.12g}"/>'
         + ('' if nodata is None else f'<NODATA>{nodata:g}</NODATA>')
@@ -357,7 +362,8 @@ def _vrt(product: Product) -> str:
     systems = {str(h['crs']) for h in heads.values()}
     if len(systems) > 1:
         raise ValueError(
-            f'{product.path}: bands in {len(systems)} coordinate systems ({", ".join(sorted(systems))}); bring them to one'
+            f'{product.path}: bands in {len(systems)} coordinate systems '
+            f'({", ".join(sorted(systems))}); bring them to one'
         )
     grid = max(heads.values(), key=lambda h: h['width'] * h['height'])
     types = {h['dtype'] for h in heads.values()}
@@ -378,7 +384,8 @@ def _vrt(product: Product) -> str:
     tags = {'product': product.kind, 'name': product.name} | ({'sensor': product.sensor} if product.sensor else {})
     about = ''.join(f'<MDI key="{k}">{escape(v)}</MDI>' for k, v in tags.items())
     bands = ''.join(_band_xml(i, layer, h, grid, kind, nodata) for i, (layer, h) in enumerate(heads.items(), start=1))
-    return f'<VRTDataset rasterXSize="{grid["width"]}" rasterYSize="{grid["height"]}">{place}<Metadata>{about}</Metadata>{bands}</VRTDataset>'
+    size = f'rasterXSize="{grid["width"]}" rasterYSize="{grid["height"]}"'
+    return f'<VRTDataset {size}>{place}<Metadata>{about}</Metadata>{bands}</VRTDataset>'
 
 
 def gdal_source(path) -> str:
@@ -393,7 +400,7 @@ def scene_paths(
     folder,
     suffixes=RASTER_SUFFIXES,  # endings of files that are whole images
 ) -> list[Path]:
-    "The scenes directly in a folder, sorted: files, products, and STEM_* for each row of band files. Hidden ones are left out."
+    "The scenes directly in a folder, sorted: files, products, and STEM_* for each row of band files; none hidden."
     folder = Path(folder)
     with os.scandir(folder) as entries:
         there = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith('.'))
