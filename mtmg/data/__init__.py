@@ -9,8 +9,9 @@ __all__ = []
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'scenes': ['ArrayDataset', 'atomic_path', 'atomic_write_json', 'atomic_write_text', 'batches', 'check_targets',
-        'collate', 'in_memory', 'joined_groups', 'naming_scenes', 'realdata', 'SceneDataset', 'Splits', 'Subset'],
+    'scenes': ['alone_in', 'ArrayDataset', 'AT_WORK', 'atomic_path', 'atomic_write_json', 'atomic_write_text',
+        'batches', 'check_targets', 'collate', 'hold_folder', 'in_memory', 'joined_groups', 'naming_scenes',
+        'put_in_place', 'realdata', 'release_folder', 'SceneDataset', 'Splits', 'Subset'],
     'files': ['Audit', 'audit', 'channel_order', 'check_pixels', 'expect_folder', 'FileScenes', 'first_paths',
         'image_files', 'IMAGE_SUFFIXES', 'joint_sensor', 'known_bands', 'PHOTO_SUFFIXES', 'read_image', 'resize',
         'TIF_SUFFIXES'],
