@@ -226,7 +226,7 @@ def read_index(
     "The arrays of the index beside a tar; None where there is none, where it is damaged, or of another tar."
     tar = Path(tar)
     try:
-        with np.load(tar.with_suffix('.npz'), allow_pickle=False) as found: index = dict(found)
+        with open(tar.with_suffix('.npz'), 'rb') as file, np.load(file, allow_pickle=False) as found: index = dict(found)
         if int(index['tar_size']) != tar.stat().st_size: return None
         return index if 'digest' not in index or str(index['digest']) == _digest(index) else None
     except Exception: return None # a damaged zip makes its reader say many things
