@@ -17,7 +17,13 @@ from ..compute import autocast, pick_device
 from ..evaluate.results import kept
 from ..evaluate.zeroshot import zero_shot
 from mtmg.patching.finetuning import (
-    PATCH_RECIPES, PatchRecipe, PatchStage, class_loss, composites, finetune, labelled,
+    PATCH_RECIPES,
+    PatchRecipe,
+    PatchStage,
+    class_loss,
+    composites,
+    finetune,
+    labelled,
 )
 from ..compute import add_up, share_of
 from ..data.scenes import Splits, batches
@@ -28,34 +34,49 @@ def mix(start: dict, end: dict, alpha: float) -> dict:
     return {k: torch.lerp(w, end[k], alpha) if w.is_floating_point() else w for k, w in start.items()}
 
 # %% ../../nbs/patching/line.ipynb #fae1415a
-def line_ends(clip: Clip, tuned: Clip) -> tuple: # of two state dicts
+def line_ends(clip: Clip, tuned: Clip) -> tuple:  # of two state dicts
     "The image towers of two CLIPs between which there is a line; ValueError where the weights of one mean something else in the other."
     start, end = clip.visual.state_dict(), tuned.visual.state_dict()
     if {k: w.shape for k, w in start.items()} != {k: w.shape for k, w in end.items()}:
-        raise ValueError(f'{clip.name} and {tuned.name} have different image towers; both ends must be of one architecture')
+        raise ValueError(
+            f'{clip.name} and {tuned.name} have different image towers; both ends must be of one architecture'
+        )
     gelu = [bool(m.model_cfg.get('quick_gelu')) for m in (clip, tuned)]
-    if gelu[0] != gelu[1]: raise ValueError(f'{clip.name} has quick_gelu={gelu[0]} and {tuned.name} has {gelu[1]}; load both ends with the activation that they were trained with')
+    if gelu[0] != gelu[1]:
+        raise ValueError(
+            f'{clip.name} has quick_gelu={gelu[0]} and {tuned.name} has {gelu[1]}; load both ends with the activation that they were trained with'
+        )
     if clip.composite != tuned.composite:
-        raise ValueError(f"{clip.name} looks at '{clip.composite}' pictures and {tuned.name} at '{tuned.composite}'; load both ends with one composite=")
+        raise ValueError(
+            f"{clip.name} looks at '{clip.composite}' pictures and {tuned.name} at '{tuned.composite}'; load both ends with one composite="
+        )
     return start, end
+
 
 def interpolate(clip: Clip, tuned: Clip, alpha: float) -> Clip:
     "The CLIP at `alpha` (0 to 1) on the line from `clip` to `tuned`."
-    if not 0 <= alpha <= 1: raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
+    if not 0 <= alpha <= 1:
+        raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
     patched = clip.with_visual(mix(*line_ends(clip, tuned), alpha))
-    if alpha: # at 0 it is `clip`, and has seen and done nothing else
+    if alpha:  # at 0 it is `clip`, and has seen and done nothing else
         patched.exposure, patched.recipe = tuned.exposure, tuned.recipe | {'alpha': float(alpha)}
         patched.pretrained = f'{tuned.pretrained or tuned.name} at alpha {alpha:g}'
     return patched
 
 # %% ../../nbs/patching/line.ipynb #b8f11668
-def _size(alpha) -> float: return float(np.abs(alpha).sum()) # of one alpha, or of the coefficients of several task vectors (`mtmg.patching.merging`)
+def _size(alpha) -> float:
+    return float(
+        np.abs(alpha).sum()
+    )  # of one alpha, or of the coefficients of several task vectors (`mtmg.patching.merging`)
+
 
 def _start(rows):
     "the point where nothing has moved yet"
     first = min((r['alpha'] for r in rows), key=_size)
-    if _size(first): raise ValueError(f'what a task loses is counted from alpha 0, and the rows begin at {first}; score alpha 0 too')
+    if _size(first):
+        raise ValueError(f'what a task loses is counted from alpha 0, and the rows begin at {first}; score alpha 0 too')
     return first
+
 
 def _score(rows, alpha, rule: str) -> float:
     "what a rule compares: the mean score of the patching tasks, with 'mean' averaged with that of the supported tasks, where there are some"
@@ -63,86 +84,126 @@ def _score(rows, alpha, rule: str) -> float:
     supported = of('supported') if rule == 'mean' else []
     return float(np.mean([np.mean(scores) for scores in (of('patching'), supported) if scores]))
 
+
 def choose_alpha(
-    rows: list, # dicts with alpha, task, role ('patching' or 'supported') and score in 0..1
-    rule: str = 'mean', # 'mean' or 'drop'
-    max_drop: float | dict = 0.01, # for 'drop': how much a supported task may lose (0.01 is one point), or a loss for each task (0.01 where none is given)
-) -> tuple: # (alpha, reason)
+    rows: list,  # dicts with alpha, task, role ('patching' or 'supported') and score in 0..1
+    rule: str = 'mean',  # 'mean' or 'drop'
+    max_drop: float
+    | dict = 0.01,  # for 'drop': how much a supported task may lose (0.01 is one point), or a loss for each task (0.01 where none is given)
+) -> tuple:  # (alpha, reason)
     "The alpha that the rule picks, and why, in words."
-    if rule not in ('mean', 'drop'): raise ValueError(f"rule {rule!r} is not 'mean' or 'drop'")
-    if not any(r['role'] == 'patching' for r in rows): raise ValueError('no row of a patching task to choose by')
+    if rule not in ('mean', 'drop'):
+        raise ValueError(f"rule {rule!r} is not 'mean' or 'drop'")
+    if not any(r['role'] == 'patching' for r in rows):
+        raise ValueError('no row of a patching task to choose by')
     for r in rows:
-        if not np.isfinite(r['score']): raise ValueError(f"{r['task']} scores {r['score']} at alpha {r['alpha']}, by which nothing can be chosen; leave the task out, or look at its labels")
+        if not np.isfinite(r['score']):
+            raise ValueError(
+                f"{r['task']} scores {r['score']} at alpha {r['alpha']}, by which nothing can be chosen; leave the task out, or look at its labels"
+            )
     alphas = sorted({r['alpha'] for r in rows}, key=_size)
     supported = list(dict.fromkeys(r['task'] for r in rows if r['role'] == 'supported'))
     named = max_drop if isinstance(max_drop, dict) else dict.fromkeys(supported, max_drop)
     for task, drop in named.items():
-        if task not in supported: raise ValueError(f"max_drop names '{task}', which is not a supported task ({', '.join(supported) or 'there is none'})")
-        if not drop >= 0: raise ValueError(f"max_drop is {drop} for '{task}'; it must be 0 or more")
+        if task not in supported:
+            raise ValueError(
+                f"max_drop names '{task}', which is not a supported task ({', '.join(supported) or 'there is none'})"
+            )
+        if not drop >= 0:
+            raise ValueError(f"max_drop is {drop} for '{task}'; it must be 0 or more")
     if rule == 'drop' and supported:
         limits, start = {t: named.get(t, 0.01) for t in supported}, _start(rows)
         before = {r['task']: r['score'] for r in rows if r['alpha'] == start}
         lost = {(r['alpha'], r['task']): before[r['task']] - r['score'] for r in rows}
         alphas = [a for a in alphas if all(lost[a, t] <= limits[t] + 1e-12 for t in supported)]
     best = max(alphas, key=lambda a: (round(_score(rows, a, rule), 12), -_size(a)))
-    if not supported: what = 'patching score on validation data (no supported task)'
-    elif rule == 'mean': what = f'mean of patching and supported scores on validation data ({_score(rows, best, rule):.3f})'
-    else: what = f"patching score on validation data with a bounded drop (points: {', '.join(f'{t} <= {100 * d:g}' for t, d in limits.items())})"
+    if not supported:
+        what = 'patching score on validation data (no supported task)'
+    elif rule == 'mean':
+        what = f'mean of patching and supported scores on validation data ({_score(rows, best, rule):.3f})'
+    else:
+        what = f"patching score on validation data with a bounded drop (points: {', '.join(f'{t} <= {100 * d:g}' for t, d in limits.items())})"
     return best, f'best {what}'
 
 # %% ../../nbs/patching/line.ipynb #04cd2861
 @dataclass
 class Curve:
     "What a sweep saw: one row a point, task and split, and the alpha that was chosen on validation data."
-    alpha: float # or a tuple of coefficients (`mtmg.patching.merging`)
+
+    alpha: float  # or a tuple of coefficients (`mtmg.patching.merging`)
     reason: str
     rows: list = field(repr=False)
     rule: str = 'mean'
     max_drop: float | dict = 0.01
-    results: dict = field(default_factory=dict, repr=False) # {(task, alpha): `Result` on the test split}, not stored
+    results: dict = field(default_factory=dict, repr=False)  # {(task, alpha): `Result` on the test split}, not stored
 
     def kept(self, margin: float = 0.01) -> dict:
         "{supported task: paired loss on test images from alpha 0 to the chosen alpha, and whether that is kept (`mtmg.evaluate.kept`)}."
         start = _start(self.rows)
         tasks = [t for t, r in self.at(start).items() if r['role'] == 'supported']
         return {t: kept(self.results[t, start], self.results[t, self.alpha], margin) for t in tasks}
+
     def at(self, alpha: float | None = None, split: str = 'test') -> dict:
         "{task: row} at `alpha` (the chosen one)."
         alpha = self.alpha if alpha is None else alpha
         return {r['task']: r for r in self.rows if r['alpha'] == alpha and r['split'] == split}
+
     def leave_one_out(self) -> dict:
         "{supported task: its test row at the alpha chosen without it}."
         tasks = sorted({r['task'] for r in self.rows if r['role'] == 'supported'})
         val = [r for r in self.rows if r['split'] == 'val']
-        limits = lambda t: {k: v for k, v in self.max_drop.items() if k != t} if isinstance(self.max_drop, dict) else self.max_drop
+        limits = lambda t: (
+            {k: v for k, v in self.max_drop.items() if k != t} if isinstance(self.max_drop, dict) else self.max_drop
+        )
         chosen = {t: choose_alpha([r for r in val if r['task'] != t], self.rule, limits(t))[0] for t in tasks}
         return {t: self.at(a).get(t, {'alpha': a}) for t, a in chosen.items()}
+
     def regret(self) -> float:
         "Points of 1 that the oracle, which chooses on the test split by the same rule, would add; nan without a whole test curve."
         test = [r for r in self.rows if r['split'] == 'test']
-        if {r['alpha'] for r in test} != {r['alpha'] for r in self.rows if r['split'] == 'val'}: return float('nan')
+        if {r['alpha'] for r in test} != {r['alpha'] for r in self.rows if r['split'] == 'val'}:
+            return float('nan')
         oracle = choose_alpha(test, self.rule, self.max_drop)[0]
-        return max(0., _score(test, oracle, self.rule) - _score(test, self.alpha, self.rule))
+        return max(0.0, _score(test, oracle, self.rule) - _score(test, self.alpha, self.rule))
+
     def __str__(self):
         shown = [r for r in self.rows if r['split'] == 'val']
         tasks = list(dict.fromkeys((r['task'], r['role']) for r in shown))
         name = lambda a: '+'.join(f'{c:.2f}' for c in np.atleast_1d(a)).rjust(5)
         lines = ['alpha'.ljust(len(name(self.alpha))) + '  ' + '  '.join(f'{t} ({r[:3]})' for t, r in tasks)]
         for a in sorted({r['alpha'] for r in shown}):
-            cells = [next(f"{100 * r['score']:5.1f}" for r in shown if (r['task'], r['alpha']) == (t, a)) for t, _ in tasks]
-            lines.append(name(a) + '  ' + '  '.join(c.rjust(len(t) + 6) for c, (t, _) in zip(cells, tasks)) + ('  <- chosen' if a == self.alpha else ''))
+            cells = [
+                next(f"{100 * r['score']:5.1f}" for r in shown if (r['task'], r['alpha']) == (t, a)) for t, _ in tasks
+            ]
+            lines.append(
+                name(a)
+                + '  '
+                + '  '.join(c.rjust(len(t) + 6) for c, (t, _) in zip(cells, tasks))
+                + ('  <- chosen' if a == self.alpha else '')
+            )
         return '\n'.join(lines + [f'validation scores (%); {self.reason}'])
+
     def to_dict(self) -> dict:
-        return {'alpha': self.alpha, 'reason': self.reason, 'rule': self.rule, 'max_drop': self.max_drop, 'rows': self.rows}
+        return {
+            'alpha': self.alpha,
+            'reason': self.reason,
+            'rule': self.rule,
+            'max_drop': self.max_drop,
+            'rows': self.rows,
+        }
 
 # %% ../../nbs/patching/line.ipynb #aef99b15
 def _set_alpha(tower: dict, start: dict, end: dict, alpha: float):
     "Write the point `alpha` of the line into the weights `tower`, in place."
     for k, w in tower.items():
-        if w.is_floating_point(): torch.lerp(start[k], end[k], alpha, out=w)
+        if w.is_floating_point():
+            torch.lerp(start[k], end[k], alpha, out=w)
+
 
 @torch.no_grad()
-def walk(clip: Clip, points, put, dataset, batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32') -> torch.Tensor:
+def walk(
+    clip: Clip, points, put, dataset, batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32'
+) -> torch.Tensor:
     "(points, N, D) embeddings of every scene at every point, whose weights `put(tower, point)` writes; each batch is decoded and prepared once."
     walker = clip.clone().to(pick_device(device))
     tower, out = walker.visual.state_dict(), torch.zeros(len(points), len(dataset), clip.embed_dim)
@@ -150,75 +211,134 @@ def walk(clip: Clip, points, put, dataset, batch_size=128, device='auto', num_wo
         x = walker.preprocess(batch['image'].to(walker.device), dataset.bands)
         for j, point in enumerate(points):
             put(tower, point)
-            with autocast(precision, walker.device): out[j, batch['index']] = walker.visual(x).float().cpu()
+            with autocast(precision, walker.device):
+                out[j, batch['index']] = walker.visual(x).float().cpu()
     return add_up(out)
 
-def line_features(clip: Clip, tuned: Clip, dataset, alphas, batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32') -> torch.Tensor:
+
+def line_features(
+    clip: Clip,
+    tuned: Clip,
+    dataset,
+    alphas,
+    batch_size=128,
+    device='auto',
+    num_workers=0,
+    progress=None,
+    precision='fp32',
+) -> torch.Tensor:
     "(alphas, N, D) embeddings of every scene at every point of the line from `clip` to `tuned`."
     start, end = ({k: w.to(pick_device(device)) for k, w in tower.items()} for tower in line_ends(clip, tuned))
-    return walk(clip, alphas, lambda tower, alpha: _set_alpha(tower, start, end, alpha), dataset, batch_size, device, num_workers, progress, precision)
+    return walk(
+        clip,
+        alphas,
+        lambda tower, alpha: _set_alpha(tower, start, end, alpha),
+        dataset,
+        batch_size,
+        device,
+        num_workers,
+        progress,
+        precision,
+    )
 
 # %% ../../nbs/patching/line.ipynb #defc748c
 def with_roles(patching, supported=()) -> list:
     "[(role, task)]; ValueError for a task that is one split, or named like another."
     tasks = [('patching', t) for t in patching] + [('supported', t) for t in supported]
     for _, task in tasks:
-        if isinstance(task, Splits): labelled(task.val, 'a sweep'), labelled(task.test, 'a sweep')
-        else: raise ValueError(f'{task!r} is one split; give all three (load_dataset without split) to choose on val and report on test')
+        if isinstance(task, Splits):
+            labelled(task.val, 'a sweep'), labelled(task.test, 'a sweep')
+        else:
+            raise ValueError(
+                f'{task!r} is one split; give all three (load_dataset without split) to choose on val and report on test'
+            )
     names = [t.name for _, t in tasks]
-    if twice := [n for n in names if names.count(n) > 1]: raise ValueError(f"two tasks are called '{twice[0]}'; set another name on the splits of one of them")
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise ValueError(f"two tasks are called '{twice[0]}'; set another name on the splits of one of them")
     return tasks
+
 
 def chosen_on(exposure, tasks):
     "The exposure of a model of which something (alpha) was chosen on the validation splits of `tasks`, with roles."
     for _, task in tasks:
-        exposure = exposure.add('alpha', source=task.val.source, dataset=task.val.name, split='val', labelset=task.labelset.name,
-                                classnames=task.labelset.classnames)
+        exposure = exposure.add(
+            'alpha',
+            source=task.val.source,
+            dataset=task.val.name,
+            split='val',
+            labelset=task.labelset.name,
+            classnames=task.labelset.classnames,
+        )
     return exposure
 
 # %% ../../nbs/patching/line.ipynb #d128fffb
 def sweep(
-    clip: Clip, # alpha 0
-    tuned: Clip, # alpha 1; its exposure record takes up the tasks that alpha is chosen on
-    patching: list, # tasks to get better at: `Splits` each
-    supported: list = (), # tasks to keep: `Splits` each
-    alphas=None, # points on the line, and 0, from which losses are counted; by default those of PATCH_RECIPES['default']
-    rule: str = 'mean', # how alpha is chosen, see `choose_alpha`
+    clip: Clip,  # alpha 0
+    tuned: Clip,  # alpha 1; its exposure record takes up the tasks that alpha is chosen on
+    patching: list,  # tasks to get better at: `Splits` each
+    supported: list = (),  # tasks to keep: `Splits` each
+    alphas=None,  # points on the line, and 0, from which losses are counted; by default those of PATCH_RECIPES['default']
+    rule: str = 'mean',  # how alpha is chosen, see `choose_alpha`
     max_drop: float | dict = 0.01,
-    report: str = 'all', # 'all': test scores of the whole line; 'ends': of alpha 0, the chosen one and 1 only
+    report: str = 'all',  # 'all': test scores of the whole line; 'ends': of alpha 0, the chosen one and 1 only
     batch_size: int = 128,
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
-    precision: str = 'fp32', # of the forward passes; or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
+    precision: str = 'fp32',  # of the forward passes; or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
 ) -> Curve:
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
     alphas = [float(a) for a in (PATCH_RECIPES['default'].alphas if alphas is None else alphas)]
-    if not alphas or min(alphas) < 0 or max(alphas) > 1: raise ValueError(f'alphas are {alphas}; they must lie between 0 and 1')
-    alphas = sorted({0., *alphas})
-    if report not in ('all', 'ends'): raise ValueError(f"report {report!r} is not 'all' or 'ends'")
+    if not alphas or min(alphas) < 0 or max(alphas) > 1:
+        raise ValueError(f'alphas are {alphas}; they must lie between 0 and 1')
+    alphas = sorted({0.0, *alphas})
+    if report not in ('all', 'ends'):
+        raise ValueError(f"report {report!r} is not 'all' or 'ends'")
     tasks = with_roles(patching, supported)
-    rows, results, options = [], {}, dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
+    rows, results, options = (
+        [],
+        {},
+        dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision),
+    )
+
     def score(split, points):
         for role, task in tasks:
             data = getattr(task, split)
-            features = line_features(clip, tuned, data, points, progress=f'{data.name} {split}' if progress else None, **options)
+            features = line_features(
+                clip, tuned, data, points, progress=f'{data.name} {split}' if progress else None, **options
+            )
             head = clip.head(data.labelset)
             for alpha, f in zip(points, features):
                 results[data.name, alpha] = _result(data, f, head, clip.logit_scale)
                 rows.append({'alpha': alpha, 'role': role, 'split': split} | _row(data, results[data.name, alpha]))
+
     score('val', alphas)
-    results.clear() # what remains is of the test split
+    results.clear()  # what remains is of the test split
     best, reason = choose_alpha(rows, rule, max_drop)
-    tuned.exposure = chosen_on(tuned.exposure, tasks) # part of what the patched model has seen
-    score('test', alphas if report == 'all' else sorted({0., best, 1.}))
+    tuned.exposure = chosen_on(tuned.exposure, tasks)  # part of what the patched model has seen
+    score('test', alphas if report == 'all' else sorted({0.0, best, 1.0}))
     return Curve(best, reason, rows, rule, max_drop, results)
 
+
 def _result(data, features, head, logit_scale):
-    return zero_shot(features, labels=data.targets, text=head, logit_scale=logit_scale, classnames=data.labelset.classnames,
-                     groups=getattr(data, 'groups', None))
+    return zero_shot(
+        features,
+        labels=data.targets,
+        text=head,
+        logit_scale=logit_scale,
+        classnames=data.labelset.classnames,
+        groups=getattr(data, 'groups', None),
+    )
+
 
 def _row(data, result) -> dict:
     metric = 'map' if data.labelset.multilabel else 'acc1'
     low, high = result.interval[metric]
-    return {'task': data.name, 'metric': metric, 'score': float(result[metric]), 'low': float(low), 'high': float(high), 'n': len(data)}
+    return {
+        'task': data.name,
+        'metric': metric,
+        'score': float(result[metric]),
+        'low': float(low),
+        'high': float(high),
+        'n': len(data),
+    }

@@ -24,15 +24,24 @@ from ...bands.images import composite
 from ...bands.sensors import Band, RGB, Sensor, SENSORS
 from ..files import joint_sensor
 from mtmg.data.scenes import (
-    alone_in, AT_WORK, atomic_path, atomic_write_json, atomic_write_text, SceneDataset, Splits,
+    alone_in,
+    AT_WORK,
+    atomic_path,
+    atomic_write_json,
+    atomic_write_text,
+    SceneDataset,
+    Splits,
 )
 
 # %% ../../../nbs/data/shards/layout.ipynb #3080c540
 class TarWriter:
     "Members into an open binary file; where each lies is kept in `members`: (name, offset, size, crc32)."
-    def __init__(self, file): self.file, self.members, self.position = file, [], 0
+
+    def __init__(self, file):
+        self.file, self.members, self.position = file, [], 0
+
     def add(self, name: str, data: bytes):
-        info = tarfile.TarInfo(name) # time 0, owner 0, mode 0644
+        info = tarfile.TarInfo(name)  # time 0, owner 0, mode 0644
         info.size = len(data)
         header = info.tobuf(tarfile.USTAR_FORMAT)
         self.file.write(header)
@@ -40,6 +49,7 @@ class TarWriter:
         self.file.write(b'\0' * (-len(data) % 512))
         self.members.append((name, self.position + len(header), len(data), zlib.crc32(data)))
         self.position += len(header) + len(data) + (-len(data) % 512)
+
     def close(self):
         "Two empty blocks end a tar."
         self.file.write(b'\0' * 1024)
@@ -56,16 +66,24 @@ def list_tar(path) -> tuple[list, str | None]:
             if len(header) < 512:
                 after = f' after {members[-1][0]}' if members else ''
                 return members, f'{path}: ends at byte {end}{after}, without the mark of a whole tar'
-            if not any(header): return members, None
-            try: info = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
+            if not any(header):
+                return members, None
+            try:
+                info = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
             except tarfile.HeaderError as error:
                 after = f' after {members[-1][0]}' if members else ''
                 return members, f'{path}: broken header at byte {position}{after} ({error})'
             start = position + 512
-            if start + info.size > end: return members, f'{path}: {long_name or info.name} ends beyond the file ({info.size} bytes at {start}, file of {end})'
-            if info.type == tarfile.GNUTYPE_LONGNAME: long_name = file.read(info.size).rstrip(b'\0').decode('utf-8', 'surrogateescape')
+            if start + info.size > end:
+                return (
+                    members,
+                    f'{path}: {long_name or info.name} ends beyond the file ({info.size} bytes at {start}, file of {end})',
+                )
+            if info.type == tarfile.GNUTYPE_LONGNAME:
+                long_name = file.read(info.size).rstrip(b'\0').decode('utf-8', 'surrogateescape')
             else:
-                if info.isreg(): members.append((long_name or info.name, start, info.size))
+                if info.isreg():
+                    members.append((long_name or info.name, start, info.size))
                 long_name = None
             position = start + info.size + (-info.size % 512)
 
@@ -76,47 +94,63 @@ def npy_bytes(array: np.ndarray) -> bytes:
     np.lib.format.write_array(out, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return out.getvalue()
 
+
 def npy_header(shape, dtype) -> bytes:
     "The header of an .npy file for arrays of a shape and type."
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {'descr': np.lib.format.dtype_to_descr(np.dtype(dtype)), 'fortran_order': False, 'shape': tuple(shape)})
+    np.lib.format.write_array_header_1_0(
+        out, {'descr': np.lib.format.dtype_to_descr(np.dtype(dtype)), 'fortran_order': False, 'shape': tuple(shape)}
+    )
     return out.getvalue()
+
 
 def read_npy(data: bytes) -> np.ndarray:
     "The array in the bytes of an .npy file; ValueError where it is none, is cut short, or holds pickled objects."
-    try: return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except Exception as error: # what a damaged header makes numpy's reader say is of many types
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # what a damaged header makes numpy's reader say is of many types
         raise ValueError(f'no .npy array ({" ".join(str(error).split())[:120]})') from None
 
 # %% ../../../nbs/data/shards/layout.ipynb #f4f9baa0
 class ArrayReader:
     "Reads .npy members of one shape and type from a tar at known offsets."
+
     def __init__(self, path, shape, dtype):
         self.path, self.shape, self.dtype = str(path), tuple(shape), np.dtype(dtype)
         self.header = npy_header(shape, dtype)
         self.size = len(self.header) + int(np.prod(shape)) * self.dtype.itemsize
         self._file, self._buffer = None, None
-    def __getstate__(self): return {**self.__dict__, '_file': None, '_buffer': None} # a worker opens its own
+
+    def __getstate__(self):
+        return {**self.__dict__, '_file': None, '_buffer': None}  # a worker opens its own
+
     def open(self):
         if self._file is None:
             self._file = os.open(self.path, os.O_RDONLY)
             self._buffer = bytearray(self.size)
             self._array = np.frombuffer(self._buffer, self.dtype, offset=len(self.header)).reshape(self.shape)
         return self._file
+
     def close(self):
-        if self._file is not None: os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
         self._file = self._buffer = self._array = None
-    def __del__(self): self.close()
+
+    def __del__(self):
+        self.close()
+
     def _check(self, data, size: int, offset: int, crc: int | None):
         if len(data) < size:
             raise ValueError(f'{self.path}: ends {size - len(data)} bytes before its member at byte {offset} does')
         if crc is not None and zlib.crc32(data) != crc:
             raise ValueError(f'{self.path}: the member at byte {offset} has changed since it was written')
+
     def raw(self, offset: int, size: int, crc: int | None = None) -> bytes:
         "The bytes of any member; ValueError where they are not those of the checksum `crc` (None: not compared)."
         data = os.pread(self.open(), size, offset)
         self._check(data, size, offset, crc)
         return data
+
     def into(self, offset: int, out: np.ndarray, crc: int | None = None):
         "The array of the member at `offset` into `out`, in its type; ValueError where it is cut, another array, or changed."
         got = os.preadv(self.open(), [self._buffer], offset)
@@ -127,48 +161,82 @@ class ArrayReader:
 
 # %% ../../../nbs/data/shards/layout.ipynb #40756d2c
 def sensor_to_dict(sensor: Sensor) -> dict:
-    band = lambda b: dict(name=str(b), wavelength=b.wavelength, resolution=b.resolution, aliases=list(b.aliases), sensor=b.sensor, white=b.white)
+    band = lambda b: dict(
+        name=str(b),
+        wavelength=b.wavelength,
+        resolution=b.resolution,
+        aliases=list(b.aliases),
+        sensor=b.sensor,
+        white=b.white,
+    )
     return dict(name=sensor.name, unit=sensor.unit, title=sensor.title, bands=[band(b) for b in sensor.bands])
 
+
 def sensor_from_dict(d: dict) -> Sensor:
-    if d['name'] in SENSORS: return SENSORS[d['name']]
-    if all(b['sensor'] in SENSORS for b in d['bands']): return joint_sensor([SENSORS[b['sensor']][b['name']] for b in d['bands']])
+    if d['name'] in SENSORS:
+        return SENSORS[d['name']]
+    if all(b['sensor'] in SENSORS for b in d['bands']):
+        return joint_sensor([SENSORS[b['sensor']][b['name']] for b in d['bands']])
     return Sensor(d['name'], [Band(**b) for b in d['bands']], d['unit'], d.get('title', ''))
+
 
 def _arrays(bands, sensor) -> list[dict]:
     "the arrays of a scene: extension, channels, type"
     groups = {}
     for c, band in enumerate(bands):
         owner = SENSORS.get(band.sensor, sensor)
-        ext = 's2' if owner.name.startswith('sentinel2') and owner.unit == 'DN' else 's1' if owner.name.startswith('sentinel1') else 'rgb' if owner.name == RGB.name else 'x'
+        ext = (
+            's2'
+            if owner.name.startswith('sentinel2') and owner.unit == 'DN'
+            else 's1'
+            if owner.name.startswith('sentinel1')
+            else 'rgb'
+            if owner.name == RGB.name
+            else 'x'
+        )
         groups.setdefault(ext, []).append(c)
-    return [dict(ext=ext, channels=c, dtype='uint16' if ext == 's2' else 'float32') for ext, c in groups.items() if ext != 'rgb' or len(groups) > 1]
+    return [
+        dict(ext=ext, channels=c, dtype='uint16' if ext == 's2' else 'float32')
+        for ext, c in groups.items()
+        if ext != 'rgb' or len(groups) > 1
+    ]
 
 # %% ../../../nbs/data/shards/layout.ipynb #77e9acd4
 IMAGE_FORMATS = ('png', 'webp')
-PHOTOS = ('jpg', 'jpeg') # what others keep
+PHOTOS = ('jpg', 'jpeg')  # what others keep
+
 
 def _picture(image: np.ndarray, bands) -> np.ndarray | None:
     "(3, H, W) uint8 true colour, or None where the bands have none"
-    if tuple(map(str, bands)) == tuple(RGB.bands): return image
-    try: return composite(image, bands)
-    except ValueError: return None
+    if tuple(map(str, bands)) == tuple(RGB.bands):
+        return image
+    try:
+        return composite(image, bands)
+    except ValueError:
+        return None
+
 
 def encode_picture(picture: np.ndarray, image_format: str) -> bytes:
     from PIL import Image
-    out = io.BytesIO() # lossless both: what is scored from the picture is what is scored from the bands
+
+    out = io.BytesIO()  # lossless both: what is scored from the picture is what is scored from the bands
     options = dict(format='webp', lossless=True) if image_format == 'webp' else dict(format='png', compress_level=4)
     Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(out, **options)
     return out.getvalue()
 
+
 def decode_picture(data: bytes) -> np.ndarray:
     "(3, H, W) uint8 of a stored picture; ValueError where it cannot be decoded."
     from PIL import Image
+
     try:
-        with Image.open(io.BytesIO(data)) as image: return np.asarray(image.convert('RGB')).transpose(2, 0, 1)
-    except MemoryError: raise
-    except Exception as error: # Pillow's decoders have errors of many types, for bombs too
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert('RGB')).transpose(2, 0, 1)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders have errors of many types, for bombs too
         raise ValueError(f'no picture ({" ".join(str(error).split())[:120]})') from None
+
 
 def seal(note: dict, members) -> bytes:
     "A scene's note as json, with the crc32 of its (extension, bytes) members and of itself: a tar without its index is checked too."
@@ -176,24 +244,36 @@ def seal(note: dict, members) -> bytes:
     note['crc32']['json'] = zlib.crc32(json.dumps(note, ensure_ascii=False).encode())
     return json.dumps(note, ensure_ascii=False).encode()
 
+
 def unseal(data: bytes) -> tuple[dict, dict]:
     "A note that `seal` or somebody else wrote, and the checksums in it; ValueError where it is no note or has changed."
-    try: note = json.loads(data)
-    except (ValueError, RecursionError) as error: raise ValueError(f'no json ({str(error)[:80]})') from None
-    if not isinstance(note, dict): return {}, {} # somebody else's
+    try:
+        note = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'no json ({str(error)[:80]})') from None
+    if not isinstance(note, dict):
+        return {}, {}  # somebody else's
     sums = note.get('crc32')
-    if not isinstance(sums, dict) or 'json' not in sums: return note, {}
+    if not isinstance(sums, dict) or 'json' not in sums:
+        return note, {}
     bare = note | {'crc32': {ext: crc for ext, crc in sums.items() if ext != 'json'}}
-    if zlib.crc32(json.dumps(bare, ensure_ascii=False).encode()) != sums['json']: raise ValueError('has changed since it was written')
+    if zlib.crc32(json.dumps(bare, ensure_ascii=False).encode()) != sums['json']:
+        raise ValueError('has changed since it was written')
     return bare, sums
+
 
 def _stored(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
     "bands in the type that is kept"
-    if not np.isfinite(values).all(): raise ValueError(f'{where}: NaN or infinite pixels; mtmg.data.audit finds all such scenes')
-    if dtype != 'uint16': return values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f'{where}: NaN or infinite pixels; mtmg.data.audit finds all such scenes')
+    if dtype != 'uint16':
+        return values.astype(np.float32)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f'{where}: digital numbers from {values.min():g} to {values.max():g}; Sentinel-2 reflectance is kept as 0 to 65535')
-    return np.rint(values).astype(np.uint16) # a fraction of a digital number is 0.0001 % reflectance
+        raise ValueError(
+            f'{where}: digital numbers from {values.min():g} to {values.max():g}; Sentinel-2 reflectance is kept as 0 to 65535'
+        )
+    return np.rint(values).astype(np.uint16)  # a fraction of a digital number is 0.0001 % reflectance
+
 
 def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
     "(extension, bytes) of a scene."
@@ -202,10 +282,15 @@ def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
     if layout['image']:
         picture = _picture(image, layout['_bands'])
         members.append((layout['image'], encode_picture(picture, layout['image'])))
-    for array in layout['arrays']: members.append((f"{array['ext']}.npy", npy_bytes(_stored(image[array['channels']], array['dtype'], where))))
+    for array in layout['arrays']:
+        members.append((f"{array['ext']}.npy", npy_bytes(_stored(image[array['channels']], array['dtype'], where))))
     label = sample.get('label')
     if label is not None:
-        members.append(('cls', str(int(label)).encode()) if np.ndim(label) == 0 else ('npy', npy_bytes(np.asarray(label).astype(np.uint8))))
+        members.append(
+            ('cls', str(int(label)).encode())
+            if np.ndim(label) == 0
+            else ('npy', npy_bytes(np.asarray(label).astype(np.uint8)))
+        )
     note = {'id': where} | ({'caption': sample['caption']} if sample.get('caption') is not None else {})
     return members + [('json', seal(note, members))]
 
@@ -214,178 +299,281 @@ def _digest(index: dict) -> str:
     "names the content of an index"
     sha = hashlib.sha256()
     for name, values in sorted(index.items()):
-        if name == 'digest': continue
+        if name == 'digest':
+            continue
         values = np.asarray(values)
         sha.update(f'{name} {values.dtype} {values.shape}'.encode())
         sha.update(np.ascontiguousarray(values).tobytes())
     return sha.hexdigest()
 
+
 def read_index(
-    tar, # a shard
+    tar,  # a shard
 ) -> dict | None:
     "The arrays of the index beside a tar; None where there is none, where it is damaged, or of another tar."
     tar = Path(tar)
     try:
-        with open(tar.with_suffix('.npz'), 'rb') as file, np.load(file, allow_pickle=False) as found: index = dict(found)
-        if int(index['tar_size']) != tar.stat().st_size: return None
+        with open(tar.with_suffix('.npz'), 'rb') as file, np.load(file, allow_pickle=False) as found:
+            index = dict(found)
+        if int(index['tar_size']) != tar.stat().st_size:
+            return None
         return index if 'digest' not in index or str(index['digest']) == _digest(index) else None
-    except Exception: return None # a damaged zip makes its reader say many things
+    except Exception:
+        return None  # a damaged zip makes its reader say many things
+
 
 def _done(folder: Path, i: int) -> bool:
-    tar = folder/f'{i}.tar'
+    tar = folder / f'{i}.tar'
     return tar.exists() and read_index(tar) is not None
+
 
 def _write_shard(dataset, folder: Path, i: int, rows: range, layout: dict) -> int:
     "write shard `i` and its index"
     ids, captions, labels, places = [], [], [], {}
-    with atomic_path(folder/f'{i}.tar') as aside:
+    with atomic_path(folder / f'{i}.tar') as aside:
         with open(aside, 'wb', buffering=1 << 20) as file:
             tar = TarWriter(file)
             for row in rows:
                 sample = dataset[row]
                 if tuple(sample['image'].shape) != tuple(layout['_shape']):
-                    raise ValueError(f"{sample['id']}: an image of {tuple(sample['image'].shape)}, the first was {tuple(layout['_shape'])}; give load_dataset a size")
+                    raise ValueError(
+                        f"{sample['id']}: an image of {tuple(sample['image'].shape)}, the first was {tuple(layout['_shape'])}; give load_dataset a size"
+                    )
                 for ext, data in scene_members(sample, layout):
                     tar.add(f'{row:08d}.{ext}', data)
                     places.setdefault(ext, []).append(tar.members[-1][1:])
                 ids.append(sample['id'])
-                if sample.get('caption') is not None: captions.append(sample['caption'])
-                if sample.get('label') is not None: labels.append(np.asarray(sample['label']))
+                if sample.get('caption') is not None:
+                    captions.append(sample['caption'])
+                if sample.get('label') is not None:
+                    labels.append(np.asarray(sample['label']))
             tar.close()
         size = aside.stat().st_size
-    index = dict(tar_size=size, first=rows.start, ids=np.array(ids), **{f'at.{ext}': np.array(p, np.int64) for ext, p in places.items()})
-    if captions: index['captions'] = np.array(captions)
-    if labels: index['labels'] = np.stack(labels).astype(np.int64 if labels[0].ndim == 0 else np.uint8)
-    with atomic_path(folder/f'{i}.npz') as aside:
-        with open(aside, 'wb') as file: np.savez(file, **index, digest=_digest(index))
+    index = dict(
+        tar_size=size,
+        first=rows.start,
+        ids=np.array(ids),
+        **{f'at.{ext}': np.array(p, np.int64) for ext, p in places.items()},
+    )
+    if captions:
+        index['captions'] = np.array(captions)
+    if labels:
+        index['labels'] = np.stack(labels).astype(np.int64 if labels[0].ndim == 0 else np.uint8)
+    with atomic_path(folder / f'{i}.npz') as aside:
+        with open(aside, 'wb') as file:
+            np.savez(file, **index, digest=_digest(index))
     return len(rows)
+
 
 class _Jobs(Dataset):
     "shards to write, so that a DataLoader's workers write them; errors come back as values, to be raised once and short"
-    def __init__(self, *args): self.dataset, self.folder, self.shards, self.rows, self.layout = args
-    def __len__(self): return len(self.shards)
+
+    def __init__(self, *args):
+        self.dataset, self.folder, self.shards, self.rows, self.layout = args
+
+    def __len__(self):
+        return len(self.shards)
+
     def __getitem__(self, j):
         i = self.shards[j]
-        try: return _write_shard(self.dataset, self.folder, i, self.rows[i], self.layout), None
-        except (OSError, ValueError) as error: return 0, error
+        try:
+            return _write_shard(self.dataset, self.folder, i, self.rows[i], self.layout), None
+        except (OSError, ValueError) as error:
+            return 0, error
 
 # %% ../../../nbs/data/shards/layout.ipynb #fec63455
 def _describe_folder(dataset, folder: Path, layout: dict, overwrite: bool):
     "the files at the top; other data in the folder is an error"
     labels = dataset.labelset
-    top = dict(format='mtmg shards 1', name=dataset.name, source=dataset.source, sensor=sensor_to_dict(dataset.sensor), bands=[str(b) for b in dataset.bands],
-               arrays=layout['arrays'], image=layout['image'], labelset=labels and labels.to_dict())
+    top = dict(
+        format='mtmg shards 1',
+        name=dataset.name,
+        source=dataset.source,
+        sensor=sensor_to_dict(dataset.sensor),
+        bands=[str(b) for b in dataset.bands],
+        arrays=layout['arrays'],
+        image=layout['image'],
+        labelset=labels and labels.to_dict(),
+    )
     own = next((b.white for b in dataset.sensor.bands if b.answers_to('red')), None)
-    if getattr(dataset, 'white', own) != own: top['white'] = dataset.white # a brightness of the data set's own
-    if (folder/'dataset.json').exists():
-        try: old = json.loads((folder/'dataset.json').read_text())
-        except ValueError: old = None
+    if getattr(dataset, 'white', own) != own:
+        top['white'] = dataset.white  # a brightness of the data set's own
+    if (folder / 'dataset.json').exists():
+        try:
+            old = json.loads((folder / 'dataset.json').read_text())
+        except ValueError:
+            old = None
         old = old if isinstance(old, dict) else {'name': 'a dataset.json that cannot be read'}
         differ = [k for k in top if old.get(k) != json.loads(json.dumps(top[k]))]
-        if differ and not overwrite: raise ValueError(f'{folder} holds shards of {old.get("name")} with another {", ".join(differ)}; take another --out, or --overwrite them')
-        for split in folder.glob('*/split.json') if differ else (): shutil.rmtree(split.parent) # they would be read by the new description
-    elif (others := sorted(p.name for p in folder.iterdir() if p.name != AT_WORK) if folder.exists() else []) and not overwrite:
+        if differ and not overwrite:
+            raise ValueError(
+                f'{folder} holds shards of {old.get("name")} with another {", ".join(differ)}; take another --out, or --overwrite them'
+            )
+        for split in folder.glob('*/split.json') if differ else ():
+            shutil.rmtree(split.parent)  # they would be read by the new description
+    elif (
+        others := sorted(p.name for p in folder.iterdir() if p.name != AT_WORK) if folder.exists() else []
+    ) and not overwrite:
         raise ValueError(f'{folder} is not empty and holds no shards ({", ".join(others[:3])}); take another --out')
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(folder/'dataset.json', top)
+    atomic_write_json(folder / 'dataset.json', top)
     if labels is not None:
-        atomic_write_text(folder/'classnames.txt', '\n'.join(labels.classnames) + '\n')
-        atomic_write_text(folder/'zeroshot_classification_templates.txt', '\n'.join(t.replace('{}', '{c}') for t in labels.templates) + '\n')
-        atomic_write_text(folder/'dataset_type.txt', ('multilabel' if labels.multilabel else 'classification') + '\n')
+        atomic_write_text(folder / 'classnames.txt', '\n'.join(labels.classnames) + '\n')
+        atomic_write_text(
+            folder / 'zeroshot_classification_templates.txt',
+            '\n'.join(t.replace('{}', '{c}') for t in labels.templates) + '\n',
+        )
+        atomic_write_text(folder / 'dataset_type.txt', ('multilabel' if labels.multilabel else 'classification') + '\n')
 
 # %% ../../../nbs/data/shards/layout.ipynb #2c873a21
 def write_shards(
-    dataset: SceneDataset, # a split, or all `Splits`
-    folder, # where the shards go
-    scenes_per_shard: int | None = None, # None: as many as make 256 MB
-    image_format: str | None = 'png', # of the RGB picture: 'png' (faster) or 'webp' (smaller), None for no picture
-    num_workers: int = 0, # processes that write, a shard each
-    overwrite: bool = False, # replace what another data set or plan left in the folder
+    dataset: SceneDataset,  # a split, or all `Splits`
+    folder,  # where the shards go
+    scenes_per_shard: int | None = None,  # None: as many as make 256 MB
+    image_format: str | None = 'png',  # of the RGB picture: 'png' (faster) or 'webp' (smaller), None for no picture
+    num_workers: int = 0,  # processes that write, a shard each
+    overwrite: bool = False,  # replace what another data set or plan left in the folder
     progress: bool = True,
 ) -> Path:
     "Write a data set as shards; go on where an earlier call was broken off. OSError where there is no room or another command is at work."
     folder = Path(folder)
     if isinstance(dataset, Splits):
-        differ = [k for k in ('name', 'sensor', 'bands', 'labelset') if any(getattr(part, k) != getattr(dataset.test, k) for part in dataset)]
-        if differ: raise ValueError(f'the splits of {dataset.name} differ in {", ".join(differ)}, which all shards of a folder share; write them into folders of their own')
-        for part in dataset: write_shards(part, folder, scenes_per_shard, image_format, num_workers, overwrite, progress)
+        differ = [
+            k
+            for k in ('name', 'sensor', 'bands', 'labelset')
+            if any(getattr(part, k) != getattr(dataset.test, k) for part in dataset)
+        ]
+        if differ:
+            raise ValueError(
+                f'the splits of {dataset.name} differ in {", ".join(differ)}, which all shards of a folder share; write them into folders of their own'
+            )
+        for part in dataset:
+            write_shards(part, folder, scenes_per_shard, image_format, num_workers, overwrite, progress)
         return folder
-    if image_format not in (None, *IMAGE_FORMATS): raise ValueError(f"image_format {image_format!r} is not one of {', '.join(IMAGE_FORMATS)}, None")
-    if not len(dataset): raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes to write')
-    if scenes_per_shard is not None and scenes_per_shard < 1: raise ValueError(f'scenes_per_shard={scenes_per_shard}; give 1 or more')
+    if image_format not in (None, *IMAGE_FORMATS):
+        raise ValueError(f"image_format {image_format!r} is not one of {', '.join(IMAGE_FORMATS)}, None")
+    if not len(dataset):
+        raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes to write')
+    if scenes_per_shard is not None and scenes_per_shard < 1:
+        raise ValueError(f'scenes_per_shard={scenes_per_shard}; give 1 or more')
     first = dataset[0]
     arrays = _arrays(dataset.bands, dataset.sensor)
-    if not arrays and image_format is None: raise ValueError(f'{dataset.name} is RGB, and its picture is all there is: image_format=None would keep nothing')
+    if not arrays and image_format is None:
+        raise ValueError(
+            f'{dataset.name} is RGB, and its picture is all there is: image_format=None would keep nothing'
+        )
     shows = image_format if _picture(first['image'].numpy(), dataset.bands) is not None else None
     layout = dict(image=shows, arrays=arrays, _bands=dataset.bands, _shape=tuple(first['image'].shape))
     scene_bytes = sum(512 + len(data) + (-len(data) % 512) for _, data in scene_members(first, layout))
     n = scenes_per_shard or max(1, int(256e6 // scene_bytes))
     rows = [range(a, min(a + n, len(dataset))) for a in range(0, len(dataset), n)]
     ids = dataset.ids
-    plan = dict(scenes=len(dataset), scenes_per_shard=n, shape=list(layout['_shape']), ids_sha256=hashlib.sha256('\n'.join(ids).encode()).hexdigest(),
-                captions=first.get('caption') is not None)
-    with alone_in(folder): return _write_alone(dataset, folder, layout, plan, rows, scene_bytes, num_workers, overwrite, progress)
+    plan = dict(
+        scenes=len(dataset),
+        scenes_per_shard=n,
+        shape=list(layout['_shape']),
+        ids_sha256=hashlib.sha256('\n'.join(ids).encode()).hexdigest(),
+        captions=first.get('caption') is not None,
+    )
+    with alone_in(folder):
+        return _write_alone(dataset, folder, layout, plan, rows, scene_bytes, num_workers, overwrite, progress)
+
 
 def _begun(part: Path):
     "the plan of the shards that are there, or None where it cannot be read"
-    try: return json.loads((part/'split.json').read_text())
-    except ValueError: return None
+    try:
+        return json.loads((part / 'split.json').read_text())
+    except ValueError:
+        return None
+
 
 def _write_alone(dataset, folder: Path, layout, plan, rows, scene_bytes, num_workers, overwrite, progress) -> Path:
     _describe_folder(dataset, folder, layout, overwrite)
-    part = folder/dataset.split
-    if (part/'split.json').exists() and _begun(part) != plan:
-        if not overwrite: raise ValueError(f'{part} was begun with other scenes or another scenes_per_shard; take another --out, or --overwrite it')
+    part = folder / dataset.split
+    if (part / 'split.json').exists() and _begun(part) != plan:
+        if not overwrite:
+            raise ValueError(
+                f'{part} was begun with other scenes or another scenes_per_shard; take another --out, or --overwrite it'
+            )
         shutil.rmtree(part)
-    elif overwrite and part.exists() and not (part/'split.json').exists(): shutil.rmtree(part)
+    elif overwrite and part.exists() and not (part / 'split.json').exists():
+        shutil.rmtree(part)
     todo = [i for i in range(len(rows)) if not _done(part, i)]
     need, free = sum(len(rows[i]) for i in todo) * scene_bytes * 1.05, shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f'writing {sum(len(rows[i]) for i in todo):,} scenes needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free at {folder}; make room or take another --out')
-    atomic_write_json(part/'split.json', plan)
-    for left in (*part.glob('.*.tar*'), *part.glob('.*.npz*')): left.unlink() # of a run that was killed
+        raise OSError(
+            f'writing {sum(len(rows[i]) for i in todo):,} scenes needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free at {folder}; make room or take another --out'
+        )
+    atomic_write_json(part / 'split.json', plan)
+    for left in (*part.glob('.*.tar*'), *part.glob('.*.npz*')):
+        left.unlink()  # of a run that was killed
     _write_all(_Jobs(dataset, part, todo, rows, layout), len(rows), num_workers, progress)
-    atomic_write_text(part/'nsamples.txt', f'{len(dataset)}\n')
-    atomic_write_text(part/'nshards.txt', f'{len(rows)}\n')
+    atomic_write_text(part / 'nsamples.txt', f'{len(dataset)}\n')
+    atomic_write_text(part / 'nshards.txt', f'{len(rows)}\n')
     return folder
+
 
 def _write_all(jobs, n_shards, num_workers, progress):
     from tqdm.auto import tqdm
+
     whole = n_shards - len(jobs)
-    with tqdm(total=sum(map(len, jobs.rows)), initial=sum(map(len, jobs.rows)) - sum(len(jobs.rows[i]) for i in jobs.shards),
-              desc=f'shards of {jobs.dataset.name} {jobs.dataset.split}', unit='scene', disable=not progress) as bar:
+    with tqdm(
+        total=sum(map(len, jobs.rows)),
+        initial=sum(map(len, jobs.rows)) - sum(len(jobs.rows[i]) for i in jobs.shards),
+        desc=f'shards of {jobs.dataset.name} {jobs.dataset.split}',
+        unit='scene',
+        disable=not progress,
+    ) as bar:
         for n, error in DataLoader(jobs, batch_size=None, num_workers=min(num_workers, len(jobs))) if len(jobs) else ():
             if error is not None:
-                raise type(error)(f'{error} ({whole} of {n_shards} shards are whole; mend it and run again to go on)') from error
+                raise type(error)(
+                    f'{error} ({whole} of {n_shards} shards are whole; mend it and run again to go on)'
+                ) from error
             whole += 1
             bar.update(n)
 
 # %% ../../../nbs/data/shards/layout.ipynb #77fbb5e4
 class Shard:
     "One tar and where its scenes lie: `ids`, `labels`, `captions`, `at[ext]` (n, 3) offset, size, crc32 (-1: unknown)."
+
     def __init__(self, path):
         self.path, self.problem = Path(path), None
         index = self.path.with_suffix('.npz')
-        if not self.path.exists(): raise FileNotFoundError(f'{self.path} is missing; write the shards again to complete them')
+        if not self.path.exists():
+            raise FileNotFoundError(f'{self.path} is missing; write the shards again to complete them')
         found = read_index(self.path)
-        self.lost_index = found is None and index.exists() and f'{index} is damaged or of another tar; write the shards again to mend it'
-        if found is None: self._scan()
-        else: self._take(found)
-        self.checked = {ext: np.zeros(len(self.ids), bool) for ext in self.at} # members whose checksum was compared
+        self.lost_index = (
+            found is None
+            and index.exists()
+            and f'{index} is damaged or of another tar; write the shards again to mend it'
+        )
+        if found is None:
+            self._scan()
+        else:
+            self._take(found)
+        self.checked = {ext: np.zeros(len(self.ids), bool) for ext in self.at}  # members whose checksum was compared
         self.keys = [f'{self.first + j:08d}' for j in range(len(self.ids))] if self.keys is None else self.keys
-    def __len__(self): return len(self.ids)
+
+    def __len__(self):
+        return len(self.ids)
+
     def place(self, ext: str, row: int) -> tuple:
         "Offset, size and checksum of a member; the checksum is None where it is unknown or was compared by this process before."
         offset, size, crc = map(int, self.at[ext][row])
         return offset, size, None if crc == -1 or self.checked[ext][row] else crc
+
     def _take(self, found):
         self.first, self.ids, self.keys = int(found['first']), found['ids'], None
         self.captions, self.labels = found.get('captions'), found.get('labels')
         self.at = {k[3:]: v for k, v in found.items() if k.startswith('at.')}
+
     def _member(self, key, ext, read, data):
         "`read(data)`, with the place of what cannot be read"
-        try: return read(data)
-        except (ValueError, OSError) as error: raise ValueError(f'{self.path}: member {key}.{ext} cannot be read ({error})') from None
+        try:
+            return read(data)
+        except (ValueError, OSError) as error:
+            raise ValueError(f'{self.path}: member {key}.{ext} cannot be read ({error})') from None
+
     def _scan(self):
         "from the tar itself"
         members, self.problem = list_tar(self.path)
@@ -393,50 +581,87 @@ class Shard:
         for name, offset, size in members:
             key, _, ext = name.rpartition('/')[2].partition('.')
             ext = ext.lower()
-            if ext in scenes.setdefault(key, {}): raise ValueError(f'{self.path}: two members {name}; a scene has one of each kind')
+            if ext in scenes.setdefault(key, {}):
+                raise ValueError(f'{self.path}: two members {name}; a scene has one of each kind')
             scenes[key][ext] = (offset, size, -1)
-        if self.problem and scenes: # the last scene may lack members
+        if self.problem and scenes:  # the last scene may lack members
             last = scenes.popitem()
-            if scenes and set(last[1]) == set(next(iter(scenes.values()))): scenes[last[0]] = last[1]
+            if scenes and set(last[1]) == set(next(iter(scenes.values()))):
+                scenes[last[0]] = last[1]
         extensions = {ext for scene in scenes.values() for ext in scene}
         ragged = [k for k, scene in scenes.items() if set(scene) != extensions]
-        if ragged: raise ValueError(f'{self.path}: scene {ragged[0]} has {", ".join(scenes[ragged[0]])}, others have {", ".join(sorted(extensions))}')
-        if scenes and not {*IMAGE_FORMATS, *PHOTOS} & extensions and not any(ext.endswith('.npy') for ext in extensions):
+        if ragged:
+            raise ValueError(
+                f'{self.path}: scene {ragged[0]} has {", ".join(scenes[ragged[0]])}, others have {", ".join(sorted(extensions))}'
+            )
+        if (
+            scenes
+            and not {*IMAGE_FORMATS, *PHOTOS} & extensions
+            and not any(ext.endswith('.npy') for ext in extensions)
+        ):
             key, members = next(iter(scenes.items()))
-            raise ValueError(f'{self.path}: no image in scene {key!r} (members {", ".join(f"{key}.{ext}" for ext in list(members)[:3])}); expected '
-                             f'KEY.{", KEY.".join((*IMAGE_FORMATS, *PHOTOS))} or bands as KEY.x.npy, where a KEY ends at its first dot')
+            raise ValueError(
+                f'{self.path}: no image in scene {key!r} (members {", ".join(f"{key}.{ext}" for ext in list(members)[:3])}); expected '
+                f'KEY.{", KEY.".join((*IMAGE_FORMATS, *PHOTOS))} or bands as KEY.x.npy, where a KEY ends at its first dot'
+            )
         self.keys, self.first = list(scenes), 0
         self.at = {ext: np.array([scene[ext] for scene in scenes.values()], np.int64) for ext in extensions}
         with open(self.path, 'rb') as file:
-            def read(ext): return [(file.seek(o), file.read(s))[1] for o, s, _ in self.at[ext]]
-            def all_of(ext, how): return [self._member(k, ext, how, d) for k, d in zip(self.keys, read(ext))]
+
+            def read(ext):
+                return [(file.seek(o), file.read(s))[1] for o, s, _ in self.at[ext]]
+
+            def all_of(ext, how):
+                return [self._member(k, ext, how, d) for k, d in zip(self.keys, read(ext))]
+
             sealed = all_of('json', unseal) if 'json' in extensions else [({}, {})] * len(scenes)
             notes = [note for note, _ in sealed]
-            labels = all_of('cls', _class) if 'cls' in extensions else all_of('npy', read_npy) if 'npy' in extensions else None
+            labels = (
+                all_of('cls', _class)
+                if 'cls' in extensions
+                else all_of('npy', read_npy)
+                if 'npy' in extensions
+                else None
+            )
         for row, (_, sums) in enumerate(sealed):
             for ext, crc in sums.items():
-                if ext in self.at and ext != 'json': self.at[ext][row, 2] = crc
+                if ext in self.at and ext != 'json':
+                    self.at[ext][row, 2] = crc
         self._check_labels(labels)
         self.ids = np.array([str(n.get('id', k)) for n, k in zip(notes, self.keys)])
-        self.captions = np.array([str(n['caption']) for n in notes]) if notes and all('caption' in n for n in notes) else None
+        self.captions = (
+            np.array([str(n['caption']) for n in notes]) if notes and all('caption' in n for n in notes) else None
+        )
         self.labels = None
-        if labels: self.labels = np.array(labels) if np.ndim(labels[0]) == 0 else np.stack(labels).astype(np.uint8) # numbers, or names
+        if labels:
+            self.labels = (
+                np.array(labels) if np.ndim(labels[0]) == 0 else np.stack(labels).astype(np.uint8)
+            )  # numbers, or names
+
     def _check_labels(self, labels):
         "labels are small and read at once, so are their checksums"
-        if not labels: return
+        if not labels:
+            return
         shapes = {np.shape(v) for v in labels}
-        if len(shapes) > 1: raise ValueError(f'{self.path}: labels of different shapes, {" and ".join(map(str, sorted(shapes)[:2]))}')
+        if len(shapes) > 1:
+            raise ValueError(f'{self.path}: labels of different shapes, {" and ".join(map(str, sorted(shapes)[:2]))}')
         for ext in {'cls', 'npy'} & set(self.at):
             with open(self.path, 'rb') as file:
                 for key, (offset, size, crc) in zip(self.keys, self.at[ext].tolist()):
                     file.seek(offset)
                     if crc != -1 and zlib.crc32(file.read(size)) != crc:
-                        raise ValueError(f'{self.path}: member {key}.{ext} cannot be read (has changed since it was written)')
+                        raise ValueError(
+                            f'{self.path}: member {key}.{ext} cannot be read (has changed since it was written)'
+                        )
+
 
 def _class(data: bytes):
     "a class number, or the name of a class"
     text = data.decode('utf-8').strip()
-    try: return int(text)
-    except ValueError: pass
-    if not text or not text.isprintable(): raise ValueError('neither a class number nor a class name')
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    if not text or not text.isprintable():
+        raise ValueError('neither a class number nor a class name')
     return text
