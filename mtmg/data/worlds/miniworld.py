@@ -17,7 +17,7 @@ import torch
 from ...bands.sensors import S1_GRD, S2_L1C, S2_L2A, Sensor
 from ..scenes import SceneDataset
 from mtmg.data.worlds.landscape import (
-    annual_crop, forest, Ground, herbaceous, industrial, layer, Layer, LAYOUTS, paint, parcels, pasture,
+    annual_crop, forest, Ground, herbaceous, industrial, Layer, layer, LAYOUTS, paint, parcels, pasture,
     permanent_crop, residential, river, road, SEASONS, SIZE, SPECTRA, uniform, waters,
 )
 from ...labels.labelsets import labelset
