@@ -1991,4 +1991,5 @@ d = { 'settings': { 'branch': 'main',
                                                                                'mtmg/quickstart/method.py'),
                                         'mtmg.quickstart.method.table': ('quickstart/method.html#table', 'mtmg/quickstart/method.py'),
                                         'mtmg.quickstart.method.write_report': ( 'quickstart/method.html#write_report',
-                                                                                 'mtmg/quickstart/method.py')}}}
+                                                                                 'mtmg/quickstart/method.py')},
+            'mtmg.shards': {}}}

@@ -1,6 +1,6 @@
 """The notebooks: run the modules' tests, execute the walkthroughs, compare notebooks and package.
 
-    python tools/notebooks.py test [NAME ...] [--agree]         # nbdev_test over nbs/*.ipynb, or over the named ones
+    python tools/notebooks.py test [NAME ...] [--agree]         # nbdev_test over the modules' notebooks, or the named ones
     python tools/notebooks.py agree                             # does the package equal a clean export of clean notebooks?
     python tools/notebooks.py walkthroughs [NAME ...] [--save]  # execute nbs/walkthroughs/*.ipynb
 
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, BIN = ROOT/'nbs', Path(sys.executable).parent
 WORKERS = 2
 FORKS = multiprocessing.get_context('forkserver')
+STORIES = 'walkthroughs', 'experiments' # folders of notebooks that are run, and export nothing
 NOTEBOOK_LIMIT = 300 # seconds for one module notebook: a hung one must not hang the build
 WALKTHROUGHS_LIMIT = 600 # seconds that all walkthroughs together should take on two quiet cores; also the longest that one cell may
 BUSY = 1.5 # how much longer they may take beside other work before that fails
@@ -35,10 +36,38 @@ ENVIRONMENT = os.environ | {'OMP_NUM_THREADS': '1', 'NUMBA_NUM_THREADS': '1', 'M
 
 
 def notebooks(folder: Path, names: list[str]) -> list[Path]:
-    "The notebooks of a folder, or those of them whose names hold one of `names`."
-    found = sorted(p for p in folder.glob('*.ipynb') if p.name[0] not in '._' and (not names or any(n in p.stem for n in names)))
+    "The notebooks below a folder, or those of them whose paths hold one of `names`."
+    every = (p for p in folder.rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(folder).parts))
+    found = sorted(p for p in every if not names or any(n in p.relative_to(folder).with_suffix('').as_posix() for n in names))
     if not found: raise SystemExit(f'no notebook named {" or ".join(names) or "*"} in {folder.relative_to(ROOT)}')
     return found
+
+
+def module_notebooks(names: list[str] = ()) -> list[Path]:
+    "The notebooks that are tested: all but the walkthroughs and the experiments."
+    found = [p for p in notebooks(NBS, list(names)) if p.relative_to(NBS).parts[0] not in STORIES]
+    if not found: raise SystemExit(f'no module notebook named {" or ".join(names)}')
+    return found
+
+
+def reading_order() -> list[tuple[str, list[str]]]:
+    "What nbs/order.txt says: titles, each with its notebooks (paths below nbs, without a suffix) as they are read."
+    groups = []
+    for line in (NBS/'order.txt').read_text(encoding='utf-8').splitlines():
+        if line.startswith('# '): groups.append((line[2:], []))
+        elif line.strip(): groups[-1][1].append(line.strip())
+    return groups
+
+
+def code_cells(path: Path) -> list[str]:
+    "The sources of a notebook's code cells."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+
+
+def made_by(path: Path) -> str | None:
+    "The module that a notebook exports, 'bands.sensors' for one; None where it exports none."
+    return next((m[1] for cell in code_cells(path) if (m := re.match(r'#\|\s*default_exp\s+(\S+)', cell))), None)
 
 
 def summary(problems: dict[str, str]) -> int:
@@ -89,15 +118,18 @@ def test_one(path: Path) -> str:
 
 def test(names: list[str]) -> dict[str, str]:
     "Name -> problem for the module notebooks."
-    paths = notebooks(NBS, names)
+    paths = module_notebooks(names)
     os.environ.update(ENVIRONMENT)
     FORKS.set_forkserver_preload(PRELOADED)
     with ThreadPoolExecutor(WORKERS) as pool:
-        try: return dict(zip((p.name for p in paths), pool.map(test_one, paths)))
+        try: problems = dict(zip((p.relative_to(NBS).as_posix() for p in paths), pool.map(test_one, paths)))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children(): os.killpg(process.pid, signal.SIGKILL) # in sessions of their own, they do not hear of it
             raise SystemExit('interrupted') from None
+    exporting = [p for p in module_notebooks() if made_by(p)]
+    print(f'{len(set(exporting) & set(paths))} of {len(exporting)} exporting notebooks were tested')
+    return problems
 
 
 # ---- notebooks and package --------------------------------------------------------------------------------------------
@@ -109,29 +141,37 @@ def unclean(path: Path) -> str:
     nb = read_nb(path)
     _nbdev_clean(nb)
     if nb2str(nb) != path.read_text(encoding='utf-8'): return 'run nbdev_clean on it'
-    limit = MODULE_BYTES if path.parent == NBS else WALKTHROUGH_BYTES
+    limit = WALKTHROUGH_BYTES if path.relative_to(NBS).parts[0] in STORIES else MODULE_BYTES
     if path.stat().st_size > limit: return f'{path.stat().st_size:,} bytes, {limit:,} allowed: smaller or fewer outputs'
     return ''
 
 
-def backward_imports() -> list[str]:
-    "What module notebooks take from notebooks behind them: data flows one way, and so do imports."
-    paths = notebooks(NBS, [])
-    cells = {p: [''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code'] for p in paths}
-    made_in = {m[1]: p for p in paths for c in cells[p] if (m := re.match(r'#\|\s*default_exp\s+(\S+)', c))}
-    found = []
-    for path in paths:
-        code = '\n'.join(c for c in cells[path] if re.match(r'#\|\s*exporti?\b', c))
-        taken = set(re.findall(r'^\s*from mtmg\.(\w+) import', code, re.M))
-        behind = sorted(m for m in taken if m in made_in and made_in[m].name >= path.name)
-        if behind: found.append(f'{path.name}: {", ".join(behind)} come later; move the code up or the notebook down')
+def order_problems() -> list[str]:
+    "Where nbs/order.txt is no order in which imports only go down, or leaves an exporting notebook out."
+    order = [name for _, names in reading_order() for name in names]
+    paths = {p.relative_to(NBS).with_suffix('').as_posix(): p for p in notebooks(NBS, [])}
+    found = [f'order.txt: no notebook {name}' for name in order if name not in paths]
+    found += [f'order.txt: {name} stands twice' for name in sorted(set(order)) if order.count(name) > 1]
+    made = {name: module for name, path in paths.items() if (module := made_by(path))}
+    found += [f'{name}: missing in order.txt' for name in made if name not in order]
+    place = {module: order.index(name) for name, module in made.items() if name in order}
+    for name, module in made.items():
+        # a notebook stands where its module does: from either a reader finds the other
+        expected = f'{module.removesuffix("__init__")}front'.replace('.', '/') if module.endswith('__init__') else module.replace('.', '/')
+        if name != expected: found.append(f'{name}: exports mtmg.{module}, so it belongs at nbs/{expected}.ipynb')
+        if module.endswith('__init__') or module not in place: continue
+        code = '\n'.join(c for c in code_cells(paths[name]) if re.match(r'#\|\s*exporti?\b', c))
+        for taken, names in re.findall(r'^\s*from mtmg\.([\w.]+) import (\([^)]*\)|.*)', code, re.M):
+            if place.get(taken, -1) > place[module]: found.append(f'{name}: takes from {taken}, which comes later')
+            private = re.findall(r'\b_[a-z]\w*', names.split('#')[0])
+            if private: found.append(f'{name}: takes the private names {", ".join(private)} of {taken}')
     return found
 
 
 def exported(folder: Path) -> dict[str, str]:
     "The package as its notebooks make it, exported anew in `folder`: file -> text."
     for name in ('settings.ini', 'pyproject.toml'): shutil.copy(ROOT/name, folder)
-    shutil.copytree(NBS, folder/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'runs', 'data'))
+    shutil.copytree(NBS, folder/'nbs', ignore=lambda at, names: [n for n in names if n in ('.ipynb_checkpoints', 'runs')])
     (folder/'mtmg').mkdir()
     run = subprocess.run([BIN/'nbdev_export'], cwd=folder, env=ENVIRONMENT, text=True, capture_output=True)
     if run.returncode: raise SystemExit(f'nbdev_export failed:\n{run.stdout}{run.stderr}')
@@ -148,7 +188,7 @@ def agree() -> dict[str, str]:
     package = [f'{n}: missing, run make export' for n in lost] + [f'{n}: no notebook exports it' for n in stale] + [f'{n}: differs, run make export' for n in differ]
     every = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
     clean = [f'{p.relative_to(ROOT)}: {problem}' for p in every if (problem := unclean(p))]
-    problems = {'the package is what the notebooks export': package, 'notebooks are clean': clean, 'imports go one way': backward_imports()}
+    problems = {'the package is what the notebooks export': package, 'notebooks are clean': clean, 'imports go down, by order.txt': order_problems()}
     if (NBS/'index.ipynb').exists():
         from docs import render_readme
         same = (ROOT/'README.md').exists() and (ROOT/'README.md').read_text(encoding='utf-8') == render_readme()[0]
