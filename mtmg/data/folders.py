@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .published import folder_classes, name_key
-from ..bands.sensors import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of
+from ..bands.sensors import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of, with_white
 from mtmg.data.files import (
     FileScenes, check_pixels, expect_folder, first_paths, image_files, joint_sensor, known_bands, read_image,
 )
@@ -293,6 +293,7 @@ class TorchgeoScenes(SceneDataset):
         self.bands = tuple(b for b in canonical if b in have)
         self.sensor = sensor or joint_sensor(self.bands)
         self._order = [have.index(b) for b in self.bands]
+        if kind.startswith('EuroSAT'): self.bands = with_white(self.bands, 'eurosat')
         self.name, self.split = name or kind.lower(), split or getattr(dataset, 'split', None) or 'all'
         self.source = source or {'EuroSATSpatial': 'eurosat', 'EuroSAT100': 'eurosat', 'BigEarthNetV2': 'bigearthnet'}.get(kind, kind.lower())
         self.labelset, self._class_of = self._labels(labels, kind) if 'label' in first else (None, None)

@@ -18,7 +18,7 @@ import warnings
 import numpy as np
 import torch
 
-from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor
+from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor, with_white
 from .catalog import unknown_name
 from mtmg.data.files import (
     FileScenes, channel_order, check_pixels, expect_folder, first_paths, image_files, joint_sensor, read_image,
@@ -92,7 +92,8 @@ def eurosat(root, split: str, name: str = 'eurosat', labels: LabelSet | None = N
     tif = 'ds/images/remote_sensing/otherDatasets/sentinel_2/tif'
     root = find_root(root, name, tif, f'EuroSAT ({tif}/AnnualCrop/*.tif and {name}-{split}.txt)')
     return _class_folders(name, root, root/tif, f'{name}-{split}.txt', labels or labelset('eurosat'), lambda line: line.rsplit('_', 1)[0],
-                          '.tif', source='eurosat', sensor=S2_L1C, split=split, file_bands=EUROSAT_FILE_BANDS, size=size)
+                          '.tif', source='eurosat', sensor=S2_L1C, bands=with_white(S2_L1C.bands, 'eurosat'), split=split,
+                          file_bands=EUROSAT_FILE_BANDS, size=size)
 
 # %% ../../nbs/data/published.ipynb #1cc5783a
 def resisc45(root, split: str, labels: LabelSet | None = None, size: int | None = None) -> FileScenes:

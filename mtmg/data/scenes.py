@@ -35,6 +35,10 @@ class SceneDataset(Dataset):
 
     @property
     def ids(self) -> list: return [f'{self.name}/{self.split}/{i}' for i in range(len(self))]
+    @property
+    def white(self) -> float | None:
+        "The number that a true-colour composite of these scenes shows as 255, or None without a red band."
+        return next((b.white for b in self.bands if hasattr(b, 'answers_to') and b.answers_to('red')), None)
     def __getitems__(self, indices: list) -> list: return [self[i] for i in indices]
     def subset(self, indices) -> 'Subset':
         "The scenes at `indices`, with everything that describes them."

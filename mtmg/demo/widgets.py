@@ -175,8 +175,8 @@ def _short(modality): # 'RGB, patched CLIP' -> 'patched CLIP', 'captions, text t
 
 def _class_colors(n) -> list:
     from matplotlib.colors import to_hex
-    from mtmg.plots.joint import _class_colors as colors
-    return [to_hex(c) for c in colors(n)]
+    from mtmg.plots.joint import class_colors
+    return [to_hex(c) for c in class_colors(n)]
 
 class GapExplorer(Demo):
     "Look at two modalities, shift them together, and walk from neighbour to neighbour."

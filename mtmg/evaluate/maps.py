@@ -24,7 +24,7 @@ from ..compute import pick_device
 from ..embed.passes import _encode, evaluating
 from ..data.rasters import Raster, open_raster, read_tiles, tile_grid
 from ..data.scenes import atomic_path
-from ..plots.style import PALETTE, _axes, styled
+from ..plots.style import PALETTE, axes_for, styled
 
 # %% ../../nbs/evaluate/maps.ipynb #b1a59426
 @dataclass(frozen=True, repr=False)
@@ -269,7 +269,7 @@ def plot_map(
     from matplotlib.collections import LineCollection
     from matplotlib.patches import Patch
     from matplotlib.patheffects import withStroke
-    ax = _axes(ax, (6.4, 4.2))
+    ax = axes_for(ax, (6.4, 4.2))
     size = [v / 1000 for v in m.about['metres']] if m.about['metres'] else (1, 1) # of a pixel, in km where that is known
     (height, width), step = ([n * v for n, v in zip(m.about[k], size)] for k in ('shape', 'step'))
     picture = _picture(m, recipe or ('sar' if 'VV' in m.about['bands'] else 'true_color'), side)

@@ -13,11 +13,12 @@ from textwrap import shorten
 import numpy as np
 
 from mtmg.plots.style import (
-    _array, _axes, _grid, _percent, GREY, HATCHES, LINES, MARKERS, PALETTE, RIGHT, save_figure, STYLE, styled, WRONG,
+    as_array, axes_for, figure_grid, percent_axis, GREY, HATCHES, honest, in_words, label_points, LINES, MARKERS, PALETTE, RIGHT,
+    save_figure, STYLE, styled, WRONG,
 )
 
 # %% ../../nbs/plots/charts.ipynb #af1cb38c
-def _curve_rows(curve, alpha):
+def _curve_rows(curve, alpha=None) -> tuple: # rows, chosen alpha or None
     rows = list(getattr(curve, 'rows', curve))
     if not rows: raise ValueError('no rows to draw; give dicts with alpha, task, role and score')
     for row in rows:
@@ -33,19 +34,21 @@ def _points(rows, **where):
 
 def _role(rows, task): return next((r.get('role') or 'patching' for r in rows if r['task'] == task), 'patching')
 
-def _alpha_lines(ax, rows, task, color, marker, line, named=True):
+def _alpha_lines(ax, rows, task, color, marker, line, name=''):
     "one task against alpha: the split with more alphas as a line, the other as points with their intervals"
-    splits = sorted({r.get('split') for r in rows if r['task'] == task}, key=lambda s: (-len(_points(rows, task=task, split=s)[0]), s != 'val'))
+    many = lambda split: (-len(_points(rows, task=task, split=split)[0]), split != 'val')
+    splits, prefix = sorted({r.get('split') for r in rows if r['task'] == task}, key=many), name
     for k, split in enumerate(splits):
         a, score, low, high = _points(rows, task=task, split=split)
-        name = ' '.join(x for x in (task if named else '', split) if x) or 'score'
+        name = ', '.join(x for x in (prefix, split and in_words(split)) if x) or 'score'
         known = np.isfinite(low) & np.isfinite(high)
         if k == 0:
             ax.plot(a, score, color=color, ls=line, marker='.', ms=4, lw=1.3, label=name)
             if len(splits) == 1: ax.fill_between(a[known], low[known], high[known], color=color, alpha=.15, lw=0)
         else:
             error = np.abs(np.stack([score - low, high - score]))
-            ax.errorbar(a, score, np.where(known, error, 0), color=color, ls='', marker=marker, mfc='white', capsize=2.5, lw=1.1, label=name)
+            ax.errorbar(a, score, np.where(known, error, 0), color=color, ls='', marker=marker, mfc='white', capsize=2.5, lw=1.1,
+                        label=name)
 
 def _mean_path(rows, split):
     "[(alpha, mean supported score, mean patching score)] where both roles were scored"
@@ -56,62 +59,94 @@ def _mean_path(rows, split):
         if all(both): path.append((alpha, *map(np.mean, both)))
     return np.array(path).reshape(-1, 3)
 
-def _frontier(ax, rows, chosen):
-    "patching against supported tasks, one point an alpha"
-    splits = sorted({r.get('split') for r in rows}, key=lambda s: (-len(_mean_path(rows, s)), s != 'val'))
-    path = _mean_path(rows, splits[0])
-    ax.plot(path[:, 1], path[:, 2], color=PALETTE[6], marker='.', ms=5, lw=1.3, label=splits[0])
-    ax.plot(path[[0, -1], 1], path[[0, -1], 2], color=GREY, ls=':', lw=1, label='straight line')
-    for split in splits[1:]:
-        other = _mean_path(rows, split)
-        ax.plot(other[:, 1], other[:, 2], ls='', marker='s', mfc='white', color=PALETTE[6], label=split)
-    marked = {path[0, 0], path[-1, 0]} | ({chosen} if chosen is not None else set())
-    for alpha, x, y in path:
-        if alpha not in marked: continue
-        if alpha == chosen: ax.plot(x, y, marker='*', ms=13, color=PALETTE[4], mec='black', mew=.6, ls='', zorder=5)
-        right = x < path[:, 1].mean()
-        ax.annotate(f'α = {alpha:g}' + (', chosen' if alpha == chosen else ''), (x, y), (7 if right else -7, -3 if alpha == chosen else 4), textcoords='offset points',
-                    fontsize=8, ha='left' if right else 'right', va='top' if alpha == chosen else 'bottom')
-    ax.margins(.2)
+def _between(xy, steps=25) -> np.ndarray:
+    "points along a path, for names to keep clear of"
+    parts = [a + (b - a) * t for a, b in zip(xy[:-1], xy[1:]) for t in np.linspace(0, 1, steps)[:, None]]
+    return np.concatenate([xy, np.array(parts).reshape(-1, 2)])
+
+def _frontier(ax, curves: dict, looks: dict):
+    "patching against supported tasks, one point an alpha; `curves` is {name: (rows, chosen alpha)}"
+    marks, names, lines = [], [], []
+    for name, (rows, chosen) in curves.items():
+        color, marker = looks[name]
+        splits = sorted({r.get('split') for r in rows}, key=lambda s: (-len(_mean_path(rows, s)), s != 'val'))
+        path = _mean_path(rows, splits[0])
+        if not len(path): continue
+        label = lambda split: ', '.join(x for x in (name, split and in_words(split)) if x) or 'score'
+        ax.plot(path[:, 1], path[:, 2], color=color, marker='.', ms=5, lw=1.3, label=label(splits[0]))
+        ends = path[[0, -1]]
+        ax.plot(ends[:, 1], ends[:, 2], color=GREY, ls=':', lw=1, label='straight line between the ends')
+        lines += [_between(path[:, 1:]), _between(ends[:, 1:])]
+        for split in splits[1:]:
+            other = _mean_path(rows, split)
+            ax.plot(other[:, 1], other[:, 2], ls='', marker=marker, mfc='white', color=color, label=label(split))
+            lines.append(other[:, 1:])
+        at = {path[0, 0], path[-1, 0]} | ({chosen} if chosen is not None else set())
+        for alpha, x, y in path:
+            if alpha not in at or (alpha == 0 and marks and alpha != chosen): continue # all curves begin at one point
+            if alpha == chosen:
+                said = f'α = {alpha:g}, chosen' + (f' ({name})' if name else '')
+                ax.plot(x, y, marker='*', ms=13, color=color if name else PALETTE[4], mec='black', mew=.6, ls='', zorder=5, label=said)
+            else: marks.append((x, y)), names.append(f'α = {alpha:g}')
+    ax.margins(.16)
     ax.set(xlabel='supported tasks (mean score)', ylabel='patching tasks (mean score)', title='New against old')
-    _percent(ax.xaxis), _percent(ax.yaxis)
-    ax.legend(loc='best')
+    for axis in (ax.xaxis, ax.yaxis):
+        percent_axis(axis)
+        honest(axis)
+    return marks, names, np.concatenate(lines)
+
+def _mark_chosen(ax, curves, looks):
+    "where each curve chose its alpha, on an axis of alpha"
+    for name, (_, chosen) in curves.items():
+        if chosen is not None: ax.axvline(chosen, color=looks[name][0] if len(curves) > 1 else GREY, lw=1, ls=':', zorder=0)
+    ax.set(xlabel='α', xlim=(-.03, 1.03))
+    percent_axis(ax.yaxis)
+    honest(ax.yaxis)
 
 @styled
 def plot_alpha(
-    curve, # what `sweep` returns, or its rows: dicts of alpha, task, score in 0..1, and where known role, split, low, high, metric
+    curve, # what `sweep` returns, or its rows (dicts of alpha, task, score in 0..1, and where known role, split, low, high, metric); or {name: curve}
     alpha: float | None = None, # the chosen alpha (taken from `curve` where it knows it)
     ax=None, # draw all tasks into these axes alone
 ):
     "Scores of patching and supported tasks against alpha, with the chosen alpha. Returns a figure, or `ax`."
-    rows, chosen = _curve_rows(curve, alpha)
-    tasks = sorted(dict.fromkeys(r['task'] for r in rows), key=lambda t: _role(rows, t) != 'patching')
-    look = {t: (PALETTE[i % 8], MARKERS[i % 8], '-' if _role(rows, t) == 'patching' else '--') for i, t in enumerate(tasks)}
-    def mark(a):
-        if chosen is not None: a.axvline(chosen, color=GREY, lw=1, ls=':', zorder=0)
-        a.set(xlabel='α', xlim=(-.03, 1.03))
-        _percent(a.yaxis)
+    if isinstance(curve, dict) and not curve: raise ValueError('no curve to draw; give {name: curve}')
+    curves = {n: _curve_rows(c) for n, c in curve.items()} if isinstance(curve, dict) else {'': _curve_rows(curve, alpha)}
+    every = [r for rows, _ in curves.values() for r in rows]
+    tasks = sorted(dict.fromkeys(r['task'] for r in every), key=lambda t: _role(every, t) != 'patching')
+    several = len(curves) > 1
+    looks = {n: (PALETTE[k % 8] if several else PALETTE[6], MARKERS[k % 8] if several else 's') for k, n in enumerate(curves)}
+    def draw(panel, name, rows, task, i, named):
+        line = '-' if _role(every, task) == 'patching' else '--'
+        color, marker = looks[name] if several else (PALETTE[i % 8], MARKERS[i % 8])
+        label = ', '.join(x for x in (name, task if named else '') if x)
+        if any(r['task'] == task for r in rows): _alpha_lines(panel, rows, task, color, marker, line, label)
     if ax is not None:
-        for task in tasks: _alpha_lines(ax, rows, task, *look[task])
-        mark(ax)
+        for name, (rows, _) in curves.items():
+            for i, task in enumerate(tasks): draw(ax, name, rows, task, i, True)
+        _mark_chosen(ax, curves, looks)
         ax.set(ylabel='score')
         ax.legend()
         return ax
-    front = any(len(_mean_path(rows, s)) > 1 for s in {r.get('split') for r in rows})
+    front = any(len(_mean_path(rows, s)) > 1 for rows, _ in curves.values() for s in {r.get('split') for r in rows})
     columns = min(len(tasks) + front, 4)
     height = -(-(len(tasks) + front) // columns)
-    fig, axes = _grid(height, columns, (max(2.45 * columns, 3.6), 2.6 * height))
-    panels = list(axes.flat)
-    if front: _frontier(panels.pop(0), rows, chosen)
-    for panel, task in zip_longest(panels, tasks):
+    fig, axes = figure_grid(height, columns, (max(2.45 * columns, 3.6), 2.6 * height + .35))
+    panels, labels = list(axes.flat), ()
+    if front: labels = _frontier(panels[0], curves, looks)
+    for panel, (i, task) in zip_longest(panels[front:], enumerate(tasks), fillvalue=(None, None)):
         if task is None:
             panel.set_axis_off()
             continue
-        _alpha_lines(panel, rows, task, *look[task], named=False)
-        mark(panel)
-        metric = next((r['metric'] for r in rows if r['task'] == task and r.get('metric')), 'score')
-        panel.set(ylabel=metric, title=f'{shorten(task, 22, placeholder="…")} ({_role(rows, task)})')
-        panel.legend(loc='best')
+        for name, (rows, _) in curves.items(): draw(panel, name, rows, task, i, False)
+        _mark_chosen(panel, curves, looks)
+        metric = next((r['metric'] for r in every if r['task'] == task and r.get('metric')), 'score')
+        panel.set(ylabel=in_words(metric), title=f'{shorten(task, 22, placeholder="…")} ({_role(every, task)})')
+    handles = {l: h for panel in panels[:2] for h, l in zip(*panel.get_legend_handles_labels())}
+    fig.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=min(len(handles), 4))
+    if labels:
+        fig.draw_without_rendering() # names can be placed once the panels have their size
+        label_points(panels[0], labels[0], labels[1], 8, labels[2])
     return fig
 
 # %% ../../nbs/plots/charts.ipynb #eb0d69c7
@@ -130,7 +165,7 @@ def plot_gap_training(
     for stage in dict.fromkeys(r.get('stage') for r in rows):
         starts[stage] = start
         start += max(r['step'] for r in rows if r.get('stage') == stage)
-    fig, axes = _grid(1, len(measures), (3.2 * len(measures), 2.7))
+    fig, axes = figure_grid(1, len(measures), (3.2 * len(measures), 2.7))
     for ax, measure in zip(axes.flat, measures):
         for k, pair in enumerate(dict.fromkeys(r.get('pair') for r in rows)):
             for i, (stage, x) in enumerate(starts.items()): # a line for each stage: what happens between two is not training
@@ -157,7 +192,7 @@ def plot_shift(
     if not any(sweeps.values()): raise ValueError('no row to draw')
     held = [m for m in next(iter(sweeps.values()))[0] if m != 'amount']
     measures = measures or {m: m.replace('_', ' ') for m in held}
-    fig, axes = _grid(1, len(measures), (min(3.2 * len(measures), 10), 2.6))
+    fig, axes = figure_grid(1, len(measures), (min(3.2 * len(measures), 10), 2.6))
     for ax, (measure, label) in zip(axes.flat, measures.items()):
         for k, (name, rows) in enumerate(sweeps.items()):
             ax.plot([r['amount'] for r in rows], [r[measure] for r in rows], color=PALETTE[k % 8], ls=LINES[k % 4], marker=MARKERS[k % 8], ms=3.5, label=name)
@@ -168,7 +203,7 @@ def plot_shift(
 
 # %% ../../nbs/plots/charts.ipynb #bc2983f2
 def _unit(x) -> np.ndarray:
-    x = _array(x, np.float32)
+    x = as_array(x, np.float32)
     if x.ndim != 2: raise ValueError(f'features of shape {x.shape}; give (N, D)')
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
@@ -192,10 +227,10 @@ def plot_similarities(
     other = np.einsum('nd,nd->n', x[i], y[j])
     groups = {'matched': np.einsum('nd,nd->n', x, y), 'other': other}
     if labels is not None:
-        labels = _array(labels)
+        labels = as_array(labels)
         same = labels[i] == labels[j] if labels.ndim == 1 else (labels[i].astype(bool) & labels[j].astype(bool)).any(1)
         groups = {'matched': groups['matched'], 'same class': other[same], 'other class': other[~same]}
-    ax = _axes(ax, (5, 3))
+    ax = axes_for(ax, (5, 3))
     values = np.concatenate(list(groups.values()))
     values = values[np.isfinite(values)]
     if not len(values): raise ValueError('no finite similarity to draw')
@@ -206,7 +241,7 @@ def plot_similarities(
         ax.hist(group, bins, weights=np.full(len(group), 1 / len(group)), histtype='stepfilled', fc=PALETTE[k] + '30', ec=PALETTE[k], ls=LINES[k],
                 lw=1.5, label=f'{name}: median {np.median(group):.2f}')
         ax.axvline(np.median(group), color=PALETTE[k], ls=LINES[k], lw=1)
-    _percent(ax.yaxis)
+    percent_axis(ax.yaxis)
     ax.set(xlabel=f'cosine of {names[0]} and {names[1]}', ylabel='share of pairs')
     ax.legend()
     return ax
@@ -226,7 +261,7 @@ def plot_confusion(
     ax=None,
 ):
     "The confusion matrix, with its numbers written in it up to 20 classes."
-    counts = _array(confusion, float)
+    counts = as_array(confusion, float)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]: raise ValueError(f'a confusion matrix of shape {counts.shape}; give (C, C)')
     n = len(counts)
     names = [str(i) for i in range(n)] if classnames is None else [shorten(str(c), 26, placeholder='…') for c in classnames]
@@ -235,7 +270,7 @@ def plot_confusion(
     shown = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0) if normalize else counts
     from matplotlib.colors import LinearSegmentedColormap
     size = min(2.2 + .38 * n, 9)
-    ax = _axes(ax, (size + .8, size))
+    ax = axes_for(ax, (size + .8, size))
     top = np.nanmax(shown) if np.isfinite(shown).any() else 1
     image = ax.imshow(shown, cmap=LinearSegmentedColormap.from_list('mtmg', ['#FFFFFF', PALETTE[0], '#00294A']), vmin=0, vmax=1 if normalize else max(top, 1))
     limit = .55 * (1 if normalize else max(top, 1))
@@ -265,12 +300,12 @@ def plot_gains(
     ax=None,
 ):
     "Bars of two models for each class, the largest gain on top, the gain in points beside."
-    before, after = _array(before, float), _array(after, float)
+    before, after = as_array(before, float), as_array(after, float)
     if not len(before) == len(after) == len(classnames): raise ValueError(f'{len(before)} and {len(after)} scores for {len(classnames)} classes')
     gain = after - before
     order = np.argsort(np.where(np.isnan(gain), -np.inf, gain), kind='stable')
     rows = np.arange(len(order))
-    ax = _axes(ax, (6, 1.1 + .36 * max(len(order), 2)))
+    ax = axes_for(ax, (6, 1.1 + .36 * max(len(order), 2)))
     for offset, values, k in ((-.19, after, 1), (.19, before, 0)):
         ax.barh(rows + offset, values[order], .36, color=PALETTE[k], hatch=HATCHES[k], label=names[k])
     for row, c in zip(rows, order):
@@ -279,7 +314,7 @@ def plot_gains(
                 fontweight='bold', color=GREY if not known else RIGHT if gain[c] >= 0 else WRONG)
     ax.set_yticks(rows, [shorten(str(classnames[c]), 34, placeholder='…') for c in order])
     ax.grid(axis='y', visible=False)
-    _percent(ax.xaxis)
+    percent_axis(ax.xaxis)
     ax.set(ylim=(-.6, len(rows) - .4), xlabel=score, xlim=(0, max(np.nanmax([before, after, np.zeros_like(before)]) + .12, .3)))
     handles, texts = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], texts[::-1], loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
@@ -298,7 +333,7 @@ def plot_prompts(
     rows = sorted(rows, key=lambda r: r['score'])
     if not rows: raise ValueError('no template to draw')
     named = len(rows) <= 24
-    ax = _axes(ax, (6.5, 1 + .24 * max(len(rows), 3)) if named else (6.5, 2.6))
+    ax = axes_for(ax, (6.5, 1 + .24 * max(len(rows), 3)) if named else (6.5, 2.6))
     x = np.array([r['score'] for r in rows], dtype=float)
     rng = np.random.default_rng(0)
     y = np.arange(len(rows)) if named else rng.uniform(-1, 1, len(rows))
@@ -315,7 +350,7 @@ def plot_prompts(
             ax.text(k, .98, '\n'.join(f'{100 * r["score"]:.1f} % {shorten(r["template"], 34, placeholder="…")}' for r in ends), ha=ha, va='top', transform=ax.transAxes, fontsize=7.5,
                     bbox=dict(fc='white', ec='#D0D0D0', boxstyle='round,pad=.3'))
     ax.grid(axis='y', visible=False)
-    _percent(ax.xaxis)
+    percent_axis(ax.xaxis)
     ax.margins(x=.05)
     ax.set(xlabel=f'{score} ({len(rows)} template{"s" * (len(rows) > 1)}, {100 * (x.max() - x.min()):.1f} points apart)')
     ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)

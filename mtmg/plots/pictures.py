@@ -14,14 +14,14 @@ import numpy as np
 from ..bands.sensors import as_bands
 from ..bands.images import composite
 from .style import LINES, MARKERS, PALETTE, RIGHT, WRONG, styled
-from .style import _array, _axes, _figure_class, _grid
+from .style import as_array, axes_for, chart_class, figure_grid
 
 # %% ../../nbs/plots/pictures.ipynb #b2aff724
 def _spectra(values, bands) -> dict:
     "{name: (N, B) band means} from (N, B), (B,) or images (..., B, H, W)"
     out = {}
     for name, array in (values if isinstance(values, dict) else {None: values}).items():
-        array = _array(array, float)
+        array = as_array(array, float)
         if array.ndim > 2: array = array.mean((-2, -1))
         array = np.atleast_2d(array)
         if array.shape[-1] != len(bands): raise ValueError(f'{name or "spectra"}: {array.shape[-1]} values for {len(bands)} bands ({", ".join(bands)})')
@@ -43,7 +43,7 @@ def plot_spectra(
     order = np.argsort(wavelengths, kind='stable') if optical else np.arange(len(bands))
     x = np.array(wavelengths, dtype=float)[order] if optical else np.arange(len(bands), dtype=float)
     reflectance = all(str(getattr(b, 'sensor', '')).startswith('sentinel2') for b in bands)
-    ax = _axes(ax, (7, 3.3))
+    ax = axes_for(ax, (7, 3.3))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning) # a band of NaN only is drawn as a hole
         for k, (name, array) in enumerate(groups.items()):
@@ -68,7 +68,7 @@ def plot_spectra(
 # %% ../../nbs/plots/pictures.ipynb #e63e4ead
 def _picture(image) -> np.ndarray:
     "(H, W, 3) uint8 from (3, H, W), (1, H, W), (H, W, 3) or (H, W); 0..1 floats are stretched to 0..255"
-    image = _array(image)
+    image = as_array(image)
     if image.ndim == 2: image = image[None]
     if image.ndim != 3: raise ValueError(f'a picture of shape {image.shape}; give (3, H, W) or (H, W, 3)')
     if image.shape[0] in (1, 3) and image.shape[-1] not in (1, 3): image = np.moveaxis(image, 0, -1)
@@ -107,7 +107,7 @@ def plot_retrieval_grid(
     queries, found = list(queries), [list(row) for row in found]
     if not queries or len(queries) != len(found): raise ValueError(f'{len(queries)} queries for {len(found)} rows of results')
     k = max(map(len, found))
-    fig, axes = _grid(len(queries), k + 1, (min(1.15 * (k + 1) + .3, 10), 1.42 * len(queries) * min(1, 9.7 / (1.15 * (k + 1))) + (.4 if title else .1)))
+    fig, axes = figure_grid(len(queries), k + 1, (min(1.15 * (k + 1) + .3, 10), 1.42 * len(queries) * min(1, 9.7 / (1.15 * (k + 1))) + (.4 if title else .1)))
     for q, row in enumerate(axes):
         if isinstance(queries[q], str):
             row[0].set_axis_off()
@@ -161,7 +161,7 @@ def plot_scenes(
     lines = sum(1 + min(top, max((len(_answers({m: e}, i)[m]) for i in range(len(images))), default=0)) for m, e in answers.items())
     text = .148 * lines + .1 # inches under each picture
     side = width - .22 # pictures fill the width of their column
-    fig, axes = _grid(height, columns, (width * columns, (side + text + .3) * height + (.35 if title else 0)))
+    fig, axes = figure_grid(height, columns, (width * columns, (side + text + .3) * height + (.35 if title else 0)))
     for i, ax in enumerate(axes.flat):
         if i >= len(images):
             ax.set_axis_off()
@@ -222,14 +222,14 @@ def scene_card(
     "True colour, false colour and SWIR, the spectrum and the models' top answers of one scene. Returns the figure."
     from matplotlib.gridspec import GridSpec
     import matplotlib.pyplot as plt
-    bands, image = as_bands(bands), _array(image)
+    bands, image = as_bands(bands), as_array(image)
     if image.ndim != 3 or len(image) != len(bands): raise ValueError(f'an image of shape {image.shape} for {len(bands)} bands; give (B, H, W)')
     pictures = _composites(image, bands)
     answers = _answers({m: [a] for m, a in (answers or {}).items()}, 0)
     spectral = len(bands) > 3
     n = max(len(pictures), 2)
     lower = bool(answers) or spectral
-    fig = plt.figure(figsize=(2.35 * max(n, 3), 2.6 + 2.4 * lower), layout='constrained', FigureClass=_figure_class())
+    fig = plt.figure(figsize=(2.35 * max(n, 3), 2.6 + 2.4 * lower), layout='constrained', FigureClass=chart_class())
     grid = GridSpec(1 + lower, 6, figure=fig, height_ratios=[1, 1][:1 + lower])
     for i, (name, picture) in enumerate(pictures.items()):
         ax = fig.add_subplot(grid[0, 2 * i:2 * i + 2])

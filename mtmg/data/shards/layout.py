@@ -223,6 +223,8 @@ def _describe_folder(dataset, folder: Path, layout: dict, overwrite: bool):
     labels = dataset.labelset
     top = dict(format='mtmg shards 1', name=dataset.name, source=dataset.source, sensor=sensor_to_dict(dataset.sensor), bands=[str(b) for b in dataset.bands],
                arrays=layout['arrays'], image=layout['image'], labelset=labels and labels.to_dict())
+    own = next((b.white for b in dataset.sensor.bands if b.answers_to('red')), None)
+    if getattr(dataset, 'white', own) != own: top['white'] = dataset.white # a brightness of the data set's own
     if (folder/'dataset.json').exists():
         old = json.loads((folder/'dataset.json').read_text())
         differ = [k for k in top if old.get(k) != json.loads(json.dumps(top[k]))]

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ...bands.sensors import RGB
+from ...bands.sensors import RGB, with_white
 from ...bands.images import composite
 from ..scenes import check_targets
 from ...labels.labelsets import LabelSet
@@ -58,7 +58,7 @@ class ShardScenes(SceneDataset):
         try: top = json.loads((folder/'dataset.json').read_text()) if (folder/'dataset.json').exists() else _foreign(folder)
         except json.JSONDecodeError as error: raise ValueError(f'{folder/"dataset.json"} is no json ({error}); write the shards again') from error
         self.name, self.source, self.split, self.sensor = top['name'], top['source'], split, sensor_from_dict(top['sensor'])
-        self.bands = tuple(self.sensor[b] for b in top['bands'])
+        self.bands = with_white([self.sensor[b] for b in top['bands']], top.get('white'))
         self.labelset = labels or (top['labelset'] and LabelSet.from_dict(top['labelset']))
         self.shards = [Shard(folder/split/f'{i}.tar') for i in range(int((folder/split/'nshards.txt').read_text()))]
         for shard in self.shards:
