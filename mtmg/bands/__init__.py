@@ -8,11 +8,48 @@ __all__ = []
 # %% ../../nbs/bands/front.ipynb #9bd511c3
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'sensors': ['as_bands', 'Band', 'did_you_mean', 'read_names', 'register_sensor', 'RGB', 'S1_GRD',
-        'S1_GRD_LINEAR', 'S2_L1C', 'S2_L2A', 'Sensor', 'sensor_of', 'SENSORS', 'spelled', 'UNITS', 'white_value',
-        'WHITES', 'with_white'],
-    'images': ['are_settled', 'check_image', 'composite', 'INDICES', 'NORMALIZATIONS', 'normalize', 'RECIPES',
-        'remove_offset', 'select', 'settled', 'spectral_index', 'STATISTICS', 'thinned', 'to_db', 'to_linear',
-        'to_unit', 'unit_of', 'valid_pixels'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'sensors': [
+            'as_bands',
+            'Band',
+            'did_you_mean',
+            'read_names',
+            'register_sensor',
+            'RGB',
+            'S1_GRD',
+            'S1_GRD_LINEAR',
+            'S2_L1C',
+            'S2_L2A',
+            'Sensor',
+            'sensor_of',
+            'SENSORS',
+            'spelled',
+            'UNITS',
+            'white_value',
+            'WHITES',
+            'with_white',
+        ],
+        'images': [
+            'are_settled',
+            'check_image',
+            'composite',
+            'INDICES',
+            'NORMALIZATIONS',
+            'normalize',
+            'RECIPES',
+            'remove_offset',
+            'select',
+            'settled',
+            'spectral_index',
+            'STATISTICS',
+            'thinned',
+            'to_db',
+            'to_linear',
+            'to_unit',
+            'unit_of',
+            'valid_pixels',
+        ],
+    },
+)

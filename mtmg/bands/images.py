@@ -14,53 +14,89 @@ import warnings
 import numpy as np
 
 from mtmg.bands.sensors import (
-    RGB, S1_GRD, S1_GRD_LINEAR, S2_L1C, S2_L2A, SENSORS, UNITS, WHITES, Band, Sensor, as_bands, did_you_mean,
-    register_sensor, sensor_of, white_value, with_white,
+    RGB,
+    S1_GRD,
+    S1_GRD_LINEAR,
+    S2_L1C,
+    S2_L2A,
+    SENSORS,
+    UNITS,
+    WHITES,
+    Band,
+    Sensor,
+    as_bands,
+    did_you_mean,
+    register_sensor,
+    sensor_of,
+    white_value,
+    with_white,
 )
 from .sensors import _list
 
 # %% ../../nbs/bands/images.ipynb #de290d18
-def _is_tensor(x) -> bool: return hasattr(x, 'detach')
-def _float(x): return x.float() if _is_tensor(x) else np.asarray(x, dtype=np.float32)
+def _is_tensor(x) -> bool:
+    return hasattr(x, 'detach')
+
+
+def _float(x):
+    return x.float() if _is_tensor(x) else np.asarray(x, dtype=np.float32)
+
+
 def _uint8(x):
     "truncate 0 to 255"
-    if not _is_tensor(x): return x.astype(np.uint8)
+    if not _is_tensor(x):
+        return x.astype(np.uint8)
     import torch
+
     return x.to(torch.uint8)
 
+
 def _channels(image, bands):
-    if image.ndim < 3: raise ValueError(f'an image of shape {tuple(image.shape)}; give (C, H, W) or (N, C, H, W)')
+    if image.ndim < 3:
+        raise ValueError(f'an image of shape {tuple(image.shape)}; give (C, H, W) or (N, C, H, W)')
     if image.shape[-3] != len(bands):
         raise ValueError(f'{image.shape[-3]} channels but {len(bands)} band names ({_list(bands)})')
 
-def _unit(band) -> str | None: return SENSORS[band.sensor].unit if getattr(band, 'sensor', None) in SENSORS else None
+
+def _unit(band) -> str | None:
+    return SENSORS[band.sensor].unit if getattr(band, 'sensor', None) in SENSORS else None
+
 
 def _place(want, have, missing) -> int | None:
     "where `want` stands in `have`"
     for i, b in enumerate(have):
         if b.answers_to(want):
             if _unit(want) and _unit(b) and _unit(want) != _unit(b):
-                raise ValueError(f"band '{want}' is wanted in {UNITS[_unit(want)]} and there in {UNITS[_unit(b)]}; "
-                                 'convert the image with to_db or to_linear')
+                raise ValueError(
+                    f"band '{want}' is wanted in {UNITS[_unit(want)]} and there in {UNITS[_unit(b)]}; "
+                    'convert the image with to_db or to_linear'
+                )
             return i
-    if missing == 'zeros' and (isinstance(want, Band) or any(want in s for s in SENSORS.values())): return None
+    if missing == 'zeros' and (isinstance(want, Band) or any(want in s for s in SENSORS.values())):
+        return None
     known = [n for b in have for n in (b, *b.aliases)]
-    hint = did_you_mean(want, known) if not any(want in s for s in SENSORS.values()) else "; missing='zeros' fills it in"
+    hint = (
+        did_you_mean(want, known) if not any(want in s for s in SENSORS.values()) else "; missing='zeros' fills it in"
+    )
     raise ValueError(f"band '{want}' is not one of {_list(have)}{hint}")
 
+
 def select(
-    image, # (…, C, H, W) array or tensor
-    have: Sequence[str], # its C bands
-    want: Sequence[str], # the bands to give back, names or aliases
-    missing: str = 'error', # 'error', or 'zeros' for a known band that the image has not
+    image,  # (…, C, H, W) array or tensor
+    have: Sequence[str],  # its C bands
+    want: Sequence[str],  # the bands to give back, names or aliases
+    missing: str = 'error',  # 'error', or 'zeros' for a known band that the image has not
 ):
     "Bands of an image by name, in the order of `want`; the image itself where nothing changes."
-    if missing not in ('error', 'zeros'): raise ValueError(f"missing='{missing}' is not one of 'error', 'zeros'")
+    if missing not in ('error', 'zeros'):
+        raise ValueError(f"missing='{missing}' is not one of 'error', 'zeros'")
     _channels(image, have)
     have = as_bands(have)
-    if tuple(want) == have and all(_unit(w) in (None, _unit(h)) for w, h in zip(want, have)): return image
+    if tuple(want) == have and all(_unit(w) in (None, _unit(h)) for w, h in zip(want, have)):
+        return image
     places = [_place(w, have, missing) for w in want]
-    if None not in places: return image[..., places, :, :]
+    if None not in places:
+        return image[..., places, :, :]
     shape = (*image.shape[:-3], len(places), *image.shape[-2:])
     out = image.new_zeros(shape) if _is_tensor(image) else np.zeros(shape, image.dtype)
     there = [i for i, p in enumerate(places) if p is not None]
@@ -79,73 +115,101 @@ def to_linear(image):
     return 10 ** (_float(image) / 10)
 
 # %% ../../nbs/bands/images.ipynb #d64637bd
-RECIPES = {'true_color': ('red', 'green', 'blue'), 'false_color': ('nir', 'red', 'green'),
-           'swir': ('swir2', 'nir_narrow', 'red'), 'sar': ('VV', 'VH')}
-_GAIN_WHITE = 4000 # DN: reflectance 0.4
-_SAR_RANGE = np.array([[-25, 0], [-32, -7], [0, 15]], np.float32) # dB shown as 0 and as 255: about mean +- 2.4 std
+RECIPES = {
+    'true_color': ('red', 'green', 'blue'),
+    'false_color': ('nir', 'red', 'green'),
+    'swir': ('swir2', 'nir_narrow', 'red'),
+    'sar': ('VV', 'VH'),
+}
+_GAIN_WHITE = 4000  # DN: reflectance 0.4
+_SAR_RANGE = np.array([[-25, 0], [-32, -7], [0, 15]], np.float32)  # dB shown as 0 and as 255: about mean +- 2.4 std
+
 
 def _tensor_like(values, x):
     import torch
+
     return torch.from_numpy(values).to(x.device)
+
 
 def valid_pixels(image, bands=()) -> np.ndarray:
     "Where an image (…, C, H, W) holds data (…, H, W): finite in every band, and, but for 8-bit pictures, not 0 in all."
     x = image.detach().float().cpu().numpy() if _is_tensor(image) else np.asarray(image)
     valid = np.isfinite(x).all(-3) if x.dtype.kind == 'f' else np.ones((*x.shape[:-3], *x.shape[-2:]), bool)
-    return valid if 'uint8' in {_unit(b) for b in bands} or x.dtype == np.uint8 else valid & (x != 0).any(-3) # black is a colour, but no measurement
+    return (
+        valid if 'uint8' in {_unit(b) for b in bands} or x.dtype == np.uint8 else valid & (x != 0).any(-3)
+    )  # black is a colour, but no measurement
+
 
 def _percentiles(x, percentiles, valid):
     "per scene and channel, of the pixels with data: (…, 3, H, W) -> (…, 3, 1, 1) twice"
     values = np.asarray(x.detach().float().cpu() if _is_tensor(x) else x).reshape(-1, 3, x.shape[-2] * x.shape[-1])
     there = np.broadcast_to(valid, (*x.shape[:-3], *x.shape[-2:])).reshape(len(values), -1)
     empty = np.zeros((len(percentiles), 3))
-    found = [np.percentile(scene[:, data], percentiles, axis=-1) if data.any() else empty for scene, data in zip(values, there)]
-    for bounds in np.stack(found, 1): # (N, 3) for each percentile
+    found = [
+        np.percentile(scene[:, data], percentiles, axis=-1) if data.any() else empty
+        for scene, data in zip(values, there)
+    ]
+    for bounds in np.stack(found, 1):  # (N, 3) for each percentile
         bounds = bounds.reshape(*x.shape[:-2], 1, 1).astype(np.float32)
         yield _tensor_like(bounds, x) if _is_tensor(x) else bounds
+
 
 def _like(values, x):
     "(3, 1, 1) numbers of the kind of `x`"
     values = np.asarray(values, np.float32).reshape(-1, 1, 1)
-    if not _is_tensor(x): return values
+    if not _is_tensor(x):
+        return values
     import torch
+
     return torch.from_numpy(values).to(x.device)
 
+
 def _stack(channels):
-    if not _is_tensor(channels[0]): return np.stack(channels, -3)
+    if not _is_tensor(channels[0]):
+        return np.stack(channels, -3)
     import torch
+
     return torch.stack(channels, -3)
+
 
 def _over_white(x, whites):
     "255 x clamp(x / white, 0, 1), truncated; on the CPU scene by scene, which stays in its cache and is about three times as fast"
-    if _is_tensor(x) and x.device.type != 'cpu': return _uint8((x.float() / _like(whites, x)).clip(0, 1) * 255)
+    if _is_tensor(x) and x.device.type != 'cpu':
+        return _uint8((x.float() / _like(whites, x)).clip(0, 1) * 255)
     source = np.asarray(x) if not _is_tensor(x) else (x.detach().float() if x.is_floating_point() else x).numpy()
     out, whites = np.empty(source.shape, np.uint8), _like(whites, source)
     for scene, picture in zip(source.reshape(-1, *source.shape[-3:]), out.reshape(-1, *source.shape[-3:])):
-        y = scene / whites # float32
+        y = scene / whites  # float32
         np.multiply(y.clip(0, 1, out=y), 255, out=picture, casting='unsafe')
-    if not _is_tensor(x): return out
+    if not _is_tensor(x):
+        return out
     import torch
+
     return torch.from_numpy(out)
 
+
 def composite(
-    image, # (…, C, H, W) array or tensor in the sensor's unit
-    bands: Sequence[str], # its C bands
-    recipe: str = 'true_color', # one of `RECIPES`
-    stretch: str | None = None, # None: a fixed white; 'percentile': each scene and channel by its own percentiles
-    white: float | str | None = None, # value shown as 255, or a name of `WHITES`; None: what the bands carry
-    percentiles: tuple = (2, 98), # of the percentile stretch
-    valid=None, # (…, H, W) bool: pixels with data, which alone are stretched; None: as the numbers tell
+    image,  # (…, C, H, W) array or tensor in the sensor's unit
+    bands: Sequence[str],  # its C bands
+    recipe: str = 'true_color',  # one of `RECIPES`
+    stretch: str | None = None,  # None: a fixed white; 'percentile': each scene and channel by its own percentiles
+    white: float | str | None = None,  # value shown as 255, or a name of `WHITES`; None: what the bands carry
+    percentiles: tuple = (2, 98),  # of the percentile stretch
+    valid=None,  # (…, H, W) bool: pixels with data, which alone are stretched; None: as the numbers tell
 ):
     "An 8-bit picture (…, 3, H, W) of three bands; 8-bit RGB passes `true_color` unchanged."
-    if recipe not in RECIPES: raise ValueError(f"recipe '{recipe}' is not one of {', '.join(RECIPES)}{did_you_mean(recipe, RECIPES)}")
-    if stretch not in (None, 'percentile'): raise ValueError(f"stretch '{stretch}' is not one of None, 'percentile'")
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe '{recipe}' is not one of {', '.join(RECIPES)}{did_you_mean(recipe, RECIPES)}")
+    if stretch not in (None, 'percentile'):
+        raise ValueError(f"stretch '{stretch}' is not one of None, 'percentile'")
     _channels(image, bands)
     bands = as_bands(bands)
     roles = ['nir' if r == 'nir_narrow' and not any(b.answers_to(r) for b in bands) else r for r in RECIPES[recipe]]
     if lost := [r for r in roles if not any(b.answers_to(r) for b in bands)]:
-        raise ValueError(f"'{recipe}' needs {', '.join(roles)} and the bands {_list(bands)} have no {', '.join(lost)}"
-                         + ("; radar has the recipe 'sar'" if 'VV' in bands else ''))
+        raise ValueError(
+            f"'{recipe}' needs {', '.join(roles)} and the bands {_list(bands)} have no {', '.join(lost)}"
+            + ("; radar has the recipe 'sar'" if 'VV' in bands else '')
+        )
     shown = [next(b for b in bands if b.answers_to(r)) for r in roles]
     x = select(image, bands, shown)
     white = None if white is None else white_value(white)
@@ -157,42 +221,67 @@ def composite(
         if None in whites:
             raise ValueError(f"no white is known for {_list(shown)}: give white=, or stretch='percentile'")
         return _over_white(x, whites)
-    if stretch and valid is None: valid = valid_pixels(image, bands)
+    if stretch and valid is None:
+        valid = valid_pixels(image, bands)
     x = _float(x)
     if recipe == 'sar':
         x = to_db(x) if units == {'linear'} else x
         x = _stack([x[..., 0, :, :], x[..., 1, :, :], x[..., 0, :, :] - x[..., 1, :, :]])
     low, high = _percentiles(x, percentiles, valid) if stretch else (_like(r, x) for r in _SAR_RANGE.T)
     span = high - low
-    x = ((x - low) / (span + (span == 0))).clip(0, 1) * 255 # a flat channel is black, not 0 / 0
-    return _uint8(x.nan_to_num(0.) if _is_tensor(x) else np.nan_to_num(x, nan=0.))
+    x = ((x - low) / (span + (span == 0))).clip(0, 1) * 255  # a flat channel is black, not 0 / 0
+    return _uint8(x.nan_to_num(0.0) if _is_tensor(x) else np.nan_to_num(x, nan=0.0))
 
 # %% ../../nbs/bands/images.ipynb #77ca87ef
 INDICES = {'ndvi': ('nir', 'red'), 'ndwi': ('green', 'nir'), 'ndbi': ('swir1', 'nir')}
 
+
 def spectral_index(
-    image, # (…, C, H, W) array or tensor
-    bands: Sequence[str], # its C bands
-    name: str, # one of `INDICES`
+    image,  # (…, C, H, W) array or tensor
+    bands: Sequence[str],  # its C bands
+    name: str,  # one of `INDICES`
 ):
     "A normalised difference (…, H, W) in -1 to 1; 0 where both bands are 0 (no data)."
-    if name not in INDICES: raise ValueError(f"index '{name}' is not one of {', '.join(INDICES)}{did_you_mean(name, INDICES)}")
+    if name not in INDICES:
+        raise ValueError(f"index '{name}' is not one of {', '.join(INDICES)}{did_you_mean(name, INDICES)}")
     pair = _float(select(image, bands, INDICES[name]))
     a, b = pair[..., 0, :, :], pair[..., 1, :, :]
     return (a - b) / (a + b + (a + b == 0))
 
 # %% ../../nbs/bands/images.ipynb #6ebbcb97
-_S1_STATISTICS = {'VV': (-12.59, 5.26), 'VH': (-20.26, 5.91)} # dB
-STATISTICS = { # sensor -> band -> (mean, standard deviation) over SSL4EO-S12
+_S1_STATISTICS = {'VV': (-12.59, 5.26), 'VH': (-20.26, 5.91)}  # dB
+STATISTICS = {  # sensor -> band -> (mean, standard deviation) over SSL4EO-S12
     'sentinel2-l1c': {
-        'B01': (1612.9, 791.0), 'B02': (1397.6, 854.3), 'B03': (1322.3, 878.7), 'B04': (1373.1, 1144.9),
-        'B05': (1561.0, 1127.5), 'B06': (2108.4, 1164.2), 'B07': (2390.7, 1276.0), 'B08': (2318.7, 1249.5),
-        'B8A': (2581.0, 1345.9), 'B09': (837.7, 577.5), 'B10': (22.0, 47.5), 'B11': (2195.2, 1340.0), 'B12': (1537.4, 1142.9)},
+        'B01': (1612.9, 791.0),
+        'B02': (1397.6, 854.3),
+        'B03': (1322.3, 878.7),
+        'B04': (1373.1, 1144.9),
+        'B05': (1561.0, 1127.5),
+        'B06': (2108.4, 1164.2),
+        'B07': (2390.7, 1276.0),
+        'B08': (2318.7, 1249.5),
+        'B8A': (2581.0, 1345.9),
+        'B09': (837.7, 577.5),
+        'B10': (22.0, 47.5),
+        'B11': (2195.2, 1340.0),
+        'B12': (1537.4, 1142.9),
+    },
     'sentinel2-l2a': {
-        'B01': (756.4, 1111.4), 'B02': (889.6, 1159.1), 'B03': (1151.7, 1188.1), 'B04': (1307.6, 1375.2),
-        'B05': (1637.6, 1376.6), 'B06': (2212.6, 1358.6), 'B07': (2442.0, 1418.4), 'B08': (2538.9, 1476.4),
-        'B8A': (2602.9, 1439.9), 'B09': (2666.8, 1582.1), 'B11': (2388.8, 1460.7), 'B12': (1821.5, 1352.2)},
-    'sentinel1-grd': _S1_STATISTICS}
+        'B01': (756.4, 1111.4),
+        'B02': (889.6, 1159.1),
+        'B03': (1151.7, 1188.1),
+        'B04': (1307.6, 1375.2),
+        'B05': (1637.6, 1376.6),
+        'B06': (2212.6, 1358.6),
+        'B07': (2442.0, 1418.4),
+        'B08': (2538.9, 1476.4),
+        'B8A': (2602.9, 1439.9),
+        'B09': (2666.8, 1582.1),
+        'B11': (2388.8, 1460.7),
+        'B12': (1821.5, 1352.2),
+    },
+    'sentinel1-grd': _S1_STATISTICS,
+}
 
 NORMALIZATIONS = {
     '/10000': 'reflectance: DN / 10000, clamped to 0 … 1',
@@ -200,101 +289,146 @@ NORMALIZATIONS = {
     's1-db': 'mean and standard deviation of VV and VH in decibels; linear backscatter is converted',
     '/255': '8-bit pictures to 0 … 1',
     'zscore': 'mean= and std= that you give, one a band',
-    'none': 'the numbers as they are, in float32'}
+    'none': 'the numbers as they are, in float32',
+}
 
-def _clamped(x): return x.clamp_(0, 1) if _is_tensor(x) else x.clip(0, 1, out=x)
+
+def _clamped(x):
+    return x.clamp_(0, 1) if _is_tensor(x) else x.clip(0, 1, out=x)
+
 
 def _require(bands, units: tuple, method: str):
     if wrong := [b for b in bands if _unit(b) not in (*units, None)]:
-        raise ValueError(f"normalisation '{method}' is for {' or '.join(units)}; band '{wrong[0]}' of {wrong[0].sensor} is {_unit(wrong[0])}")
+        raise ValueError(
+            f"normalisation '{method}' is for {' or '.join(units)}; band '{wrong[0]}' of {wrong[0].sensor} is {_unit(wrong[0])}"
+        )
+
 
 def normalize(
-    image, # (…, C, H, W) array or tensor in the sensor's unit
-    bands: Sequence[str], # its C bands
-    method: str, # one of `NORMALIZATIONS`
-    mean: Sequence[float] | None = None, # for 'zscore': one number a band
+    image,  # (…, C, H, W) array or tensor in the sensor's unit
+    bands: Sequence[str],  # its C bands
+    method: str,  # one of `NORMALIZATIONS`
+    mean: Sequence[float] | None = None,  # for 'zscore': one number a band
     std: Sequence[float] | None = None,
 ):
     "The image in float32, on the scale that an encoder expects; the bands keep their order."
     if method not in NORMALIZATIONS:
-        raise ValueError(f"normalisation '{method}' is not one of {', '.join(NORMALIZATIONS)}{did_you_mean(method, NORMALIZATIONS)}")
+        raise ValueError(
+            f"normalisation '{method}' is not one of {', '.join(NORMALIZATIONS)}{did_you_mean(method, NORMALIZATIONS)}"
+        )
     _channels(image, bands)
     bands, x = as_bands(bands), _float(image)
-    if method == 'none': return x
+    if method == 'none':
+        return x
     if method in ('/10000', '/255'):
         _require(bands, ('DN',) if method == '/10000' else ('uint8',), method)
         return _clamped(x / float(method[1:]))
     if method == 's1-db':
         _require(bands, ('dB', 'linear'), method)
-        if {_unit(b) for b in bands} == {'linear'}: x, bands = to_db(x), tuple(S1_GRD[b] for b in bands)
+        if {_unit(b) for b in bands} == {'linear'}:
+            x, bands = to_db(x), tuple(S1_GRD[b] for b in bands)
     if method == 'zscore':
         if mean is None or std is None or len(mean) != len(bands) or len(std) != len(bands):
             raise ValueError(f"normalisation 'zscore' needs mean= and std= of the {len(bands)} bands ({_list(bands)})")
     else:
         if lost := [b for b in bands if b not in STATISTICS.get(b.sensor, {})]:
-            raise ValueError(f"there are no SSL4EO-S12 statistics for band '{lost[0]}' of {lost[0].sensor}; take 'zscore' with your own")
+            raise ValueError(
+                f"there are no SSL4EO-S12 statistics for band '{lost[0]}' of {lost[0].sensor}; take 'zscore' with your own"
+            )
         mean, std = zip(*(STATISTICS[b.sensor][b] for b in bands))
     x = x - _like(mean, x)
-    x /= _like(std, x) # in place: a batch of 13 bands is large
+    x /= _like(std, x)  # in place: a batch of 13 bands is large
     return x
 
 # %% ../../nbs/bands/images.ipynb #2294e95f
 def remove_offset(image, offset: float = 1000):
     "Digital numbers of a baseline >= 04.00 as those before it, in the same dtype: minus `offset`, at least 0; no data (0) stays 0."
-    if not _is_tensor(image): return np.maximum(image, np.asarray(offset, image.dtype)) - np.asarray(offset, image.dtype)
-    if str(image.dtype) == 'torch.uint16': image = image.float() # torch cannot clip it
+    if not _is_tensor(image):
+        return np.maximum(image, np.asarray(offset, image.dtype)) - np.asarray(offset, image.dtype)
+    if str(image.dtype) == 'torch.uint16':
+        image = image.float()  # torch cannot clip it
     return image.clip(min=offset) - offset
 
 # %% ../../nbs/bands/images.ipynb #97b64c3e
 _SAY = {'DN': "unit='reflectance' or unit='percent'", 'dB': "unit='dB' or unit='linear'"}
 
+
 def _optical_unit(x) -> str:
     "of the numbers of optical bands that are not 0"
-    if (x < 0).mean() > .5:
-        raise ValueError(f'{(x < 0).mean():.0%} of the numbers are negative ({x.min():.4g} to {x.max():.4g}): these want reflectance, '
-                         'not decibels or standardised numbers; undo the normalisation')
-    if x.dtype.kind in 'iu' or (x == np.rint(x)).mean() > .999: return 'DN'
-    low, high = np.quantile(x, (.05, .95))
-    if low < -.2 * max(high, 1): raise ValueError(f'numbers from {low:.3g} to {high:.3g} look standardised; undo the normalisation, or give {_SAY["DN"]}')
-    if high <= 1.6: return 'reflectance'
-    if high < 4: raise ValueError(f'95 % of the numbers are below {high:.3g}: too high for reflectance, too low for percent; give {_SAY["DN"]}')
+    if (x < 0).mean() > 0.5:
+        raise ValueError(
+            f'{(x < 0).mean():.0%} of the numbers are negative ({x.min():.4g} to {x.max():.4g}): these want reflectance, '
+            'not decibels or standardised numbers; undo the normalisation'
+        )
+    if x.dtype.kind in 'iu' or (x == np.rint(x)).mean() > 0.999:
+        return 'DN'
+    low, high = np.quantile(x, (0.05, 0.95))
+    if low < -0.2 * max(high, 1):
+        raise ValueError(
+            f'numbers from {low:.3g} to {high:.3g} look standardised; undo the normalisation, or give {_SAY["DN"]}'
+        )
+    if high <= 1.6:
+        return 'reflectance'
+    if high < 4:
+        raise ValueError(
+            f'95 % of the numbers are below {high:.3g}: too high for reflectance, too low for percent; give {_SAY["DN"]}'
+        )
     return 'percent' if high <= 110 else 'DN'
 
+
 def _radar_unit(x) -> str:
-    if (x < 0).mean() > .05: return 'dB'
-    if np.quantile(x, .99) <= 100: return 'linear'
-    raise ValueError(f'radar numbers up to {np.quantile(x, .99):.4g} are neither decibels nor linear power but raw amplitudes; '
-                     'calibrate them first (SNAP, or any RTC product)')
+    if (x < 0).mean() > 0.05:
+        return 'dB'
+    if np.quantile(x, 0.99) <= 100:
+        return 'linear'
+    raise ValueError(
+        f'radar numbers up to {np.quantile(x, 0.99):.4g} are neither decibels nor linear power but raw amplitudes; '
+        'calibrate them first (SNAP, or any RTC product)'
+    )
+
 
 def _picture_unit(x) -> str:
-    if x.min() < 0 or x.max() > 255: raise ValueError(f'want 0 to 255 and hold {x.min():.4g} to {x.max():.4g}; undo the normalisation, or bring 16 bits to 8')
+    if x.min() < 0 or x.max() > 255:
+        raise ValueError(
+            f'want 0 to 255 and hold {x.min():.4g} to {x.max():.4g}; undo the normalisation, or bring 16 bits to 8'
+        )
     return 'reflectance' if x.dtype.kind == 'f' and x.max() <= 1 else 'uint8'
 
+
 def unit_of(
-    numbers: np.ndarray, # of the pixels with data, finite
-    wanted: str, # unit of the sensor, one of `UNITS`
+    numbers: np.ndarray,  # of the pixels with data, finite
+    wanted: str,  # unit of the sensor, one of `UNITS`
 ) -> str:
     "The unit that some numbers are in, of those in which such bands are kept; ValueError where that cannot be told."
     x = np.asarray(numbers).reshape(-1)
-    if x.dtype.kind == 'f': x = x.astype(np.float64)
+    if x.dtype.kind == 'f':
+        x = x.astype(np.float64)
     x = x[x != 0]
-    if not x.size: return wanted
+    if not x.size:
+        return wanted
     if wanted in ('DN', 'reflectance'):
         unit = _optical_unit(x)
         return wanted if unit == 'DN' and wanted == 'reflectance' and x.max() <= 1 else unit
-    if wanted in ('dB', 'linear'): return _radar_unit(x)
+    if wanted in ('dB', 'linear'):
+        return _radar_unit(x)
     return _picture_unit(x) if wanted == 'uint8' else wanted
 
 # %% ../../nbs/bands/images.ipynb #3dcf25c4
-_ONE = {'DN': 10000, 'reflectance': 1, 'percent': 100} # what a reflectance of 1 is
+_ONE = {'DN': 10000, 'reflectance': 1, 'percent': 100}  # what a reflectance of 1 is
+
 
 def to_unit(image, unit: str, wanted: str):
     "Numbers of one unit in another, float32; reflectance and percent as whole DN. ValueError where the units have nothing in common."
-    if unit == wanted: return image
-    if unit == 'linear' and wanted == 'dB': return to_db(image)
-    if unit == 'dB' and wanted == 'linear': return to_linear(image)
-    if unit == 'reflectance' and wanted == 'uint8': return (_float(image) * 255).round()
-    if unit not in _ONE or wanted not in _ONE: raise ValueError(f'{UNITS.get(unit, unit)} cannot become {UNITS.get(wanted, wanted)}')
+    if unit == wanted:
+        return image
+    if unit == 'linear' and wanted == 'dB':
+        return to_db(image)
+    if unit == 'dB' and wanted == 'linear':
+        return to_linear(image)
+    if unit == 'reflectance' and wanted == 'uint8':
+        return (_float(image) * 255).round()
+    if unit not in _ONE or wanted not in _ONE:
+        raise ValueError(f'{UNITS.get(unit, unit)} cannot become {UNITS.get(wanted, wanted)}')
     x = _float(image) * (_ONE[wanted] / _ONE[unit])
     return x.round() if wanted == 'DN' else x
 
@@ -304,59 +438,91 @@ def settled(bands: Sequence[Band], sensor: Sensor | None = None) -> tuple:
     unit = lambda b: SENSORS[b.sensor].unit if b.sensor in SENSORS else sensor.unit if sensor is not None else 'other'
     return tuple(b.but(unit=unit(b)) if isinstance(b, Band) else b for b in bands)
 
+
 def are_settled(bands) -> bool:
     "Whether a reader has settled what the numbers beside these bands are."
     return bool(bands) and all(getattr(b, 'unit', None) for b in bands)
 
+
 def _range(x) -> tuple:
     "smallest and largest number; NaN and infinity show in them"
-    if 0 in x.shape: return 0., 0.
+    if 0 in x.shape:
+        return 0.0, 0.0
     return tuple(float(v) for v in (x.aminmax() if _is_tensor(x) else (x.min(), x.max())))
+
 
 def _refuse_nonfinite(x, bands):
     bad = (x != x) | (abs(x) == float('inf'))
     where = next(b for i, b in enumerate(bands) if bool(bad[..., i, :, :].any()))
-    raise ValueError(f"{int(bad.sum())} numbers are NaN or infinite, in band '{where}' first; fill them in or leave the scene out")
+    raise ValueError(
+        f"{int(bad.sum())} numbers are NaN or infinite, in band '{where}' first; fill them in or leave the scene out"
+    )
+
 
 def thinned(x, most: int = 200_000) -> np.ndarray:
     "At most so many numbers of an image or of a batch, from all over it."
     x = x.reshape(-1)
-    step = max(1, x.shape[0] // most) | 1 # odd: no column of an image is left out
+    step = max(1, x.shape[0] // most) | 1  # odd: no column of an image is left out
     x = x[::step]
     return (x.detach().float().cpu() if x.is_floating_point() else x.detach().cpu()).numpy() if _is_tensor(x) else x
+
 
 def _check_unit(x, wanted: str, bands, dtype: str, known: bool):
     "images (…, C, H, W) of one unit -> (the images, or mended ones; what was mended)"
     (low, high), named = _range(x), f'bands {_list(bands)}'
-    if not (abs(low) < float('inf') and abs(high) < float('inf')): _refuse_nonfinite(x, bands)
+    if not (abs(low) < float('inf') and abs(high) < float('inf')):
+        _refuse_nonfinite(x, bands)
     if wanted == 'DN' and dtype == 'uint8':
-        raise ValueError(f'8-bit numbers for {named}, which want reflectance x 10000: an 8-bit export has lost its unit')
-    try: unit = wanted if known else unit_of(thinned(x) if wanted != 'uint8' else np.array([low, high], np.float32 if 'float' in dtype else None), wanted)
-    except ValueError as error: raise ValueError(f'{named}: {error}') from None
+        raise ValueError(
+            f'8-bit numbers for {named}, which want reflectance x 10000: an 8-bit export has lost its unit'
+        )
+    try:
+        unit = (
+            wanted
+            if known
+            else unit_of(
+                thinned(x) if wanted != 'uint8' else np.array([low, high], np.float32 if 'float' in dtype else None),
+                wanted,
+            )
+        )
+    except ValueError as error:
+        raise ValueError(f'{named}: {error}') from None
     if {unit, wanted} == {'dB', 'linear'}:
-        raise ValueError(f'{named} want {UNITS[wanted]} and hold {UNITS[unit]} ({low:.4g} to {high:.4g}): '
-                         + ('use to_db, or name sentinel1-grd-linear' if unit == 'linear' else 'use to_linear, or name sentinel1-grd'))
+        raise ValueError(
+            f'{named} want {UNITS[wanted]} and hold {UNITS[unit]} ({low:.4g} to {high:.4g}): '
+            + (
+                'use to_db, or name sentinel1-grd-linear'
+                if unit == 'linear'
+                else 'use to_linear, or name sentinel1-grd'
+            )
+        )
     said = [] if unit == wanted else [f'{named} came as {UNITS[unit]}: brought to {UNITS[wanted]}']
     x = to_unit(x, unit, wanted)
-    if wanted in ('DN', 'reflectance') and low < 0: # noise of dark pixels
-        x, said = x.clip(0, None), said + ([] if known else [f'numbers of {named} were negative (lowest {low:.4g}): set to 0'])
+    if wanted in ('DN', 'reflectance') and low < 0:  # noise of dark pixels
+        x, said = (
+            x.clip(0, None),
+            said + ([] if known else [f'numbers of {named} were negative (lowest {low:.4g}): set to 0']),
+        )
     return x, '; '.join(said)
 
+
 def check_image(
-    image, # (…, C, H, W) array or tensor
-    bands: Sequence[str], # its C bands
+    image,  # (…, C, H, W) array or tensor
+    bands: Sequence[str],  # its C bands
 ):
     "The image if its numbers are right; brought to the unit of its sensor with a UserWarning where they are in another; else ValueError."
     _channels(image, bands)
     bands, dtype = as_bands(bands), str(image.dtype).removeprefix('torch.')
-    if not dtype.startswith(('float', 'bfloat', 'int', 'uint')): raise ValueError(f'an image of dtype {dtype}; give whole or floating numbers')
-    x = image.float() if dtype == 'uint16' and _is_tensor(image) else image # torch has no minimum of uint16
+    if not dtype.startswith(('float', 'bfloat', 'int', 'uint')):
+        raise ValueError(f'an image of dtype {dtype}; give whole or floating numbers')
+    x = image.float() if dtype == 'uint16' and _is_tensor(image) else image  # torch has no minimum of uint16
     for unit in dict.fromkeys(_unit(b) for b in bands):
         places = [i for i, b in enumerate(bands) if _unit(b) == unit]
         part = x if len(places) == len(bands) else x[..., places, :, :]
         here = [bands[i] for i in places]
         part, mended = _check_unit(part, unit, here, dtype, are_settled(here))
-        if mended: warnings.warn(mended, UserWarning, stacklevel=2)
+        if mended:
+            warnings.warn(mended, UserWarning, stacklevel=2)
         if len(places) == len(bands):
             x = part
         elif mended:

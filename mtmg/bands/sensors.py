@@ -16,15 +16,16 @@ import warnings
 # %% ../../nbs/bands/sensors.ipynb #c52d9c9c
 class Band(str):
     "One band of a sensor: a string, its name, that knows `wavelength` (nm), `resolution` (m), `aliases`, `sensor`, `white`, `unit`."
+
     def __new__(
         cls,
-        name: str, # as the sensor's files call it, such as 'B04'
-        wavelength: float | None = None, # centre in nm; None for radar
-        resolution: float | None = None, # native ground sampling distance in m
-        aliases: Sequence[str] = (), # other names; the roles 'red', 'green', 'blue', 'nir', 'swir1' … serve composites
-        sensor: str | None = None, # name of its `Sensor`, which fills this in
-        white: float | None = None, # value shown as 255 in true colour
-        unit: str | None = None, # one of `UNITS`, where a reader has settled what the numbers beside this name are
+        name: str,  # as the sensor's files call it, such as 'B04'
+        wavelength: float | None = None,  # centre in nm; None for radar
+        resolution: float | None = None,  # native ground sampling distance in m
+        aliases: Sequence[str] = (),  # other names; the roles 'red', 'green', 'blue', 'nir', 'swir1' … serve composites
+        sensor: str | None = None,  # name of its `Sensor`, which fills this in
+        white: float | None = None,  # value shown as 255 in true colour
+        unit: str | None = None,  # one of `UNITS`, where a reader has settled what the numbers beside this name are
     ):
         self = super().__new__(cls, name)
         self.wavelength, self.resolution, self.aliases = wavelength, resolution, tuple(aliases)
@@ -36,8 +37,11 @@ class Band(str):
         return Band(str(self), **(vars(self) | changes))
 
     @property
-    def name(self) -> str: return str(self)
-    def answers_to(self, name: str) -> bool: return name == self or name in self.aliases
+    def name(self) -> str:
+        return str(self)
+
+    def answers_to(self, name: str) -> bool:
+        return name == self or name in self.aliases
 
 # %% ../../nbs/bands/sensors.ipynb #0685e6a3
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -47,25 +51,36 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{by_key[near[0]]}'?" if near else ''
 
 # %% ../../nbs/bands/sensors.ipynb #1bb93b12
-UNITS = {'DN': 'reflectance x 10000', 'dB': 'backscatter in decibels', 'linear': 'backscatter, linear power',
-         'uint8': '8-bit picture', 'reflectance': 'reflectance, 0 to 1', 'percent': 'reflectance in percent', 'other': 'any other unit'}
+UNITS = {
+    'DN': 'reflectance x 10000',
+    'dB': 'backscatter in decibels',
+    'linear': 'backscatter, linear power',
+    'uint8': '8-bit picture',
+    'reflectance': 'reflectance, 0 to 1',
+    'percent': 'reflectance in percent',
+    'other': 'any other unit',
+}
+
 
 def _list(names) -> str:
     "names for an error message, a long row of them by its ends"
     names = [str(n) for n in names]
     return ', '.join(names) if len(names) < 8 else f'{names[0]} … {names[-1]}'
 
+
 @dataclass(frozen=True, repr=False)
 class Sensor:
     "What every image of a sensor shares: the bands in their order and the unit of the numbers."
-    name: str # such as 'sentinel2-l1c'
-    bands: tuple # of `Band`; plain names become bands
-    unit: str = 'DN' # one of `UNITS`
-    title: str = '' # for people
-    white: float | None = field(default=None, compare=False) # value shown as 255 in true colour, for all bands
+
+    name: str  # such as 'sentinel2-l1c'
+    bands: tuple  # of `Band`; plain names become bands
+    unit: str = 'DN'  # one of `UNITS`
+    title: str = ''  # for people
+    white: float | None = field(default=None, compare=False)  # value shown as 255 in true colour, for all bands
 
     def __post_init__(self):
-        if self.unit not in UNITS: raise ValueError(f"unit '{self.unit}' is not one of {', '.join(UNITS)}")
+        if self.unit not in UNITS:
+            raise ValueError(f"unit '{self.unit}' is not one of {', '.join(UNITS)}")
         bands = []
         for b in self.bands:
             b = b if isinstance(b, Band) else Band(b)
@@ -76,50 +91,79 @@ class Sensor:
             raise ValueError(f"sensor '{self.name}' gives the name {', '.join(map(repr, twice))} to two bands")
         object.__setattr__(self, 'bands', tuple(bands))
 
-    def __contains__(self, name) -> bool: return any(b.answers_to(name) for b in self.bands)
-    def __iter__(self): return iter(self.bands)
-    def __len__(self): return len(self.bands)
+    def __contains__(self, name) -> bool:
+        return any(b.answers_to(name) for b in self.bands)
+
+    def __iter__(self):
+        return iter(self.bands)
+
+    def __len__(self):
+        return len(self.bands)
+
     def __getitem__(self, name: str) -> Band:
         "The band of this name or alias; ValueError with the nearest name where there is none."
         for b in self.bands:
-            if b.answers_to(name): return b
+            if b.answers_to(name):
+                return b
         known = [n for b in self.bands for n in (b, *b.aliases)]
         raise ValueError(f"band '{name}' is not one of {_list(self.bands)} ({self.name}){did_you_mean(name, known)}")
-    def __repr__(self): return f'Sensor({self.name}: {_list(self.bands)}; {UNITS[self.unit]})'
+
+    def __repr__(self):
+        return f'Sensor({self.name}: {_list(self.bands)}; {UNITS[self.unit]})'
+
     def _repr_markdown_(self):
         rows = [f'| {b} | {b.wavelength or ""} | {b.resolution or ""} | {", ".join(b.aliases)} |' for b in self.bands]
-        return '\n'.join([f'**{self.name}**: {self.title or self.name} ({UNITS[self.unit]})', '',
-                          '| band | wavelength (nm) | resolution (m) | also |', '|---|---|---|---|', *rows])
+        return '\n'.join(
+            [
+                f'**{self.name}**: {self.title or self.name} ({UNITS[self.unit]})',
+                '',
+                '| band | wavelength (nm) | resolution (m) | also |',
+                '|---|---|---|---|',
+                *rows,
+            ]
+        )
 
 # %% ../../nbs/bands/sensors.ipynb #e0d686e2
 _MSI = (
-    Band('B01', 442.7, 60, ('B1', 'coastal')), Band('B02', 492.4, 10, ('B2', 'blue')),
-    Band('B03', 559.8, 10, ('B3', 'green')), Band('B04', 664.6, 10, ('B4', 'red')),
-    Band('B05', 704.1, 20, ('B5', 'red_edge_1')), Band('B06', 740.5, 20, ('B6', 'red_edge_2')),
-    Band('B07', 782.8, 20, ('B7', 'red_edge_3')), Band('B08', 832.8, 10, ('B8', 'nir')),
-    Band('B8A', 864.7, 20, ('nir_narrow',)), Band('B09', 945.1, 60, ('B9', 'water_vapour')),
-    Band('B10', 1373.5, 60, ('cirrus',)), Band('B11', 1613.7, 20, ('swir1',)), Band('B12', 2202.4, 20, ('swir2',)))
+    Band('B01', 442.7, 60, ('B1', 'coastal')),
+    Band('B02', 492.4, 10, ('B2', 'blue')),
+    Band('B03', 559.8, 10, ('B3', 'green')),
+    Band('B04', 664.6, 10, ('B4', 'red')),
+    Band('B05', 704.1, 20, ('B5', 'red_edge_1')),
+    Band('B06', 740.5, 20, ('B6', 'red_edge_2')),
+    Band('B07', 782.8, 20, ('B7', 'red_edge_3')),
+    Band('B08', 832.8, 10, ('B8', 'nir')),
+    Band('B8A', 864.7, 20, ('nir_narrow',)),
+    Band('B09', 945.1, 60, ('B9', 'water_vapour')),
+    Band('B10', 1373.5, 60, ('cirrus',)),
+    Band('B11', 1613.7, 20, ('swir1',)),
+    Band('B12', 2202.4, 20, ('swir2',)),
+)
 
 S2_L1C = Sensor('sentinel2-l1c', _MSI, 'DN', 'Sentinel-2 level 1C, top of atmosphere', white=3558)
 S2_L2A = Sensor('sentinel2-l2a', [b for b in _MSI if b != 'B10'], 'DN', 'Sentinel-2 level 2A, surface', white=2000)
 
 # %% ../../nbs/bands/sensors.ipynb #ffc6ebca
-WHITES = {'eurosat': 2750, 'paper-l1c': 3558, 'paper-l2a': 2000} # DN shown as 255: EuroSAT's own pictures; the paper's
+WHITES = {'eurosat': 2750, 'paper-l1c': 3558, 'paper-l2a': 2000}  # DN shown as 255: EuroSAT's own pictures; the paper's
+
 
 def white_value(white: float | str) -> float:
     "A white in DN: a number as it is, or a name of `WHITES`. ValueError for any other name."
     if isinstance(white, str) and white not in WHITES:
         raise ValueError(f"white '{white}' is not one of {', '.join(WHITES)}, or a number{did_you_mean(white, WHITES)}")
     value = float(WHITES.get(white, white))
-    if not value > 0: raise ValueError(f'white is {white}; give the number to be shown as 255, more than 0')
+    if not value > 0:
+        raise ValueError(f'white is {white}; give the number to be shown as 255, more than 0')
     return value
 
+
 def with_white(
-    bands: Sequence[Band], # of one data set
-    white: float | str | None, # value shown as 255 in true colour, or a name of `WHITES`; None: as they are
+    bands: Sequence[Band],  # of one data set
+    white: float | str | None,  # value shown as 255 in true colour, or a name of `WHITES`; None: as they are
 ) -> tuple:
     "The same bands, which a composite shows with this white."
-    if white is None: return tuple(bands)
+    if white is None:
+        return tuple(bands)
     value = white_value(white)
     return tuple(b.but(white=value) if b.white is not None else b for b in bands)
 
@@ -127,8 +171,12 @@ def with_white(
 _SAR = (Band('VV', None, 10), Band('VH', None, 10))
 S1_GRD = Sensor('sentinel1-grd', _SAR, 'dB', 'Sentinel-1 ground range detected, decibels')
 S1_GRD_LINEAR = Sensor('sentinel1-grd-linear', _SAR, 'linear', 'Sentinel-1 ground range detected, linear power')
-RGB = Sensor('rgb', (Band('R', 650, None, ('red',)), Band('G', 550, None, ('green',)), Band('B', 450, None, ('blue',))),
-             'uint8', '8-bit colour picture')
+RGB = Sensor(
+    'rgb',
+    (Band('R', 650, None, ('red',)), Band('G', 550, None, ('green',)), Band('B', 450, None, ('blue',))),
+    'uint8',
+    '8-bit colour picture',
+)
 SENSORS = {s.name: s for s in (S2_L1C, S2_L2A, S1_GRD, S1_GRD_LINEAR, RGB)}
 
 # %% ../../nbs/bands/sensors.ipynb #3678f975
@@ -141,41 +189,56 @@ def register_sensor(sensor: Sensor) -> Sensor:
 
 # %% ../../nbs/bands/sensors.ipynb #2a7848e5
 def _find_sensor(sensor) -> Sensor:
-    if isinstance(sensor, Sensor): return sensor
-    if sensor in SENSORS: return SENSORS[sensor]
+    if isinstance(sensor, Sensor):
+        return sensor
+    if sensor in SENSORS:
+        return SENSORS[sensor]
     raise ValueError(f"sensor '{sensor}' is not one of {', '.join(SENSORS)}{did_you_mean(sensor, SENSORS)}")
 
+
 def sensor_of(
-    bands: Sequence[str], # `Band`s, or plain names
-    sensor: Sensor | str | None = None, # settles it; every band must then be one of this sensor
+    bands: Sequence[str],  # `Band`s, or plain names
+    sensor: Sensor | str | None = None,  # settles it; every band must then be one of this sensor
 ) -> Sensor:
     "The sensor that has all these bands; warns where plain names could be of two, ValueError where of none."
-    if isinstance(bands, Sensor): return bands
+    if isinstance(bands, Sensor):
+        return bands
     if sensor is not None:
         sensor = _find_sensor(sensor)
-        for b in bands: sensor[b]
+        for b in bands:
+            sensor[b]
         return sensor
     own = sorted({b.sensor for b in bands if isinstance(b, Band) and b.sensor})
-    if len(own) > 1: raise ValueError(f'bands of {len(own)} sensors ({", ".join(own)}): give those of one')
-    if own and own[0] in SENSORS: return sensor_of([str(b) for b in bands], own[0])
+    if len(own) > 1:
+        raise ValueError(f'bands of {len(own)} sensors ({", ".join(own)}): give those of one')
+    if own and own[0] in SENSORS:
+        return sensor_of([str(b) for b in bands], own[0])
     able = [s for s in SENSORS.values() if all(b in s for b in bands)]
     if not bands or not able:
         lost = next((b for b in bands if not any(b in s for s in SENSORS.values())), None)
-        if lost is None: raise ValueError(f'no sensor has all of the bands {_list(bands) or "(none)"}; say which with sensor=')
+        if lost is None:
+            raise ValueError(f'no sensor has all of the bands {_list(bands) or "(none)"}; say which with sensor=')
         known = [n for s in SENSORS.values() for b in s for n in (b, *b.aliases)]
         raise ValueError(f"band '{lost}' is of no sensor known ({', '.join(SENSORS)}){did_you_mean(lost, known)}")
     whole = [s for s in able if len(s) == len(set(bands))]
     if len(able) > 1 and not whole:
-        warnings.warn(f'bands {_list(bands)} could be of {" or ".join(s.name for s in able)}: taken as {able[0].name}; '
-                      'say which with sensor=', UserWarning, stacklevel=2)
+        warnings.warn(
+            f'bands {_list(bands)} could be of {" or ".join(s.name for s in able)}: taken as {able[0].name}; '
+            'say which with sensor=',
+            UserWarning,
+            stacklevel=2,
+        )
     return (whole or able)[0]
 
 # %% ../../nbs/bands/sensors.ipynb #f5d04a6c
 def as_bands(bands: Sequence[str], sensor: Sensor | str | None = None) -> tuple:
     "`Band`s for names: bands stay what they are; plain names are looked up by `sensor_of`, radar apart from the others."
-    if isinstance(bands, Sensor): return bands.bands
-    if all(isinstance(b, Band) and b.sensor for b in bands) and sensor is None: return tuple(bands)
-    if sensor is not None: return tuple(_find_sensor(sensor)[b] for b in bands)
+    if isinstance(bands, Sensor):
+        return bands.bands
+    if all(isinstance(b, Band) and b.sensor for b in bands) and sensor is None:
+        return tuple(bands)
+    if sensor is not None:
+        return tuple(_find_sensor(sensor)[b] for b in bands)
     plain = [b for b in bands if not (isinstance(b, Band) and b.sensor)]
     radar = [b for b in plain if b in S1_GRD]
     rest = [b for b in plain if b not in S1_GRD]
@@ -183,56 +246,164 @@ def as_bands(bands: Sequence[str], sensor: Sensor | str | None = None) -> tuple:
     return tuple(b if isinstance(b, Band) and b.sensor else found[b] for b in bands)
 
 # %% ../../nbs/bands/sensors.ipynb #23a2c82d
-_ROLES = {'red edge': 'red_edge_1', 'red edge 1': 'red_edge_1', 'red edge 2': 'red_edge_2', 'red edge 3': 'red_edge_3',
-          'rededge': 'red_edge_1', 'rededge1': 'red_edge_1', 'rededge2': 'red_edge_2', 'rededge3': 'red_edge_3',
-          'near infrared': 'nir', 'nir narrow': 'nir_narrow', 'narrow nir': 'nir_narrow', 'nir08': 'nir_narrow',
-          'swir 1': 'swir1', 'swir 2': 'swir2', 'swir16': 'swir1', 'swir22': 'swir2',
-          'water vapour': 'water_vapour', 'water vapor': 'water_vapour', 'nir09': 'water_vapour',
-          'coastal aerosol': 'coastal', 'r': 'R', 'g': 'G', 'b': 'B'}
+_ROLES = {
+    'red edge': 'red_edge_1',
+    'red edge 1': 'red_edge_1',
+    'red edge 2': 'red_edge_2',
+    'red edge 3': 'red_edge_3',
+    'rededge': 'red_edge_1',
+    'rededge1': 'red_edge_1',
+    'rededge2': 'red_edge_2',
+    'rededge3': 'red_edge_3',
+    'near infrared': 'nir',
+    'nir narrow': 'nir_narrow',
+    'narrow nir': 'nir_narrow',
+    'nir08': 'nir_narrow',
+    'swir 1': 'swir1',
+    'swir 2': 'swir2',
+    'swir16': 'swir1',
+    'swir22': 'swir2',
+    'water vapour': 'water_vapour',
+    'water vapor': 'water_vapour',
+    'nir09': 'water_vapour',
+    'coastal aerosol': 'coastal',
+    'r': 'R',
+    'g': 'G',
+    'b': 'B',
+}
 _ROLES |= {role: role for role in ('red', 'green', 'blue', 'nir', 'coastal', 'cirrus', 'swir1', 'swir2')}
-_RADAR = {'sigma0', 'gamma0', 'beta0', 'sigma', 'gamma', 'beta', '0', 'nought', 'naught', 'db', 'lin', 'linear', 'power', 'intensity',
-          'backscatter', 'rtc', 'grd', 'iw', 's1', 's1a', 's1b', 'sentinel1', 'norm', 'tc', 'ml', 'spk', 'cal', 'nr', 'orb'}
-_OPTICAL = {'central', 'wavelength', 'nm', 'um', 'reflectance', 'refl', 'surface', 'toa', 'boa', 'band', 's2', 's2a', 's2b', 'sentinel2', 'msi',
-            'msil1c', 'msil2a', 'l1c', 'l2a', 'ultra', 'aerosol', 'vegetation', 'edge', 'rededge', 'narrow', 'near', 'infrared', 'short',
-            'shortwave', 'wave', 'vapour', 'vapor', 'water', 'vre', 'vnir', 'visible', 'vis'}
-_COLOURS = {'red': {'B04', 'B05', 'B06', 'B07', 'B8A'}, 'green': {'B03'}, 'blue': {'B02', 'B01'}, 'coastal': {'B01'}, 'cirrus': {'B10'},
-            'nir': {'B07', 'B08', 'B8A'}, 'swir': {'B10', 'B11', 'B12'}, 'swir1': {'B11'}, 'swir2': {'B12'}} # words that fit a band
+_RADAR = {
+    'sigma0',
+    'gamma0',
+    'beta0',
+    'sigma',
+    'gamma',
+    'beta',
+    '0',
+    'nought',
+    'naught',
+    'db',
+    'lin',
+    'linear',
+    'power',
+    'intensity',
+    'backscatter',
+    'rtc',
+    'grd',
+    'iw',
+    's1',
+    's1a',
+    's1b',
+    'sentinel1',
+    'norm',
+    'tc',
+    'ml',
+    'spk',
+    'cal',
+    'nr',
+    'orb',
+}
+_OPTICAL = {
+    'central',
+    'wavelength',
+    'nm',
+    'um',
+    'reflectance',
+    'refl',
+    'surface',
+    'toa',
+    'boa',
+    'band',
+    's2',
+    's2a',
+    's2b',
+    'sentinel2',
+    'msi',
+    'msil1c',
+    'msil2a',
+    'l1c',
+    'l2a',
+    'ultra',
+    'aerosol',
+    'vegetation',
+    'edge',
+    'rededge',
+    'narrow',
+    'near',
+    'infrared',
+    'short',
+    'shortwave',
+    'wave',
+    'vapour',
+    'vapor',
+    'water',
+    'vre',
+    'vnir',
+    'visible',
+    'vis',
+}
+_COLOURS = {
+    'red': {'B04', 'B05', 'B06', 'B07', 'B8A'},
+    'green': {'B03'},
+    'blue': {'B02', 'B01'},
+    'coastal': {'B01'},
+    'cirrus': {'B10'},
+    'nir': {'B07', 'B08', 'B8A'},
+    'swir': {'B10', 'B11', 'B12'},
+    'swir1': {'B11'},
+    'swir2': {'B12'},
+}  # words that fit a band
 _SAYS_NOTHING = re.compile(r'\d+m|\d+nm|\d{2,}|[1-4]|t\d{2}[a-z]{3}|\d{8}t\d{6}|[rn]\d{3,4}')
+
 
 def spelled(name: str) -> str | None:
     "The band that a name means, in a spelling that `as_bands` knows ('B8a' -> 'B8A', 'Red' -> 'red'); None where it is no band."
-    if any(name in s for s in SENSORS.values()): return name
+    if any(name in s for s in SENSORS.values()):
+        return name
     words = re.findall(r'[a-z0-9]+', str(name).lower())
-    if words[:1] and words[0] in ('sr', 'st'): return None # Landsat's, of other wavelengths
-    if (role := _ROLES.get(' '.join(words))) is not None: return role
+    if words[:1] and words[0] in ('sr', 'st'):
+        return None  # Landsat's, of other wavelengths
+    if (role := _ROLES.get(' '.join(words))) is not None:
+        return role
     for i, word in enumerate(words):
-        rest = words[:i] + words[i + 1:]
-        if word in ('vv', 'vh') and all(w in _RADAR or _SAYS_NOTHING.fullmatch(w) for w in rest): return word.upper()
-        if not (found := re.fullmatch(r'b(0?[1-9]|1[0-2])(a?)', word)): continue
+        rest = words[:i] + words[i + 1 :]
+        if word in ('vv', 'vh') and all(w in _RADAR or _SAYS_NOTHING.fullmatch(w) for w in rest):
+            return word.upper()
+        if not (found := re.fullmatch(r'b(0?[1-9]|1[0-2])(a?)', word)):
+            continue
         band = f'B{int(found[1]):02d}' if not found[2] else 'B8A' if int(found[1]) == 8 else None
-        if band is None: return None
+        if band is None:
+            return None
         fits = lambda w: w in _OPTICAL or _SAYS_NOTHING.fullmatch(w) or band in _COLOURS.get(w, ())
         return band if all(map(fits, rest)) else None
     return None
 
 # %% ../../nbs/bands/sensors.ipynb #af707ab7
 def read_names(
-    names: Sequence[str | None], # of the layers of a file, in its order
-    sensor: Sensor | str | None = None, # whose bands they are; None: as the names tell
-) -> tuple | None: # of `Band`, or None for a layer that is no band
+    names: Sequence[str | None],  # of the layers of a file, in its order
+    sensor: Sensor | str | None = None,  # whose bands they are; None: as the names tell
+) -> tuple | None:  # of `Band`, or None for a layer that is no band
     "Which band each layer of a file is, by its name; None where the names tell nothing."
     names = [None if n is None else str(n).strip() for n in names]
     given = [n for n in names if n]
-    if not given or len(set(given)) < len(given): return None
+    if not given or len(set(given)) < len(given):
+        return None
     means = [n and spelled(n) for n in names]
-    if sensor is not None: means = [m if m is not None and m in _find_sensor(sensor) else n if n and n in _find_sensor(sensor) else None
-                                    for m, n in zip(means, names)]
+    if sensor is not None:
+        means = [
+            m if m is not None and m in _find_sensor(sensor) else n if n and n in _find_sensor(sensor) else None
+            for m, n in zip(means, names)
+        ]
     known = [m for m in means if m]
-    if not known or {'B13', 'b13'} & set(given): return None # B1 … B13 are numbers, not the names of Sentinel-2's bands
-    with warnings.catch_warnings(): # of a few names either Sentinel-2 level will do: the names are the same
+    if not known or {'B13', 'b13'} & set(given):
+        return None  # B1 … B13 are numbers, not the names of Sentinel-2's bands
+    with warnings.catch_warnings():  # of a few names either Sentinel-2 level will do: the names are the same
         warnings.simplefilter('ignore', UserWarning)
-        try: bands = dict(zip(known, as_bands(known, sensor)))
-        except ValueError: return None
+        try:
+            bands = dict(zip(known, as_bands(known, sensor)))
+        except ValueError:
+            return None
     found = [bands.get(m) for m in means]
-    if len(twice := [b for b in found if b]) > len(set(twice)): return None
+    if len(twice := [b for b in found if b]) > len(set(twice)):
+        return None
     return tuple(found)

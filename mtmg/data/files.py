@@ -29,93 +29,118 @@ IMAGE_SUFFIXES = PHOTO_SUFFIXES + TIF_SUFFIXES
 # %% ../../nbs/data/files.ipynb #5216eb92
 def _read_photo(path):
     from PIL import Image
-    with open(path, 'rb') as file: head = file.read(25)
-    if head[:8] == b'\x89PNG\r\n\x1a\n' and head[24:] == b'\x10': # Pillow would cut colours of 16 bits down to 8 and say nothing
+
+    with open(path, 'rb') as file:
+        head = file.read(25)
+    if (
+        head[:8] == b'\x89PNG\r\n\x1a\n' and head[24:] == b'\x10'
+    ):  # Pillow would cut colours of 16 bits down to 8 and say nothing
         raise ValueError('16 bits a channel, allowed are 8; store other depths as tif')
     with Image.open(path) as image:
         if image.mode.startswith(('I', 'F')):
             raise ValueError(f'pixels of mode {image.mode}, allowed are 8 bits a channel; store other depths as tif')
-        return np.asarray(image.convert('RGB')).transpose(2, 0, 1), tuple(RGB.bands) # (H, W, 3) -> (3, H, W)
+        return np.asarray(image.convert('RGB')).transpose(2, 0, 1), tuple(RGB.bands)  # (H, W, 3) -> (3, H, W)
+
 
 def _tags_beyond_end(path) -> bool:
     "whether a tag of a tif lies past the end of the file; GDAL only logs that, and the names of the bands are gone"
     with open(path, 'rb') as file:
         head = file.read(16)
         end = {b'II': '<', b'MM': '>'}.get(head[:2])
-        if end is None: return False
-        big = struct.unpack(end + 'H', head[2:4])[0] == 43 # BigTIFF
+        if end is None:
+            return False
+        big = struct.unpack(end + 'H', head[2:4])[0] == 43  # BigTIFF
         pointer, entry, start = ('Q', 20, 8) if big else ('I', 12, 4)
         size = file.seek(0, os.SEEK_END)
-        first, = struct.unpack_from(end + pointer, head, start)
+        (first,) = struct.unpack_from(end + pointer, head, start)
         file.seek(first)
         count = file.read(8 if big else 2)
-        if len(count) < (8 if big else 2): return True
-        n, = struct.unpack(end + ('Q' if big else 'H'), count)
+        if len(count) < (8 if big else 2):
+            return True
+        (n,) = struct.unpack(end + ('Q' if big else 'H'), count)
         table = file.read(n * entry)
-    if len(table) < n * entry: return True
+    if len(table) < n * entry:
+        return True
     for i in range(n):
         _, kind, length, value = struct.unpack_from(end + 'HH' + 2 * pointer, table, i * entry)
         width = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)[kind] if kind < 19 else 0
-        if width * length > (8 if big else 4) and value + width * length > size: return True # kept elsewhere, not in the entry
+        if width * length > (8 if big else 4) and value + width * length > size:
+            return True  # kept elsewhere, not in the entry
     return False
+
 
 def _read_tif(path, file_bands=None):
     import rasterio
-    if _tags_beyond_end(path): raise ValueError('the file ends before its tags do')
-    with warnings.catch_warnings(): # patches without a map projection are usual in data sets
+
+    if _tags_beyond_end(path):
+        raise ValueError('the file ends before its tags do')
+    with warnings.catch_warnings():  # patches without a map projection are usual in data sets
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path) as file:
             pixels, names = file.read(), file.descriptions
             colours, nodata = tuple(c.name for c in file.colorinterp), file.nodata
-    if nodata and (empty := int((pixels == nodata).sum())): # 0 is looked for where all are known
-        warnings.warn(f'{path}: {empty:,} of {pixels.size:,} numbers are the no-data value {nodata:g}', UserWarning, stacklevel=3)
-    if all(names) and len(set(names)) == len(names): return pixels, tuple(names)
-    if file_bands is not None: # what somebody says is above the colour tags, which GDAL gives to any 8-bit tif of three or four bands
+    if nodata and (empty := int((pixels == nodata).sum())):  # 0 is looked for where all are known
+        warnings.warn(
+            f'{path}: {empty:,} of {pixels.size:,} numbers are the no-data value {nodata:g}', UserWarning, stacklevel=3
+        )
+    if all(names) and len(set(names)) == len(names):
+        return pixels, tuple(names)
+    if (
+        file_bands is not None
+    ):  # what somebody says is above the colour tags, which GDAL gives to any 8-bit tif of three or four bands
         return pixels if len(file_bands) == len(pixels) else pixels[[c != 'alpha' for c in colours]], None
-    if pixels.dtype == np.uint8 and colours[:3] == ('red', 'green', 'blue'): return pixels[:3], tuple(RGB.bands)
+    if pixels.dtype == np.uint8 and colours[:3] == ('red', 'green', 'blue'):
+        return pixels[:3], tuple(RGB.bands)
     return pixels, None
 
 # %% ../../nbs/data/files.ipynb #e8f8647c
 def read_image(
-    path, # a jpg, png, webp, bmp or tif
-    file_bands=None, # names of the channels, where it is known that they are not the colours that an 8-bit tif is tagged with
+    path,  # a jpg, png, webp, bmp or tif
+    file_bands=None,  # names of the channels, where it is known that they are not the colours that an 8-bit tif is tagged with
 ) -> tuple[np.ndarray, tuple | None]:
     "Pixels (C, H, W) in the stored type, and the band names that the file carries, or None."
     path = Path(path)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(f'{path}: {path.suffix or "no"} suffix; readable are {", ".join(IMAGE_SUFFIXES)}')
-    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
-    if not path.stat().st_size: raise ValueError(f'{path} is empty (0 bytes): fetch it again or remove it')
-    try: return _read_tif(path, file_bands) if path.suffix.lower() in TIF_SUFFIXES else _read_photo(path)
-    except (OSError, ValueError, SyntaxError) as error: # PIL and rasterio report broken files as one of these
-        raise ValueError(f'{path} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): '
-                         'fetch it again or remove it') from error
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist')
+    if not path.stat().st_size:
+        raise ValueError(f'{path} is empty (0 bytes): fetch it again or remove it')
+    try:
+        return _read_tif(path, file_bands) if path.suffix.lower() in TIF_SUFFIXES else _read_photo(path)
+    except (OSError, ValueError, SyntaxError) as error:  # PIL and rasterio report broken files as one of these
+        raise ValueError(
+            f'{path} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it'
+        ) from error
 
 # %% ../../nbs/data/files.ipynb #b14e16e1
 def known_bands(names, sensor: Sensor | None = None) -> tuple | None:
     "`names` (aliases too) as the bands of `sensor`, or of the sensor that they belong to; None where they are no bands."
-    with warnings.catch_warnings(): # of a few names either Sentinel-2 level will do: the names are the same
+    with warnings.catch_warnings():  # of a few names either Sentinel-2 level will do: the names are the same
         warnings.simplefilter('ignore', UserWarning)
-        try: bands = as_bands(names, sensor)
-        except ValueError: return None
+        try:
+            bands = as_bands(names, sensor)
+        except ValueError:
+            return None
     return bands if len(set(bands)) == len(bands) else None
 
 # %% ../../nbs/data/files.ipynb #27c48490
 def joint_sensor(bands) -> Sensor:
     "The sensor of `bands` (of `SENSORS`), or a sensor that joins theirs."
     owners = list(dict.fromkeys(b.sensor for b in bands))
-    if len(owners) == 1 and owners[0] in SENSORS: return SENSORS[owners[0]]
+    if len(owners) == 1 and owners[0] in SENSORS:
+        return SENSORS[owners[0]]
     title = '; '.join(SENSORS[o].title for o in owners if o in SENSORS)
     joint = Sensor('+'.join(owners), tuple(bands), 'other', title)
-    object.__setattr__(joint, 'bands', tuple(bands)) # a new sensor would put its own name on them
+    object.__setattr__(joint, 'bands', tuple(bands))  # a new sensor would put its own name on them
     return joint
 
 # %% ../../nbs/data/files.ipynb #3db3b50a
 def channel_order(
-    named, # names found in the file, or None
-    expected, # names that the layout promises, or None
-    channels: int, # channels of the image
-    wanted, # names to deliver
+    named,  # names found in the file, or None
+    expected,  # names that the layout promises, or None
+    channels: int,  # channels of the image
+    wanted,  # names to deliver
     sensor: Sensor | None = None,
 ) -> list[int]:
     "The channels that hold the bands `wanted`, in that order. ValueError where names are missing or do not fit."
@@ -123,16 +148,18 @@ def channel_order(
     if have is None:
         raise ValueError(f'{channels} bands without names; give their names in the order of the file, file_bands=[...]')
     have = [str(b) for b in have]
-    if len(have) != channels: raise ValueError(f'{channels} bands, expected {len(have)} ({", ".join(have)})')
+    if len(have) != channels:
+        raise ValueError(f'{channels} bands, expected {len(have)} ({", ".join(have)})')
     missing = [str(b) for b in wanted if str(b) not in have]
-    if missing: raise ValueError(f'no band {", ".join(missing)}; the file has {", ".join(have)}')
+    if missing:
+        raise ValueError(f'no band {", ".join(missing)}; the file has {", ".join(have)}')
     return [have.index(str(b)) for b in wanted]
 
 # %% ../../nbs/data/files.ipynb #b38eed7b
 def check_pixels(
-    image: np.ndarray, # (…, C, H, W)
-    bands, # its C bands
-    where: str, # the file or the id, for the message
+    image: np.ndarray,  # (…, C, H, W)
+    bands,  # its C bands
+    where: str,  # the file or the id, for the message
 ) -> np.ndarray:
     "The image, mended with a warning where that is safe; ValueError for NaN and for numbers that cannot be of these bands."
     radar = [b.sensor in (S1_GRD.name, S1_GRD_LINEAR.name) for b in bands]
@@ -140,108 +167,154 @@ def check_pixels(
         warnings.simplefilter('always')
         try:
             if image.dtype.kind == 'f' and not (good := np.isfinite(image)).all():
-                raise ValueError(f'{(~good).sum()} of {image.size} pixels are NaN or infinite; leave it out (mtmg.data.audit finds all such scenes)')
+                raise ValueError(
+                    f'{(~good).sum()} of {image.size} pixels are NaN or infinite; leave it out (mtmg.data.audit finds all such scenes)'
+                )
             low = image[..., [b.sensor == S1_GRD.name for b in bands], :, :]
-            if low.size and low.min() < -100: raise ValueError(f'{(low < -100).sum():,} numbers are below -100 decibels, down to {low.min():g}: no data? Fill them in or leave it out')
-            if low.size and low.min() >= 0 and low.any(): warnings.warn('no number is below 0 decibels: linear power? Then say sensor="sentinel1-grd-linear"')
-            if not any(radar): image = check_image(image, bands)
+            if low.size and low.min() < -100:
+                raise ValueError(
+                    f'{(low < -100).sum():,} numbers are below -100 decibels, down to {low.min():g}: no data? Fill them in or leave it out'
+                )
+            if low.size and low.min() >= 0 and low.any():
+                warnings.warn('no number is below 0 decibels: linear power? Then say sensor="sentinel1-grd-linear"')
+            if not any(radar):
+                image = check_image(image, bands)
             elif not all(radar):
                 optical = [c for c, r in enumerate(radar) if not r]
                 image[..., optical, :, :] = check_image(image[..., optical, :, :], [bands[c] for c in optical])
-        except ValueError as error: raise ValueError(f'{where}: {error}') from None
-    for warning in said: warnings.warn(f'{where}: {warning.message}', UserWarning, stacklevel=3)
-    if not image.any(): warnings.warn(f'{where}: all pixels are zero (no data?)', UserWarning, stacklevel=3)
+        except ValueError as error:
+            raise ValueError(f'{where}: {error}') from None
+    for warning in said:
+        warnings.warn(f'{where}: {warning.message}', UserWarning, stacklevel=3)
+    if not image.any():
+        warnings.warn(f'{where}: all pixels are zero (no data?)', UserWarning, stacklevel=3)
     return image
 
 # %% ../../nbs/data/files.ipynb #33b886b7
 def resize(image: torch.Tensor, size: int) -> torch.Tensor:
     "(C, H, W) -> (C, size, size): shorter side to `size`, then the middle."
     height, width = image.shape[-2:]
-    if (height, width) == (size, size): return image
+    if (height, width) == (size, size):
+        return image
     scale = size / min(height, width)
     shape = max(size, round(height * scale)), max(size, round(width * scale))
     mode = 'bicubic' if image.dtype == torch.uint8 else 'bilinear'
     out = torch.nn.functional.interpolate(image[None].float(), shape, mode=mode, antialias=True)[0]
-    if image.dtype == torch.uint8: out = out.round().clamp(0, 255).to(torch.uint8)
+    if image.dtype == torch.uint8:
+        out = out.round().clamp(0, 255).to(torch.uint8)
     top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-    return out[:, top:top + size, left:left + size]
+    return out[:, top : top + size, left : left + size]
 
 # %% ../../nbs/data/files.ipynb #10258788
 class FileScenes(SceneDataset):
     "Scenes of one file each, delivered with `bands` in that order."
+
     def __init__(
         self,
-        paths, # one image file a scene
-        targets=None, # (N,) classes or (N, K) multi-hot
+        paths,  # one image file a scene
+        targets=None,  # (N,) classes or (N, K) multi-hot
         *,
-        name: str, sensor: Sensor, bands=None, labelset=None, split: str = 'all', source: str | None = None,
-        file_bands=None, # names of the channels of a file that carries no names
-        size: int | None = None, # side in pixels to resize to; None: as stored, all alike
-        offset: float = 0, # to take off digital numbers: 1000 for Sentinel-2 products of baseline 04.00 (2022) and later
-        ids=None, # one a scene; None: the names of the files
+        name: str,
+        sensor: Sensor,
+        bands=None,
+        labelset=None,
+        split: str = 'all',
+        source: str | None = None,
+        file_bands=None,  # names of the channels of a file that carries no names
+        size: int | None = None,  # side in pixels to resize to; None: as stored, all alike
+        offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of baseline 04.00 (2022) and later
+        ids=None,  # one a scene; None: the names of the files
         captions=None,
     ):
         self.paths, self.size, self.offset = [str(p) for p in paths], size, offset
         self.name, self.source, self.sensor, self.labelset, self.split = name, source or name, sensor, labelset, split
-        self.bands = tuple(b if isinstance(b, Band) and b.sensor else sensor[b] for b in (sensor.bands if bands is None else bands))
+        self.bands = tuple(
+            b if isinstance(b, Band) and b.sensor else sensor[b] for b in (sensor.bands if bands is None else bands)
+        )
         self.file_bands = None if file_bands is None else tuple(file_bands)
         self.targets = check_targets(targets, labelset, name)
         self._ids = [Path(p).stem for p in self.paths] if ids is None else list(ids)
         self.captions, self._shape = captions, None
         if self.targets is not None and len(self.targets) != len(self.paths):
             raise ValueError(f'{name}: {len(self.targets)} labels for {len(self.paths)} images')
+
     @property
-    def ids(self): return self._ids
-    def __len__(self): return len(self.paths)
+    def ids(self):
+        return self._ids
+
+    def __len__(self):
+        return len(self.paths)
 
     def _image(self, i):
         path = self.paths[i]
         pixels, named = read_image(path, self.file_bands)
-        try: pixels = pixels[channel_order(named, self.file_bands, len(pixels), self.bands, self.sensor)]
-        except ValueError as error: raise ValueError(f'{path}: {error}') from None
+        try:
+            pixels = pixels[channel_order(named, self.file_bands, len(pixels), self.bands, self.sensor)]
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
         if self.offset:
-            numbers = [SENSORS.get(b.sensor, self.sensor).unit == 'DN' for b in self.bands] # no radar, no picture
-            if not any(numbers): raise ValueError(f'{path}: offset={self.offset:g} is taken off digital numbers, and {", ".join(self.bands)} are none; leave it out')
+            numbers = [SENSORS.get(b.sensor, self.sensor).unit == 'DN' for b in self.bands]  # no radar, no picture
+            if not any(numbers):
+                raise ValueError(
+                    f'{path}: offset={self.offset:g} is taken off digital numbers, and {", ".join(self.bands)} are none; leave it out'
+                )
             pixels[numbers] = remove_offset(pixels[numbers], self.offset)
         pixels = check_pixels(pixels, self.bands, path)
-        image = torch.from_numpy(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)))
-        if self.size: return resize(image, self.size)
+        image = torch.from_numpy(
+            np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
+        )
+        if self.size:
+            return resize(image, self.size)
         self._shape = self._shape or (tuple(image.shape[1:]), path)
         if tuple(image.shape[1:]) != self._shape[0]:
-            raise ValueError(f'{path}: {image.shape[1]} x {image.shape[2]} pixels, but {self._shape[1]} has '
-                             f'{self._shape[0][0]} x {self._shape[0][1]}; give load_dataset a size, e.g. size=64')
+            raise ValueError(
+                f'{path}: {image.shape[1]} x {image.shape[2]} pixels, but {self._shape[1]} has '
+                f'{self._shape[0][0]} x {self._shape[0][1]}; give load_dataset a size, e.g. size=64'
+            )
         return image
+
     def __getitem__(self, i):
         i = range(len(self))[i]
         sample = {'image': self._image(i), 'id': self.ids[i]}
         if self.targets is not None:
             target = self.targets[i]
             sample['label'] = int(target) if target.ndim == 0 else torch.as_tensor(target, dtype=torch.float32)
-        if self.captions is not None: sample['caption'] = self.captions[i]
+        if self.captions is not None:
+            sample['caption'] = self.captions[i]
         return sample
 
 # %% ../../nbs/data/files.ipynb #63feda03
 @dataclass(frozen=True)
 class Audit:
     "What `audit` found in a data set."
+
     name: str
-    good: np.ndarray # indices of usable scenes
-    bad: dict # id -> why it cannot be read
-    zero: tuple # ids of good scenes that are zero everywhere
-    mended: dict # id -> what had to be mended in a good scene (reflectance of 0 to 1, negative numbers)
-    shapes: dict # (C, H, W) -> how many good scenes
+    good: np.ndarray  # indices of usable scenes
+    bad: dict  # id -> why it cannot be read
+    zero: tuple  # ids of good scenes that are zero everywhere
+    mended: dict  # id -> what had to be mended in a good scene (reflectance of 0 to 1, negative numbers)
+    shapes: dict  # (C, H, W) -> how many good scenes
 
     def __repr__(self):
-        lines = [f'{self.name}: {len(self.good)} good scenes ' + str({'x'.join(map(str, s)): n for s, n in self.shapes.items()})]
-        if self.zero: lines.append(f'{len(self.zero)} all zero: {", ".join(self.zero[:3])}' + (' …' if len(self.zero) > 3 else ''))
-        if self.mended: lines += [f'{len(self.mended)} mended:'] + [f'  {what}' for what in list(self.mended.values())[:3]]
-        if self.bad: lines += [f'{len(self.bad)} cannot be used:'] + [f'  {why}' for why in list(self.bad.values())[:3]]
+        lines = [
+            f'{self.name}: {len(self.good)} good scenes '
+            + str({'x'.join(map(str, s)): n for s, n in self.shapes.items()})
+        ]
+        if self.zero:
+            lines.append(
+                f'{len(self.zero)} all zero: {", ".join(self.zero[:3])}' + (' …' if len(self.zero) > 3 else '')
+            )
+        if self.mended:
+            lines += [f'{len(self.mended)} mended:'] + [f'  {what}' for what in list(self.mended.values())[:3]]
+        if self.bad:
+            lines += [f'{len(self.bad)} cannot be used:'] + [f'  {why}' for why in list(self.bad.values())[:3]]
         return '\n'.join(lines)
 
 # %% ../../nbs/data/files.ipynb #e3f20ebf
 def audit(dataset: SceneDataset, progress: bool = True) -> Audit:
     "Read every scene of `dataset` and count what is wrong, without stopping."
     from tqdm.auto import tqdm
+
     good, bad, zero, mended, shapes = [], {}, [], {}, Counter()
     ids = dataset.ids
     for i in tqdm(range(len(dataset)), desc=f'audit {dataset.name}', disable=not progress, leave=False):
@@ -249,24 +322,33 @@ def audit(dataset: SceneDataset, progress: bool = True) -> Audit:
             warnings.simplefilter('always')
             try:
                 image = dataset[i]['image']
-                if dataset.bands: check_pixels(image.numpy().copy(), dataset.bands, ids[i]) # arrays in memory and shards have not been looked at
+                if dataset.bands:
+                    check_pixels(
+                        image.numpy().copy(), dataset.bands, ids[i]
+                    )  # arrays in memory and shards have not been looked at
             except (ValueError, OSError) as error:
                 bad[ids[i]] = str(error)
                 continue
         good.append(i)
         shapes[tuple(image.shape)] += 1
-        if not image.any(): zero.append(ids[i])
-        elif said: mended[ids[i]] = str(said[0].message)
+        if not image.any():
+            zero.append(ids[i])
+        elif said:
+            mended[ids[i]] = str(said[0].message)
     return Audit(dataset.name, np.array(good, dtype=np.int64), bad, tuple(zero), mended, dict(shapes))
 
 # %% ../../nbs/data/files.ipynb #48cb9a6d
 def expect_folder(path, what: str) -> Path:
     "`path` as a folder that is there and not empty; else an error that says what was expected (`what`)."
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f'{path} does not exist; expected {what}')
-    if not path.is_dir(): raise NotADirectoryError(f'{path} is a file; expected {what}')
-    if not os.access(path, os.R_OK | os.X_OK): raise PermissionError(f'{path} cannot be read (no permission); expected {what}')
-    if not any(path.iterdir()): raise FileNotFoundError(f'{path} is empty; expected {what}')
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist; expected {what}')
+    if not path.is_dir():
+        raise NotADirectoryError(f'{path} is a file; expected {what}')
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise PermissionError(f'{path} cannot be read (no permission); expected {what}')
+    if not any(path.iterdir()):
+        raise FileNotFoundError(f'{path} is empty; expected {what}')
     return path
 
 # %% ../../nbs/data/files.ipynb #960e6253
@@ -275,8 +357,9 @@ def first_paths(root, n: int = 3) -> str:
     root, found = Path(root), []
     for folder, folders, files in os.walk(root):
         folders.sort()
-        found += [str((Path(folder)/f).relative_to(root)) for f in sorted(files)]
-        if len(found) >= n: break
+        found += [str((Path(folder) / f).relative_to(root)) for f in sorted(files)]
+        if len(found) >= n:
+            break
     return ', '.join(found[:n]) or 'no file'
 
 # %% ../../nbs/data/files.ipynb #4ffbaa3f
@@ -284,4 +367,4 @@ def image_files(folder) -> list[Path]:
     "The image files directly in `folder`, sorted by name; hidden ones left out."
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if not e.name.startswith('.') and e.name.lower().endswith(IMAGE_SUFFIXES)]
-    return [Path(folder)/name for name in sorted(names)]
+    return [Path(folder) / name for name in sorted(names)]

@@ -23,26 +23,33 @@ from ..compute import is_first
 # %% ../../nbs/data/scenes.ipynb #35af32b0
 class SceneDataset(Dataset):
     "Scenes of one sensor: `name`, `source`, `sensor`, `bands`, `labelset`, `split`."
-    name: str = None # the name that `load_dataset` knows
-    source: str = None # whose images these are; nomenclatures of the same scenes share it
-    sensor = None # `mtmg.bands.Sensor`
-    bands: tuple = () # names of the bands, in the order of the image's channels
-    labelset = None # `mtmg.labels.LabelSet`, or None without labels
-    split: str = None # 'train', 'val', 'test' or 'all'
-    targets = None # (N,) int64 classes or (N, K) uint8 multi-hot, without decoding an image; None without labels
-    captions = None # one caption a scene, or None
-    groups = None # what each scene was made from, where several are of one source; None: each is its own
+
+    name: str = None  # the name that `load_dataset` knows
+    source: str = None  # whose images these are; nomenclatures of the same scenes share it
+    sensor = None  # `mtmg.bands.Sensor`
+    bands: tuple = ()  # names of the bands, in the order of the image's channels
+    labelset = None  # `mtmg.labels.LabelSet`, or None without labels
+    split: str = None  # 'train', 'val', 'test' or 'all'
+    targets = None  # (N,) int64 classes or (N, K) uint8 multi-hot, without decoding an image; None without labels
+    captions = None  # one caption a scene, or None
+    groups = None  # what each scene was made from, where several are of one source; None: each is its own
 
     @property
-    def ids(self) -> list: return [f'{self.name}/{self.split}/{i}' for i in range(len(self))]
+    def ids(self) -> list:
+        return [f'{self.name}/{self.split}/{i}' for i in range(len(self))]
+
     @property
     def white(self) -> float | None:
         "The number that a true-colour composite of these scenes shows as 255, or None without a red band."
         return next((b.white for b in self.bands if hasattr(b, 'answers_to') and b.answers_to('red')), None)
-    def __getitems__(self, indices: list) -> list: return [self[i] for i in indices]
+
+    def __getitems__(self, indices: list) -> list:
+        return [self[i] for i in indices]
+
     def subset(self, indices) -> 'Subset':
         "The scenes at `indices`, with everything that describes them."
         return Subset(self, indices)
+
     def __repr__(self):
         bands = '' if self.sensor is None else f', {len(self.bands)} bands of {self.sensor.name}'
         classes = '' if self.labelset is None else f', {len(self.labelset)} classes'
@@ -51,14 +58,18 @@ class SceneDataset(Dataset):
 # %% ../../nbs/data/scenes.ipynb #da12bd53
 class Splits(NamedTuple):
     "The three splits of a data set: train to learn on, val to choose on, test to report on."
+
     train: SceneDataset
     val: SceneDataset
     test: SceneDataset
 
     @property
-    def name(self): return self.test.name
+    def name(self):
+        return self.test.name
+
     @property
-    def labelset(self): return self.test.labelset
+    def labelset(self):
+        return self.test.labelset
 
 # %% ../../nbs/data/scenes.ipynb #56dabeae
 def _describe(dataset, like, **changes):
@@ -66,44 +77,73 @@ def _describe(dataset, like, **changes):
     for key in ('name', 'source', 'sensor', 'bands', 'labelset', 'split'):
         setattr(dataset, key, changes[key] if changes.get(key) is not None else getattr(like, key, None))
 
+
 class Subset(SceneDataset):
     "Some scenes of another data set."
+
     def __init__(self, dataset: SceneDataset, indices):
         self.dataset, self.indices = dataset, np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(self.indices) and not (-len(dataset) <= self.indices.min() and self.indices.max() < len(dataset)):
-            raise ValueError(f'indices {self.indices.min()} to {self.indices.max()} are outside the {len(dataset)} '
-                             f'scenes of {dataset.name}')
+            raise ValueError(
+                f'indices {self.indices.min()} to {self.indices.max()} are outside the {len(dataset)} '
+                f'scenes of {dataset.name}'
+            )
         _describe(self, dataset)
-    def _take(self, values): return None if values is None else [values[i] for i in self.indices]
+
+    def _take(self, values):
+        return None if values is None else [values[i] for i in self.indices]
+
     @property
-    def targets(self): return None if self.dataset.targets is None else np.asarray(self.dataset.targets)[self.indices]
+    def targets(self):
+        return None if self.dataset.targets is None else np.asarray(self.dataset.targets)[self.indices]
+
     @property
-    def ids(self): return self._take(self.dataset.ids)
+    def ids(self):
+        return self._take(self.dataset.ids)
+
     @property
-    def captions(self): return self._take(self.dataset.captions)
+    def captions(self):
+        return self._take(self.dataset.captions)
+
     @property
-    def groups(self): return self._take(self.dataset.groups)
-    def __len__(self): return len(self.indices)
-    def __getitem__(self, i): return self.dataset[int(self.indices[i])]
-    def __getitems__(self, indices): return self.dataset.__getitems__([int(self.indices[i]) for i in indices])
+    def groups(self):
+        return self._take(self.dataset.groups)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, i):
+        return self.dataset[int(self.indices[i])]
+
+    def __getitems__(self, indices):
+        return self.dataset.__getitems__([int(self.indices[i]) for i in indices])
 
 # %% ../../nbs/data/scenes.ipynb #9ef8889e
 def check_targets(targets, labelset, name: str = 'data set') -> np.ndarray | None:
     "(N,) int64 classes or (N, K) uint8 multi-hot that fit `labelset`; ValueError where they do not."
-    if targets is None: return None
+    if targets is None:
+        return None
     targets = np.asarray(targets)
-    if labelset is None: raise ValueError(f'{name} has labels but no label set; give labelset=')
+    if labelset is None:
+        raise ValueError(f'{name} has labels but no label set; give labelset=')
     if targets.ndim == 2:
         if targets.shape[1] != len(labelset):
-            raise ValueError(f'{name}: multi-hot labels of length {targets.shape[1]}, but {labelset.name} has {len(labelset)} classes')
-        if not np.isin(targets, (0, 1)).all(): raise ValueError(f'{name}: multi-hot labels hold {np.unique(targets)[:5]}, allowed are 0 and 1')
+            raise ValueError(
+                f'{name}: multi-hot labels of length {targets.shape[1]}, but {labelset.name} has {len(labelset)} classes'
+            )
+        if not np.isin(targets, (0, 1)).all():
+            raise ValueError(f'{name}: multi-hot labels hold {np.unique(targets)[:5]}, allowed are 0 and 1')
         return targets.astype(np.uint8)
     if targets.ndim != 1 or targets.dtype.kind not in 'iu':
-        raise ValueError(f'{name}: labels of shape {targets.shape} and type {targets.dtype}; give (N,) class numbers or (N, K) multi-hot')
+        raise ValueError(
+            f'{name}: labels of shape {targets.shape} and type {targets.dtype}; give (N,) class numbers or (N, K) multi-hot'
+        )
     outside = np.flatnonzero((targets < 0) | (targets >= len(labelset)))
     if len(outside):
-        raise ValueError(f'{name}: label {targets[outside[0]]} of scene {outside[0]} has no class in {labelset.name} '
-                         f'(0 to {len(labelset) - 1}); {len(outside)} of {len(targets)} labels are like this')
+        raise ValueError(
+            f'{name}: label {targets[outside[0]]} of scene {outside[0]} has no class in {labelset.name} '
+            f'(0 to {len(labelset) - 1}); {len(outside)} of {len(targets)} labels are like this'
+        )
     return targets.astype(np.int64)
 
 # %% ../../nbs/data/scenes.ipynb #0cdf300d
@@ -111,81 +151,133 @@ def _sample_image(array: np.ndarray) -> torch.Tensor:
     "uint8 stays as it is, everything else becomes float32 in the sensor's unit"
     return torch.from_numpy(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(np.float32)))
 
+
 def _label(target):
     return int(target) if np.ndim(target) == 0 else torch.as_tensor(np.asarray(target), dtype=torch.float32)
 
+
 class ArrayDataset(SceneDataset):
     "Scenes in memory: `image` (N, C, H, W), `labels` (N,) or (N, K)."
-    def __init__(self, image, labels=None, ids=None, captions=None, *, name='arrays', sensor=None, bands=None,
-                 labelset=None, split='all', source=None, groups=None):
+
+    def __init__(
+        self,
+        image,
+        labels=None,
+        ids=None,
+        captions=None,
+        *,
+        name='arrays',
+        sensor=None,
+        bands=None,
+        labelset=None,
+        split='all',
+        source=None,
+        groups=None,
+    ):
         self.image = np.asarray(image)
-        if self.image.ndim != 4: raise ValueError(f'images of shape {self.image.shape}; give (N, C, H, W)')
+        if self.image.ndim != 4:
+            raise ValueError(f'images of shape {self.image.shape}; give (N, C, H, W)')
         self.name, self.source, self.sensor, self.labelset, self.split = name, source or name, sensor, labelset, split
         self.bands = tuple(bands if bands is not None else sensor.bands if sensor is not None else ())
         if self.bands and len(self.bands) != self.image.shape[1]:
-            raise ValueError(f'{self.image.shape[1]} channels but {len(self.bands)} band names ({", ".join(self.bands)})')
-        self._targets = None if labels is None else np.asarray(labels) if labelset is None else check_targets(labels, labelset, name)
+            raise ValueError(
+                f'{self.image.shape[1]} channels but {len(self.bands)} band names ({", ".join(self.bands)})'
+            )
+        self._targets = (
+            None
+            if labels is None
+            else np.asarray(labels)
+            if labelset is None
+            else check_targets(labels, labelset, name)
+        )
         self._ids, self.captions = None if ids is None else [str(i) for i in ids], captions
         self.groups = groups
         for what, values in (('labels', self._targets), ('ids', ids), ('captions', captions), ('groups', groups)):
             if values is not None and len(values) != len(self.image):
                 raise ValueError(f'{len(values)} {what} for {len(self.image)} images')
+
     @property
-    def targets(self): return self._targets
+    def targets(self):
+        return self._targets
+
     @property
-    def ids(self): return self._ids if self._ids is not None else super().ids
-    def __len__(self): return len(self.image)
+    def ids(self):
+        return self._ids if self._ids is not None else super().ids
+
+    def __len__(self):
+        return len(self.image)
+
     def __getitem__(self, i):
-        sample = {'image': _sample_image(self.image[i]), 'id': self.ids[i] if self._ids else f'{self.name}/{self.split}/{i}'}
-        if self._targets is not None: sample['label'] = _label(self._targets[i])
-        if self.captions is not None: sample['caption'] = self.captions[i]
+        sample = {
+            'image': _sample_image(self.image[i]),
+            'id': self.ids[i] if self._ids else f'{self.name}/{self.split}/{i}',
+        }
+        if self._targets is not None:
+            sample['label'] = _label(self._targets[i])
+        if self.captions is not None:
+            sample['caption'] = self.captions[i]
         return sample
 
 # %% ../../nbs/data/scenes.ipynb #65d8b704
 def collate(samples: list) -> dict:
     "Scenes to one batch: `image` (N, C, H, W), `label`, `id`, `caption` (None where the scenes have none)."
     shapes = {tuple(s['image'].shape) for s in samples}
-    if len(shapes) > 1: raise ValueError(f'scenes of different sizes in one batch: {sorted(shapes)}; give load_dataset a `size`')
+    if len(shapes) > 1:
+        raise ValueError(f'scenes of different sizes in one batch: {sorted(shapes)}; give load_dataset a `size`')
     label = None
     if all(s.get('label') is not None for s in samples):
         label = torch.stack([torch.as_tensor(s['label']) for s in samples])
     caption = [s['caption'] for s in samples] if all('caption' in s for s in samples) else None
-    return {'image': torch.stack([s['image'] for s in samples]), 'label': label, 'id': [s['id'] for s in samples],
-            'caption': caption}
+    return {
+        'image': torch.stack([s['image'] for s in samples]),
+        'label': label,
+        'id': [s['id'] for s in samples],
+        'caption': caption,
+    }
 
 # %% ../../nbs/data/scenes.ipynb #73280b35
 def batches(
-    dataset: SceneDataset, # scenes
+    dataset: SceneDataset,  # scenes
     batch_size: int = 256,
-    indices=None, # read only these, in this order
-    num_workers: int = 0, # processes that decode beside this one
-    progress: str | None = None, # title of a progress bar, or None for none
+    indices=None,  # read only these, in this order
+    num_workers: int = 0,  # processes that decode beside this one
+    progress: str | None = None,  # title of a progress bar, or None for none
 ) -> Iterator[dict]:
     "Batches in order: `collate`'s fields and `index`, the position of each scene in `dataset`."
     indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
     steps = range(0, len(indices), batch_size)
-    loader = DataLoader(dataset, batch_sampler=[indices[i:i + batch_size].tolist() for i in steps],
-                        collate_fn=collate, num_workers=num_workers)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[indices[i : i + batch_size].tolist() for i in steps],
+        collate_fn=collate,
+        num_workers=num_workers,
+    )
     if progress and is_first():
         from tqdm.auto import tqdm
+
         loader = tqdm(loader, desc=progress, unit='batch', leave=False)
     for i, batch in zip(steps, loader):
-        yield batch | {'index': torch.as_tensor(indices[i:i + batch_size])}
+        yield batch | {'index': torch.as_tensor(indices[i : i + batch_size])}
 
 # %% ../../nbs/data/scenes.ipynb #77b0fce3
 @contextmanager
 def naming_scenes(batch: dict):
     "What is wrong with the numbers of a batch is said with the scene that holds NaN or infinity."
-    try: yield
+    try:
+        yield
     except ValueError as error:
         bad = [i for i, x in zip(batch['id'], batch['image']) if x.is_floating_point() and not x.isfinite().all()]
-        if not bad: raise
-        raise ValueError(f'{error}; it is scene {bad[0]}{f" (and {len(bad) - 1} more of the batch)" if bad[1:] else ""}') from None
+        if not bad:
+            raise
+        raise ValueError(
+            f'{error}; it is scene {bad[0]}{f" (and {len(bad) - 1} more of the batch)" if bad[1:] else ""}'
+        ) from None
 
 # %% ../../nbs/data/scenes.ipynb #27d616b8
 def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None = None) -> ArrayDataset:
     "The same scenes, decoded once and kept in memory."
-    if isinstance(dataset, ArrayDataset): return dataset
+    if isinstance(dataset, ArrayDataset):
+        return dataset
     image, ids, labels = None, [], []
     for batch in batches(dataset, num_workers=num_workers, progress=progress):
         part = batch['image'].numpy()
@@ -193,24 +285,45 @@ def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None 
             whole = part.dtype == np.float32 and dataset.sensor is not None and dataset.sensor.unit == 'DN'
             image = np.empty((len(dataset), *part.shape[1:]), np.uint16 if whole else part.dtype)
         if image.dtype == np.uint16 and not ((part >= 0) & (part <= 65535) & (part == np.rint(part))).all():
-            image = image.astype(np.float32) # fractional or negative numbers do not fit: keep them as they are
+            image = image.astype(np.float32)  # fractional or negative numbers do not fit: keep them as they are
         image[batch['index'].numpy()] = part
         ids += batch['id']
-        if batch['label'] is not None: labels.append(batch['label'].numpy())
-    if image is None: raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes')
-    return ArrayDataset(image, np.concatenate(labels) if labels else None, ids, dataset.captions, name=dataset.name,
-                        source=dataset.source, sensor=dataset.sensor, bands=dataset.bands, labelset=dataset.labelset,
-                        split=dataset.split, groups=dataset.groups)
+        if batch['label'] is not None:
+            labels.append(batch['label'].numpy())
+    if image is None:
+        raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes')
+    return ArrayDataset(
+        image,
+        np.concatenate(labels) if labels else None,
+        ids,
+        dataset.captions,
+        name=dataset.name,
+        source=dataset.source,
+        sensor=dataset.sensor,
+        bands=dataset.bands,
+        labelset=dataset.labelset,
+        split=dataset.split,
+        groups=dataset.groups,
+    )
 
 # %% ../../nbs/data/scenes.ipynb #b04a9e31
-def joined_groups(parts) -> list: # one list a part, or None for each
+def joined_groups(parts) -> list:  # one list a part, or None for each
     "The `groups` of data sets (or embeddings) that are put together, told apart from each other."
-    if all(p.groups is None for p in parts): return [None] * len(parts)
+    if all(p.groups is None for p in parts):
+        return [None] * len(parts)
     several = len({p.source for p in parts}) > 1
-    named = [p.groups if p.groups is None else [f'{p.source}/{g}' if several and p.source else str(g) for g in p.groups] for p in parts]
-    width = 1 + max((len(g) for groups in named for g in groups or ()), default=0) # longer than any name, so that none is met twice
+    named = [
+        p.groups if p.groups is None else [f'{p.source}/{g}' if several and p.source else str(g) for g in p.groups]
+        for p in parts
+    ]
+    width = 1 + max(
+        (len(g) for groups in named for g in groups or ()), default=0
+    )  # longer than any name, so that none is met twice
     starts = np.cumsum([0] + [len(p) for p in parts])
-    return [[f'{start + i:0{width}}' for i in range(len(p))] if g is None else g for p, g, start in zip(parts, named, starts)]
+    return [
+        [f'{start + i:0{width}}' for i in range(len(p))] if g is None else g
+        for p, g, start in zip(parts, named, starts)
+    ]
 
 # %% ../../nbs/data/scenes.ipynb #7108ece3
 @contextmanager
@@ -220,20 +333,26 @@ def atomic_path(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
-    except OSError as error: raise type(error)(error.errno, error.strerror, str(path)) from None # the file that was asked for, not its aside
+    except OSError as error:
+        raise type(error)(
+            error.errno, error.strerror, str(path)
+        ) from None  # the file that was asked for, not its aside
     os.close(handle)
     try:
         yield Path(aside)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(aside, 0o666 & ~umask) # mkstemp gives 0600: a shared folder must stay readable for the group
+        os.chmod(aside, 0o666 & ~umask)  # mkstemp gives 0600: a shared folder must stay readable for the group
         os.replace(aside, path)
-    finally: Path(aside).unlink(missing_ok=True)
+    finally:
+        Path(aside).unlink(missing_ok=True)
 
 # %% ../../nbs/data/scenes.ipynb #58cf728f
 def atomic_write_text(path, text: str):
     "Write `text` to `path`, whole or not at all."
-    with atomic_path(path) as aside: aside.write_text(text, encoding='utf-8')
+    with atomic_path(path) as aside:
+        aside.write_text(text, encoding='utf-8')
+
 
 def atomic_write_json(path, obj):
     "Write `obj` as indented json to `path`, whole or not at all."
@@ -243,9 +362,16 @@ def atomic_write_json(path, obj):
 def realdata(*parts: str) -> Path | None:
     "A path in the folder of real samples (`MTMG_REALDATA`, else `../shared/realdata` beside the checkout), or None."
     root = os.environ.get('MTMG_REALDATA')
-    folders = [Path(root)] if root else [p.parent/'shared'/'realdata' for p in Path.cwd().joinpath('x').parents if (p/'settings.ini').exists()]
+    folders = (
+        [Path(root)]
+        if root
+        else [
+            p.parent / 'shared' / 'realdata' for p in Path.cwd().joinpath('x').parents if (p / 'settings.ini').exists()
+        ]
+    )
     for folder in folders:
         path = folder.joinpath(*parts)
-        if path.exists(): return path
+        if path.exists():
+            return path
     print(f'skipped: no real samples ({"/".join(parts) or "folder"}); set MTMG_REALDATA to a folder that has them')
     return None

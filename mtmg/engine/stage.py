@@ -31,37 +31,49 @@ from .steps import VARIANTS, Recipe, Steps, derived_seed, dihedral, pick, step_s
 # %% ../../nbs/engine/stage.ipynb #1d1d00df
 def pick_precision(precision='auto', device='cpu') -> str:
     "Lightning's name of a precision; 'auto' is bf16 autocast where the device computes in bf16, else fp32."
-    if precision != 'auto': return precision
+    if precision != 'auto':
+        return precision
     return 'bf16-mixed' if forward_precision('auto', device) == 'bf16' else '32-true'
 
 # %% ../../nbs/engine/stage.ipynb #2b52403d
 def attention(device, precision: str):
     "Context of the attention kernel: on a CPU in bf16 the math kernel trains small ViTs up to 1.8 x faster."
-    if torch.device(device).type != 'cpu' or 'bf16' not in precision: return nullcontext()
+    if torch.device(device).type != 'cpu' or 'bf16' not in precision:
+        return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
+
     return sdpa_kernel(SDPBackend.MATH)
 
 # %% ../../nbs/engine/stage.ipynb #b1b911e4
 class Stage(L.LightningModule):
     "One stage of training. A subclass gives `losses(batch) -> {name: weighted term}`."
+
     def __init__(self, net: torch.nn.Module, recipe: Recipe, steps: int, seed: int = 0):
         super().__init__()
         self.net, self.recipe, self.steps, self.seed, self._lost = net, recipe, steps, seed, None
 
-    def losses(self, batch: dict) -> dict: raise NotImplementedError
+    def losses(self, batch: dict) -> dict:
+        raise NotImplementedError
 
     def training_step(self, batch, _):
-        with step_seed(self.seed, batch['step'], self.device), naming_scenes(batch): terms = self.losses(batch)
+        with step_seed(self.seed, batch['step'], self.device), naming_scenes(batch):
+            terms = self.losses(batch)
         loss = sum(terms.values())
         self.watch(batch['step'], loss, terms)
         self.log('loss', loss.detach(), prog_bar=True, logger=False)
-        if self.logger is not None: self.log_dict({f'loss/{k}': v.detach() for k, v in terms.items()} | {'loss/sum': loss.detach()})
+        if self.logger is not None:
+            self.log_dict({f'loss/{k}': v.detach() for k, v in terms.items()} | {'loss/sum': loss.detach()})
         return loss
 
     def draw_variant(self, batch: dict) -> torch.Tensor:
         "(N,) one of the recipe's mirror images and quarter turns for each scene: the same one, whichever process has it."
-        drawn = torch.randint(VARIANTS[self.recipe.flips], (batch.get('whole', len(batch['image'])),))[rank()::world_size()]
-        if rank(): torch.manual_seed(derived_seed(self.seed, batch['step'], rank())) # what the network draws is each process's own
+        drawn = torch.randint(VARIANTS[self.recipe.flips], (batch.get('whole', len(batch['image'])),))[
+            rank() :: world_size()
+        ]
+        if rank():
+            torch.manual_seed(
+                derived_seed(self.seed, batch['step'], rank())
+            )  # what the network draws is each process's own
         return drawn.to(self.device)
 
     def together(self, batch: dict, *tensors) -> tuple:
@@ -70,30 +82,43 @@ class Stage(L.LightningModule):
 
     def watch(self, step: int, loss: torch.Tensor, terms: dict):
         "Note the first loss that is not finite. A CPU says so at once; asking a GPU would make it wait, so it is asked now and then."
-        if self._lost is None: self._lost = torch.full((), -1, device=loss.device)
+        if self._lost is None:
+            self._lost = torch.full((), -1, device=loss.device)
         self._lost = torch.where((self._lost < 0) & ~loss.detach().isfinite(), step, self._lost)
-        if loss.device.type == 'cpu' or step % 50 == 49: self.check({'step': step} | terms)
+        if loss.device.type == 'cpu' or step % 50 == 49:
+            self.check({'step': step} | terms)
+
     def check(self, now: dict = {}):
         "FloatingPointError with the scenes of the first batch whose loss was not finite."
         step = -1 if self._lost is None else int(self._lost)
-        if step < 0: return
+        if step < 0:
+            return
         keys = self.trainer.datamodule.keys(step)
-        found = ', '.join(f'{k} {v.item():.3g}' for k, v in now.items() if k != 'step') if now.get('step') == step else ''
-        error = FloatingPointError(f'the loss is not finite at step {step // self.recipe.accumulate}{f" ({found})" if found else ""}; the {len(keys)} scenes of the batch: '
-                                   f'{", ".join(keys[:8])}{", ..." if len(keys) > 8 else ""}; try a lower lr or precision="32-true"')
+        found = (
+            ', '.join(f'{k} {v.item():.3g}' for k, v in now.items() if k != 'step') if now.get('step') == step else ''
+        )
+        error = FloatingPointError(
+            f'the loss is not finite at step {step // self.recipe.accumulate}{f" ({found})" if found else ""}; the {len(keys)} scenes of the batch: '
+            f'{", ".join(keys[:8])}{", ..." if len(keys) > 8 else ""}; try a lower lr or precision="32-true"'
+        )
         error.keys = keys
         raise error
 
     def configure_model(self):
         from lightning.pytorch.strategies import ModelParallelStrategy
-        if isinstance(self.trainer.strategy, ModelParallelStrategy): cut_up(self.net, self.device_mesh)
+
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            cut_up(self.net, self.device_mesh)
+
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         clip_whole_norm(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self):
         r = self.recipe
         weights = [p for p in self.net.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=r.lr, weight_decay=r.weight_decay, betas=tuple(r.betas),
-                                      fused=self.device.type == 'cuda')
+        optimizer = torch.optim.AdamW(
+            weights, lr=r.lr, weight_decay=r.weight_decay, betas=tuple(r.betas), fused=self.device.type == 'cuda'
+        )
         warmup = r.warmup(self.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: warmup_cosine(s, warmup, self.steps))
         return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
@@ -101,48 +126,90 @@ class Stage(L.LightningModule):
 # %% ../../nbs/engine/stage.ipynb #6c9e7cf0
 class Checkpoint(L.Callback):
     "Saves `last.ckpt` every so many steps, and once more when Ctrl-C is pressed or SIGTERM comes."
+
     def __init__(self, folder=None, every: int = 200):
-        self.file, self.every, self.saved, self._asked, self._enough = (Path(folder)/'last.ckpt' if folder else None), every, None, None, False
+        self.file, self.every, self.saved, self._asked, self._enough = (
+            (Path(folder) / 'last.ckpt' if folder else None),
+            every,
+            None,
+            None,
+            False,
+        )
         self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
     def found(self) -> Path | None:
         "The checkpoint to go on from: the first process's word counts."
         found = from_first(self._sound)
-        if found is not None and not found.exists(): raise FileNotFoundError(f'process {rank()} does not see {found}; the folder of a run must lie on a disk that all nodes share')
+        if found is not None and not found.exists():
+            raise FileNotFoundError(
+                f'process {rank()} does not see {found}; the folder of a run must lie on a disk that all nodes share'
+            )
         return found
+
     def _sound(self):
-        if self.file is None or not self.file.exists(): return None
+        if self.file is None or not self.file.exists():
+            return None
         try:
-            with zipfile.ZipFile(self.file) as members: damaged = members.testzip() # by its check sums, which torch does not look at
-        except (zipfile.BadZipFile, EOFError) as error: damaged = str(error)
-        if damaged: raise OSError(f'the checkpoint {self.file} is damaged ({damaged}); remove it, and the same call starts from the first step')
+            with zipfile.ZipFile(self.file) as members:
+                damaged = members.testzip()  # by its check sums, which torch does not look at
+        except (zipfile.BadZipFile, EOFError) as error:
+            damaged = str(error)
+        if damaged:
+            raise OSError(
+                f'the checkpoint {self.file} is damaged ({damaged}); remove it, and the same call starts from the first step'
+            )
         return self.file
+
     def setup(self, trainer, module, stage):
         weights = sum(p.numel() * p.element_size() for p in module.parameters())
-        if self.file and trainer.is_global_zero: need_room(self.file.parent, 6 * weights) # two files of weights and two moments
+        if self.file and trainer.is_global_zero:
+            need_room(self.file.parent, 6 * weights)  # two files of weights and two moments
+
     def save(self, trainer):
         trainer.lightning_module.check()
-        if self.file is None: return
+        if self.file is None:
+            return
         aside = self.file.with_suffix('.part')
         try:
             trainer.save_checkpoint(aside)
-            if trainer.is_global_zero: os.replace(aside, self.file)
-        except (OSError, RuntimeError) as error: # torch says of a full disk that its writer failed
-            if not trainer.is_global_zero: raise
+            if trainer.is_global_zero:
+                os.replace(aside, self.file)
+        except (OSError, RuntimeError) as error:  # torch says of a full disk that its writer failed
+            if not trainer.is_global_zero:
+                raise
             aside.unlink(missing_ok=True)
-            kept = f'that of step {self.saved} is kept; make room, and the same call goes on from there' if self.saved is not None else 'there is none yet'
-            raise OSError(f'the checkpoint of step {trainer.global_step} could not be written to {self.file} ({" ".join(str(error).split())[:120]}); {kept}') from error
+            kept = (
+                f'that of step {self.saved} is kept; make room, and the same call goes on from there'
+                if self.saved is not None
+                else 'there is none yet'
+            )
+            raise OSError(
+                f'the checkpoint of step {trainer.global_step} could not be written to {self.file} ({" ".join(str(error).split())[:120]}); {kept}'
+            ) from error
         self.saved = trainer.global_step
+
     def on_train_start(self, trainer, stage):
-        if self.file and self.file.exists(): self.saved = trainer.global_step
-        if threading.current_thread() is not threading.main_thread(): return
+        if self.file and self.file.exists():
+            self.saved = trainer.global_step
+        if threading.current_thread() is not threading.main_thread():
+            return
+
         def asked(number, frame):
             now = time.monotonic()
-            if self._asked is not None and now - self._asked > 1: raise KeyboardInterrupt # a launcher may pass on what the terminal has sent already
+            if self._asked is not None and now - self._asked > 1:
+                raise KeyboardInterrupt  # a launcher may pass on what the terminal has sent already
             self._asked = self._asked or now
-        for number in self._before: signal.signal(number, asked) # Lightning's own for SIGTERM would talk to the other processes at once
+
+        for number in self._before:
+            signal.signal(number, asked)  # Lightning's own for SIGTERM would talk to the other processes at once
+
     def on_train_batch_end(self, trainer, stage, outputs, batch, index):
-        self._enough, trainer.should_stop = self._enough or trainer.should_stop, False # another callback's, before this one
-        if (batch['step'] + 1) % stage.recipe.accumulate: return # in the middle of a step
+        self._enough, trainer.should_stop = (
+            self._enough or trainer.should_stop,
+            False,
+        )  # another callback's, before this one
+        if (batch['step'] + 1) % stage.recipe.accumulate:
+            return  # in the middle of a step
         step = trainer.global_step
         if trainer.world_size == 1 or step % 10 == 0:
             if trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False):
@@ -151,139 +218,237 @@ class Checkpoint(L.Callback):
         if self._enough and step < stage.steps:
             self.save(trainer)
             raise RuntimeError(f'stopped at step {step} of {stage.steps}, as a callback asked{self.goes_on(step)}')
-        if step == stage.steps: stage.check()
-        elif step % self.every == 0: self.save(trainer)
-    def on_train_end(self, trainer, stage): # by a way that is not foreseen
-        if trainer.global_step < stage.steps: raise RuntimeError(f'stopped at step {trainer.global_step} of {stage.steps}{self.goes_on(self.saved or 0)}')
-    def goes_on(self, step: int) -> str: return f'; the same call goes on from step {step}' if self.file else '; give `out` to be able to resume'
+        if step == stage.steps:
+            stage.check()
+        elif step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer, stage):  # by a way that is not foreseen
+        if trainer.global_step < stage.steps:
+            raise RuntimeError(f'stopped at step {trainer.global_step} of {stage.steps}{self.goes_on(self.saved or 0)}')
+
+    def goes_on(self, step: int) -> str:
+        return f'; the same call goes on from step {step}' if self.file else '; give `out` to be able to resume'
+
     def release(self):
         "Give the signals back."
         if threading.current_thread() is threading.main_thread():
-            for number, handler in self._before.items(): signal.signal(number, handler)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
 # %% ../../nbs/engine/stage.ipynb #5965fc7c
 class _Numbered(Dataset):
     "Scenes by (micro-step, index), so that a batch knows its step, its places in the data set, and of how many scenes it is a share."
-    def __init__(self, dataset, whole): self.dataset, self.whole = dataset, whole
+
+    def __init__(self, dataset, whole):
+        self.dataset, self.whole = dataset, whole
+
     def __getitems__(self, keys):
         samples = self.dataset.__getitems__([i for _, i in keys])
         return collate(samples) | {'index': torch.tensor([i for _, i in keys]), 'step': keys[0][0], 'whole': self.whole}
 
-def _same(batch): return batch # `_Numbered` hands over a collated batch already
+
+def _same(batch):
+    return batch  # `_Numbered` hands over a collated batch already
+
 
 class _Scenes(L.LightningDataModule):
     "This process's share of every batch, from the step on at which the run stands."
+
     def __init__(self, stage, dataset, num_workers, pin_memory):
         super().__init__()
         self.stage, self.dataset, self.options = stage, dataset, dict(num_workers=num_workers, pin_memory=pin_memory)
+
     def steps(self, **share) -> Steps:
         r = self.stage.recipe
-        return Steps(len(self.dataset), r.batch_size, self.stage.steps * r.accumulate, self.stage.seed, accumulate=r.accumulate, **share)
+        return Steps(
+            len(self.dataset),
+            r.batch_size,
+            self.stage.steps * r.accumulate,
+            self.stage.seed,
+            accumulate=r.accumulate,
+            **share,
+        )
+
     def keys(self, step: int) -> list:
         "The ids of all scenes of a micro-step."
         ids = self.dataset.ids
         return [ids[i] for _, i in next(iter(self.steps(start=step)))]
+
     def setup(self, stage):
-        if self.steps().micro < world_size(): raise ValueError(f'a batch of {self.steps().micro} scenes cannot be shared by {world_size()} processes; raise batch_size, or start fewer')
+        if self.steps().micro < world_size():
+            raise ValueError(
+                f'a batch of {self.steps().micro} scenes cannot be shared by {world_size()} processes; raise batch_size, or start fewer'
+            )
+
     def train_dataloader(self):
-        steps = self.steps(start=self.trainer.global_step * self.stage.recipe.accumulate, rank=rank(), world=world_size())
+        steps = self.steps(
+            start=self.trainer.global_step * self.stage.recipe.accumulate, rank=rank(), world=world_size()
+        )
         return DataLoader(_Numbered(self.dataset, steps.micro), batch_sampler=steps, collate_fn=_same, **self.options)
 
 # %% ../../nbs/engine/stage.ipynb #8da98038
 @contextmanager
 def quiet():
     "Lightning's notes on devices and its tips are kept back for the time of a run; warnings of our own are not."
-    loggers = [logging.getLogger(n) for n in ('lightning.pytorch', 'lightning.fabric', 'lightning.pytorch.utilities.rank_zero')]
+    loggers = [
+        logging.getLogger(n) for n in ('lightning.pytorch', 'lightning.fabric', 'lightning.pytorch.utilities.rank_zero')
+    ]
     levels = [l.level for l in loggers]
-    for l in loggers: l.setLevel(logging.ERROR)
+    for l in loggers:
+        l.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module=r'(lightning|torch\.utils\.data|torch\.optim).*')
-        try: yield
+        try:
+            yield
         finally:
-            for l, level in zip(loggers, levels): l.setLevel(level)
+            for l, level in zip(loggers, levels):
+                l.setLevel(level)
 
 # %% ../../nbs/engine/stage.ipynb #80ac2d35
 @contextmanager
 def made_fast(net: torch.nn.Module, device, compile=False, checkpoint_activations: bool = False):
     "Inside the block `net` is compiled, keeps fewer activations, and lies in memory as a GPU likes it; outside it is as it was."
-    blocks = next((m for m in net.modules() if callable(getattr(m, 'set_grad_checkpointing', None))), None) if checkpoint_activations else None
-    if checkpoint_activations and blocks is None: raise ValueError(f'{type(net).__name__} cannot compute activations again; leave out checkpoint_activations')
-    if blocks is not None: blocks.set_grad_checkpointing(True)
+    blocks = (
+        next((m for m in net.modules() if callable(getattr(m, 'set_grad_checkpointing', None))), None)
+        if checkpoint_activations
+        else None
+    )
+    if checkpoint_activations and blocks is None:
+        raise ValueError(f'{type(net).__name__} cannot compute activations again; leave out checkpoint_activations')
+    if blocks is not None:
+        blocks.set_grad_checkpointing(True)
     on_gpu = torch.device(device).type == 'cuda'
-    if on_gpu: net.to(memory_format=torch.channels_last)
-    if compile: net.compile(**({'backend': compile} if isinstance(compile, str) else {}))
-    try: yield
+    if on_gpu:
+        net.to(memory_format=torch.channels_last)
+    if compile:
+        net.compile(**({'backend': compile} if isinstance(compile, str) else {}))
+    try:
+        yield
     finally:
-        if compile: net._compiled_call_impl = None
-        if on_gpu: net.to(memory_format=torch.contiguous_format)
-        if blocks is not None: blocks.set_grad_checkpointing(False)
+        if compile:
+            net._compiled_call_impl = None
+        if on_gpu:
+            net.to(memory_format=torch.contiguous_format)
+        if blocks is not None:
+            blocks.set_grad_checkpointing(False)
 
 # %% ../../nbs/engine/stage.ipynb #427c5e30
 LOGGERS = {'csv': 'CSVLogger', 'tensorboard': 'TensorBoardLogger', 'wandb': 'WandbLogger', 'mlflow': 'MLFlowLogger'}
 
+
 def pick_logger(logger, out, start: int):
     "A Lightning logger by name, or the one given; False for none."
-    if not isinstance(logger, str): return logger
-    if logger == 'none' or out is None: return False
-    if logger not in LOGGERS: raise ValueError(f'logger {logger!r} is not one of {", ".join(LOGGERS)}, none')
+    if not isinstance(logger, str):
+        return logger
+    if logger == 'none' or out is None:
+        return False
+    if logger not in LOGGERS:
+        raise ValueError(f'logger {logger!r} is not one of {", ".join(LOGGERS)}, none')
     import lightning.pytorch.loggers as loggers
+
     where = {'name': 'log', 'version': f'from_{start}' if start else ''} if logger in ('csv', 'tensorboard') else {}
-    if logger == 'csv': where['flush_logs_every_n_steps'] = 1 # a killed run has written what it knew
-    return getattr(loggers, LOGGERS[logger])(**({'tracking_uri': f'file:{Path(out).absolute()}/log'} if logger == 'mlflow' else {'save_dir': out}), **where)
+    if logger == 'csv':
+        where['flush_logs_every_n_steps'] = 1  # a killed run has written what it knew
+    return getattr(loggers, LOGGERS[logger])(
+        **({'tracking_uri': f'file:{Path(out).absolute()}/log'} if logger == 'mlflow' else {'save_dir': out}), **where
+    )
 
 # %% ../../nbs/engine/stage.ipynb #5be12e56
 #: Arguments of the Trainer that would change what a stage computes, and where it is said instead.
-_OWNED = {'accelerator': 'device', 'precision': 'precision', 'accumulate_grad_batches': 'accumulate', 'gradient_clip_val': 'clip_norm',
-          'gradient_clip_algorithm': 'clip_norm', 'use_distributed_sampler': 'batch_size',
-          **dict.fromkeys(('max_steps', 'min_steps', 'max_epochs', 'min_epochs', 'max_time', 'limit_train_batches', 'overfit_batches', 'fast_dev_run'), 'epochs')}
+_OWNED = {
+    'accelerator': 'device',
+    'precision': 'precision',
+    'accumulate_grad_batches': 'accumulate',
+    'gradient_clip_val': 'clip_norm',
+    'gradient_clip_algorithm': 'clip_norm',
+    'use_distributed_sampler': 'batch_size',
+    **dict.fromkeys(
+        (
+            'max_steps',
+            'min_steps',
+            'max_epochs',
+            'min_epochs',
+            'max_time',
+            'limit_train_batches',
+            'overfit_batches',
+            'fast_dev_run',
+        ),
+        'epochs',
+    ),
+}
+
 
 def fit(
     stage: Stage,
-    dataset, # `SceneDataset` to learn from
-    out=None, # folder for checkpoints and the log; None keeps nothing
+    dataset,  # `SceneDataset` to learn from
+    out=None,  # folder for checkpoints and the log; None keeps nothing
     device='auto',
-    num_workers: int = 0, # processes that decode
+    num_workers: int = 0,  # processes that decode
     progress: bool = True,
-    checkpoint_every: int = 200, # steps
-    callbacks=(), # further Lightning callbacks
-    logger='csv', # one of `LOGGERS`, 'none', or a logger of Lightning's
-    compile: bool | str = False, # torch.compile the network; a name chooses the backend
-    checkpoint_activations: bool = False, # compute activations again in the backward pass: less memory, more time
-    **trainer, # further arguments of Lightning's Trainer: strategy ('fsdp2' too, see `mtmg.engine.steps`), devices, num_nodes, ...
+    checkpoint_every: int = 200,  # steps
+    callbacks=(),  # further Lightning callbacks
+    logger='csv',  # one of `LOGGERS`, 'none', or a logger of Lightning's
+    compile: bool | str = False,  # torch.compile the network; a name chooses the backend
+    checkpoint_activations: bool = False,  # compute activations again in the backward pass: less memory, more time
+    **trainer,  # further arguments of Lightning's Trainer: strategy ('fsdp2' too, see `mtmg.engine.steps`), devices, num_nodes, ...
 ) -> Stage:
     "Train `stage`; resume from `out` where a checkpoint is. The network comes back frozen and in eval mode."
     with withdrawing(out), quiet(), ExitStack() as during:
         for name in trainer:
-            if name in _OWNED: raise ValueError(f"the Trainer's {name} would change what is computed; say it with {_OWNED[name]}=...")
+            if name in _OWNED:
+                raise ValueError(f"the Trainer's {name} would change what is computed; say it with {_OWNED[name]}=...")
         device, recipe = pick_device(device), stage.recipe
         meet(device)
         precision = pick_precision(recipe.precision, device)
         trainer = launched() | trainer
         refuse_pickles(trainer.get('strategy', ''), out)
-        if trainer.get('strategy') == 'fsdp2': trainer['strategy'] = fsdp2(trainer.get('devices', 1) * trainer.get('num_nodes', 1))
+        if trainer.get('strategy') == 'fsdp2':
+            trainer['strategy'] = fsdp2(trainer.get('devices', 1) * trainer.get('num_nodes', 1))
         scenes = _Scenes(stage, dataset, num_workers, device.type == 'cuda')
-        scenes.steps() # can batches be split as the recipe says?
-        checkpoint = Checkpoint(Path(out)/'checkpoints' if out else None, checkpoint_every)
+        scenes.steps()  # can batches be split as the recipe says?
+        checkpoint = Checkpoint(Path(out) / 'checkpoints' if out else None, checkpoint_every)
         resume = checkpoint.found()
         start = torch.load(resume, map_location='meta', weights_only=True)['global_step'] if resume else 0
-        if device.type == 'cuda' and device.index is not None and not launched(): trainer.setdefault('devices', [device.index])
+        if device.type == 'cuda' and device.index is not None and not launched():
+            trainer.setdefault('devices', [device.index])
         during.enter_context(attention(device, precision))
         during.callback(checkpoint.release)
-        runner = L.Trainer(**{'accelerator': device.type, 'devices': 1, 'precision': precision, 'max_steps': stage.steps, 'max_epochs': 1,
-                              'accumulate_grad_batches': recipe.accumulate, 'gradient_clip_val': recipe.clip_norm, 'enable_checkpointing': False,
-                              'enable_model_summary': False, 'enable_progress_bar': progress, 'use_distributed_sampler': False,
-                              'log_every_n_steps': 10, 'logger': pick_logger(logger, out, start),
-                              'callbacks': [*callbacks, checkpoint]} | trainer)
+        runner = L.Trainer(
+            **{
+                'accelerator': device.type,
+                'devices': 1,
+                'precision': precision,
+                'max_steps': stage.steps,
+                'max_epochs': 1,
+                'accumulate_grad_batches': recipe.accumulate,
+                'gradient_clip_val': recipe.clip_norm,
+                'enable_checkpointing': False,
+                'enable_model_summary': False,
+                'enable_progress_bar': progress,
+                'use_distributed_sampler': False,
+                'log_every_n_steps': 10,
+                'logger': pick_logger(logger, out, start),
+                'callbacks': [*callbacks, checkpoint],
+            }
+            | trainer
+        )
         whole = stage.net
-        if is_sharding(runner.strategy): stage.net = copy.deepcopy(whole) # what has been cut up stays so
+        if is_sharding(runner.strategy):
+            stage.net = copy.deepcopy(whole)  # what has been cut up stays so
         during.enter_context(made_fast(stage.net, device, compile, checkpoint_activations))
-        if runner.world_size > 1: during.enter_context(whole_batchnorm(stage.net, on_gpu=device.type == 'cuda'))
+        if runner.world_size > 1:
+            during.enter_context(whole_batchnorm(stage.net, on_gpu=device.type == 'cuda'))
         stage.net.requires_grad_(True).train()
-        try: runner.fit(stage, datamodule=scenes, ckpt_path=resume, weights_only=True if resume else None)
-        except SystemExit: # Lightning turns Ctrl-C into an exit; in a notebook it must stay an interrupt
-            raise KeyboardInterrupt(f'stopped at step {runner.global_step} of {stage.steps}{checkpoint.goes_on(runner.global_step)}') from None
+        try:
+            runner.fit(stage, datamodule=scenes, ckpt_path=resume, weights_only=True if resume else None)
+        except SystemExit:  # Lightning turns Ctrl-C into an exit; in a notebook it must stay an interrupt
+            raise KeyboardInterrupt(
+                f'stopped at step {runner.global_step} of {stage.steps}{checkpoint.goes_on(runner.global_step)}'
+            ) from None
         except RuntimeError as error:
-            if (explained := _explained(error, runner, stage, checkpoint)) is None: raise
+            if (explained := _explained(error, runner, stage, checkpoint)) is None:
+                raise
             raise explained from error
         if stage.net is not whole:
             whole.load_state_dict(whole_weights(runner.strategy.model))
@@ -291,13 +456,19 @@ def fit(
     stage.net.requires_grad_(False).eval()
     return stage
 
+
 def _explained(error, runner, stage, checkpoint) -> BaseException | None:
     "in words of a user, what torch says of memory and of processes that are gone"
     if isinstance(error, torch.OutOfMemoryError) or 'allocate memory' in str(error):
         size, twice = runner.datamodule.steps().batch_size, 2 * stage.recipe.accumulate
         less = f', or accumulate={twice} for the same batch in smaller parts' if size % twice == 0 else ''
-        return MemoryError(f'batch_size {size} does not fit into the memory of {runner.strategy.root_device}; try batch_size={max(1, size // 2)}{less}')
+        return MemoryError(
+            f'batch_size {size} does not fit into the memory of {runner.strategy.root_device}; try batch_size={max(1, size // 2)}{less}'
+        )
     if peer_lost(error):
-        if os.environ.get('TORCHELASTIC_RUN_ID', '').startswith(OURS): return SystemExit(1) # `launch` says which one, and why
+        if os.environ.get('TORCHELASTIC_RUN_ID', '').startswith(OURS):
+            return SystemExit(1)  # `launch` says which one, and why
         last = f'; the same call goes on from step {checkpoint.saved}' if checkpoint.saved else ''
-        return ConnectionError(f'another of the {runner.world_size} processes has ended, and this one cannot go on without it (step {runner.global_step}){last}')
+        return ConnectionError(
+            f'another of the {runner.world_size} processes has ended, and this one cannot go on without it (step {runner.global_step}){last}'
+        )

@@ -33,29 +33,40 @@ def interpolate(clip: Clip, tuned: Clip, alpha: float) -> Clip:
 # %% ../../nbs/patching/line.ipynb #ee554fd2
 class Alpha(float):
     "A number that carries the `exposure` of what it was chosen on."
-    exposure = Exposure() # nothing: a number that somebody typed
+
+    exposure = Exposure()  # nothing: a number that somebody typed
 
     def __new__(cls, value: float, exposure: Exposure = Exposure()):
         alpha = super().__new__(cls, value)
         alpha.exposure = exposure
         return alpha
-    def __reduce__(self): return Alpha, (float(self), self.exposure)
 
-def line_ends(clip: Clip, tuned: Clip, alpha: float = 0) -> tuple: # of two state dicts
+    def __reduce__(self):
+        return Alpha, (float(self), self.exposure)
+
+
+def line_ends(clip: Clip, tuned: Clip, alpha: float = 0) -> tuple:  # of two state dicts
     "The image towers of two CLIPs; ValueError where there is no line between them, or where `alpha` is not on it."
     if not 0 <= alpha <= 1:
         raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
     start, end = clip.visual.state_dict(), tuned.visual.state_dict()
     if {k: w.shape for k, w in start.items()} != {k: w.shape for k, w in end.items()}:
-        raise ValueError(f'{clip.name} and {tuned.name} have different image towers; both ends must be of one architecture')
+        raise ValueError(
+            f'{clip.name} and {tuned.name} have different image towers; both ends must be of one architecture'
+        )
     gelu = [bool(m.model_cfg.get('quick_gelu')) for m in (clip, tuned)]
     if gelu[0] != gelu[1]:
-        raise ValueError(f'{clip.name} has quick_gelu={gelu[0]} and {tuned.name} has {gelu[1]}; '
-                         'load both ends with the activation that they were trained with')
+        raise ValueError(
+            f'{clip.name} has quick_gelu={gelu[0]} and {tuned.name} has {gelu[1]}; '
+            'load both ends with the activation that they were trained with'
+        )
     if clip.composite != tuned.composite:
-        raise ValueError(f"{clip.name} looks at '{clip.composite}' pictures and {tuned.name} at '{tuned.composite}'; "
-                         'load both ends with one composite=')
+        raise ValueError(
+            f"{clip.name} looks at '{clip.composite}' pictures and {tuned.name} at '{tuned.composite}'; "
+            'load both ends with one composite='
+        )
     return start, end
+
 
 def named_after(patched: Clip, tuned: Clip, alpha: float) -> Clip:
     "`patched`, which now says that it stands at `alpha` on the line to `tuned`, and what it has seen on the way."
@@ -65,8 +76,9 @@ def named_after(patched: Clip, tuned: Clip, alpha: float) -> Clip:
     return patched
 
 # %% ../../nbs/patching/line.ipynb #b8f11668
-def _size(alpha) -> float: # of one alpha, or of the coefficients of several task vectors (`mtmg.patching.merging`)
+def _size(alpha) -> float:  # of one alpha, or of the coefficients of several task vectors (`mtmg.patching.merging`)
     return float(np.abs(alpha).sum())
+
 
 def _start(rows):
     "the point where nothing has moved yet"
@@ -75,14 +87,15 @@ def _start(rows):
         raise ValueError(f'what a task loses is counted from alpha 0, and the rows begin at {first}; score alpha 0 too')
     return first
 
+
 def _objective(rows, alpha, rule: str) -> tuple:
     "what a rule compares, and its standard error: the mean of the patching scores, with 'mean' also that of the supported ones"
     roles = [[r for r in rows if (r['alpha'], r['role']) == (alpha, role)] for role in ('patching', 'supported')]
-    roles = [role for role in roles[:2 if rule == 'mean' else 1] if role]
+    roles = [role for role in roles[: 2 if rule == 'mean' else 1] if role]
     error = lambda r: ((r.get('high') or 0) - (r.get('low') or 0)) / (2 * 1.96)
     score = np.mean([np.mean([r['score'] for r in role]) for role in roles])
     variance = sum((error(r) / len(role) / len(roles)) ** 2 for role in roles for r in role)
-    return round(float(score), 12), float(variance ** .5)
+    return round(float(score), 12), float(variance**0.5)
 
 # %% ../../nbs/patching/line.ipynb #e53486bb
 def _limits(rows, max_drop) -> dict:
@@ -93,8 +106,10 @@ def _limits(rows, max_drop) -> dict:
         if task not in supported:
             there = ', '.join(supported) or 'there is none'
             raise ValueError(f"max_drop names '{task}', which is not a supported task ({there})")
-        if not drop >= 0: raise ValueError(f"max_drop is {drop} for '{task}'; it must be 0 or more")
-    return {task: named.get(task, .01) for task in supported}
+        if not drop >= 0:
+            raise ValueError(f"max_drop is {drop} for '{task}'; it must be 0 or more")
+    return {task: named.get(task, 0.01) for task in supported}
+
 
 def _within(rows, alphas, limits: dict) -> list:
     "the alphas at which every supported task loses no more than its limit"
@@ -102,91 +117,125 @@ def _within(rows, alphas, limits: dict) -> list:
     score = {(r['alpha'], r['task']): r['score'] for r in rows}
     return [a for a in alphas if all(score[start, t] - score[a, t] <= limit + 1e-12 for t, limit in limits.items())]
 
+
 def choose_alpha(
-    rows: list, # dicts with alpha, task, role ('patching' or 'supported'), score in 0..1, and the ends low and high of its interval
-    rule: str = 'mean', # 'mean' or 'drop'
-    max_drop: float | dict = .01, # for 'drop': how much a supported task may lose (.01 is one point), or {task: loss} (else .01)
-    errors: float = 1., # how many standard errors below the best still count as the best; 0 takes the best
-) -> tuple: # (alpha, reason)
+    rows: list,  # dicts with alpha, task, role ('patching' or 'supported'), score in 0..1, and the ends low and high of its interval
+    rule: str = 'mean',  # 'mean' or 'drop'
+    max_drop: float
+    | dict = 0.01,  # for 'drop': how much a supported task may lose (.01 is one point), or {task: loss} (else .01)
+    errors: float = 1.0,  # how many standard errors below the best still count as the best; 0 takes the best
+) -> tuple:  # (alpha, reason)
     "The alpha that the rule picks, and why, in words."
-    if rule not in ('mean', 'drop'): raise ValueError(f"rule {rule!r} is not 'mean' or 'drop'")
-    if not any(r['role'] == 'patching' for r in rows): raise ValueError('no row of a patching task to choose by')
+    if rule not in ('mean', 'drop'):
+        raise ValueError(f"rule {rule!r} is not 'mean' or 'drop'")
+    if not any(r['role'] == 'patching' for r in rows):
+        raise ValueError('no row of a patching task to choose by')
     for r in rows:
         if not np.isfinite(r['score']):
-            raise ValueError(f"{r['task']} scores {r['score']} at alpha {r['alpha']}, by which nothing can be chosen; "
-                             'leave the task out, or look at its labels')
+            raise ValueError(
+                f"{r['task']} scores {r['score']} at alpha {r['alpha']}, by which nothing can be chosen; "
+                'leave the task out, or look at its labels'
+            )
     alphas, limits = sorted({r['alpha'] for r in rows}, key=_size), _limits(rows, max_drop)
-    if rule == 'drop' and limits: alphas = _within(rows, alphas, limits)
+    if rule == 'drop' and limits:
+        alphas = _within(rows, alphas, limits)
     of = {a: _objective(rows, a, rule) for a in alphas}
     best = max(alphas, key=lambda a: (of[a][0], -_size(a)))
     top, noise = of[best]
     chosen = min((a for a in alphas if of[a][0] >= top - errors * noise), key=lambda a: (_size(a), -of[a][0]))
-    if not limits: what = 'patching score on validation data (no supported task)'
-    elif rule == 'mean': what = f'mean of patching and supported scores on validation data ({top:.3f})'
+    if not limits:
+        what = 'patching score on validation data (no supported task)'
+    elif rule == 'mean':
+        what = f'mean of patching and supported scores on validation data ({top:.3f})'
     else:
         drops = ', '.join(f'{t} <= {100 * d:g}' for t, d in limits.items())
         what = f'patching score on validation data with a bounded drop (points: {drops})'
-    if chosen == best: return best, f'best {what}'
+    if chosen == best:
+        return best, f'best {what}'
     near = f'smallest alpha within {errors:g} standard error{"s" * (errors != 1)} ({100 * errors * noise:.1f} points)'
     return chosen, f'{near} of the best {what}, which is at {_named(best)}'
 
-def _named(alpha) -> str: return '+'.join(f'{c:.2f}' for c in np.atleast_1d(alpha))
+
+def _named(alpha) -> str:
+    return '+'.join(f'{c:.2f}' for c in np.atleast_1d(alpha))
 
 # %% ../../nbs/patching/line.ipynb #04cd2861
 @dataclass
 class Curve:
     "What a sweep saw: one row a point, task and split, and the alpha that was chosen on validation data."
-    alpha: float # an `Alpha`, or a tuple of coefficients (`mtmg.patching.merging`)
+
+    alpha: float  # an `Alpha`, or a tuple of coefficients (`mtmg.patching.merging`)
     reason: str
     rows: list = field(repr=False)
     rule: str = 'mean'
     max_drop: float | dict = 0.01
-    results: dict = field(default_factory=dict, repr=False) # {(task, alpha): `Result` on the test split}, not stored
-    errors: float = 1. # of `choose_alpha`
+    results: dict = field(default_factory=dict, repr=False)  # {(task, alpha): `Result` on the test split}, not stored
+    errors: float = 1.0  # of `choose_alpha`
 
     @property
     def exposure(self) -> Exposure:
         "The validation images that alpha was chosen on, and their class names."
         return getattr(self.alpha, 'exposure', Exposure())
+
     def kept(self, margin: float = 0.01) -> dict:
         "{supported task: paired loss on test images from alpha 0 to the chosen alpha, and its verdict (`mtmg.evaluate.kept`)}."
         start = _start(self.rows)
         tasks = [t for t, r in self.at(start).items() if r['role'] == 'supported']
         return {t: kept(self.results[t, start], self.results[t, self.alpha], margin) for t in tasks}
+
     def at(self, alpha: float | None = None, split: str = 'test') -> dict:
         "{task: row} at `alpha` (the chosen one)."
         alpha = self.alpha if alpha is None else alpha
         return {r['task']: r for r in self.rows if r['alpha'] == alpha and r['split'] == split}
+
     def leave_one_out(self) -> dict:
         "{supported task: its test row at the alpha chosen without it}."
         val = [r for r in self.rows if r['split'] == 'val']
         out = {}
         for task in sorted({r['task'] for r in self.rows if r['role'] == 'supported'}):
             limits = self.max_drop
-            if isinstance(limits, dict): limits = {k: v for k, v in limits.items() if k != task}
+            if isinstance(limits, dict):
+                limits = {k: v for k, v in limits.items() if k != task}
             alpha, _ = choose_alpha([r for r in val if r['task'] != task], self.rule, limits, self.errors)
             out[task] = self.at(alpha).get(task, {'alpha': alpha})
         return out
+
     def regret(self) -> float:
         "What an oracle would add that takes the best objective of the test split; nan without a whole test curve."
         test = [r for r in self.rows if r['split'] == 'test']
-        if {r['alpha'] for r in test} != {r['alpha'] for r in self.rows if r['split'] == 'val'}: return float('nan')
+        if {r['alpha'] for r in test} != {r['alpha'] for r in self.rows if r['split'] == 'val'}:
+            return float('nan')
         oracle, _ = choose_alpha(test, self.rule, self.max_drop, errors=0)
-        return max(0., _objective(test, oracle, self.rule)[0] - _objective(test, self.alpha, self.rule)[0])
+        return max(0.0, _objective(test, oracle, self.rule)[0] - _objective(test, self.alpha, self.rule)[0])
+
     def __str__(self):
         shown = [r for r in self.rows if r['split'] == 'val']
         tasks = {r['task']: f"{r['task']} ({r['role'][:3]})" for r in shown}
-        lines = [[_named(a).rjust(5), *(_scored(self.at(a, 'val')[t]) for t in tasks)] for a in sorted({r['alpha'] for r in shown})]
+        lines = [
+            [_named(a).rjust(5), *(_scored(self.at(a, 'val')[t]) for t in tasks)]
+            for a in sorted({r['alpha'] for r in shown})
+        ]
         widths = [max(map(len, column)) for column in zip(['alpha', *tasks.values()], *lines)]
-        text = ['  '.join(c.ljust(w) if c == 'alpha' else c.rjust(w) for c, w in zip(['alpha', *tasks.values()], widths))]
+        text = [
+            '  '.join(c.ljust(w) if c == 'alpha' else c.rjust(w) for c, w in zip(['alpha', *tasks.values()], widths))
+        ]
         for line in lines:
             chosen = '  <- chosen' * (line[0] == _named(self.alpha).rjust(5))
             text.append('  '.join(c.rjust(w) for c, w in zip(line, widths)) + chosen)
         return '\n'.join([*text, f'validation scores (%) with 95 % intervals; {self.reason}'])
+
     def to_dict(self) -> dict:
         alpha = list(map(float, self.alpha)) if isinstance(self.alpha, tuple) else float(self.alpha)
-        return {'alpha': alpha, 'reason': self.reason, 'rule': self.rule, 'max_drop': self.max_drop, 'errors': self.errors,
-                'exposure': self.exposure.to_dict(), 'rows': self.rows}
+        return {
+            'alpha': alpha,
+            'reason': self.reason,
+            'rule': self.rule,
+            'max_drop': self.max_drop,
+            'errors': self.errors,
+            'exposure': self.exposure.to_dict(),
+            'rows': self.rows,
+        }
+
 
 def _scored(row) -> str:
     text = f"{100 * row['score']:.1f}"
@@ -195,9 +244,15 @@ def _scored(row) -> str:
 # %% ../../nbs/patching/line.ipynb #aef99b15
 @torch.no_grad()
 def features_at(
-    clip: Clip, points,
-    set_point, # called with the weights of an image tower and a point; writes the weights of that point into it
-    dataset, batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32',
+    clip: Clip,
+    points,
+    set_point,  # called with the weights of an image tower and a point; writes the weights of that point into it
+    dataset,
+    batch_size=128,
+    device='auto',
+    num_workers=0,
+    progress=None,
+    precision='fp32',
 ) -> torch.Tensor:
     "(points, N, D) embeddings of every scene by the tower at every point; each batch is decoded and prepared once."
     moving = clip.clone().to(pick_device(device))
@@ -208,19 +263,32 @@ def features_at(
         x = moving.preprocess(batch['image'].to(moving.device), dataset.bands)
         for features, point in zip(out, points):
             set_point(tower, point)
-            with autocast(precision, moving.device): features[batch['index']] = moving.visual(x).float().cpu()
-    for features in out: add_up(features) # (N, D) at a time
+            with autocast(precision, moving.device):
+                features[batch['index']] = moving.visual(x).float().cpu()
+    for features in out:
+        add_up(features)  # (N, D) at a time
     return out
 
+
 def line_features(
-    clip: Clip, tuned: Clip, dataset, alphas,
-    batch_size=128, device='auto', num_workers=0, progress=None, precision='fp32',
+    clip: Clip,
+    tuned: Clip,
+    dataset,
+    alphas,
+    batch_size=128,
+    device='auto',
+    num_workers=0,
+    progress=None,
+    precision='fp32',
 ) -> torch.Tensor:
     "(alphas, N, D) embeddings of every scene at every point of the line from `clip` to `tuned`."
     start, end = ({k: w.to(pick_device(device)) for k, w in tower.items()} for tower in line_ends(clip, tuned))
+
     def set_alpha(tower, alpha):
         for k, w in tower.items():
-            if w.is_floating_point(): torch.lerp(start[k], end[k], alpha, out=w)
+            if w.is_floating_point():
+                torch.lerp(start[k], end[k], alpha, out=w)
+
     return features_at(clip, alphas, set_alpha, dataset, batch_size, device, num_workers, progress, precision)
 
 # %% ../../nbs/patching/line.ipynb #defc748c
@@ -229,7 +297,9 @@ def with_roles(patching, supported=()) -> list:
     tasks = [('patching', t) for t in patching] + [('supported', t) for t in supported]
     for _, task in tasks:
         if not isinstance(task, Splits):
-            raise ValueError(f'{task!r} is one split; give all three (load_dataset without split) to choose on val and report on test')
+            raise ValueError(
+                f'{task!r} is one split; give all three (load_dataset without split) to choose on val and report on test'
+            )
         labelled(task.val, 'a sweep')
         labelled(task.test, 'a sweep')
     names = [t.name for _, t in tasks]
@@ -237,60 +307,93 @@ def with_roles(patching, supported=()) -> list:
         raise ValueError(f"two tasks are called '{twice[0]}'; set another name on the splits of one of them")
     return tasks
 
+
 def chosen_on(tasks) -> Exposure:
     "What a choice (of alpha) on the validation splits of `tasks`, with roles, has seen."
     seen = Exposure()
     for _, task in tasks:
-        seen = seen.add('alpha', source=task.val.source, dataset=task.val.name, split='val', labelset=task.labelset.name,
-                        classnames=task.labelset.classnames)
+        seen = seen.add(
+            'alpha',
+            source=task.val.source,
+            dataset=task.val.name,
+            split='val',
+            labelset=task.labelset.name,
+            classnames=task.labelset.classnames,
+        )
     return seen
 
-def scored(data, features, clip: Clip, **about) -> tuple: # (its `Result`, a row of a `Curve`)
+
+def scored(data, features, clip: Clip, **about) -> tuple:  # (its `Result`, a row of a `Curve`)
     "Zero-shot scores of a split whose embeddings are `features`, by the text tower of `clip`."
     names = data.labelset
-    result = zero_shot(features, labels=data.targets, text=clip.head(names), logit_scale=clip.logit_scale,
-                       classnames=names.classnames, groups=getattr(data, 'groups', None))
+    result = zero_shot(
+        features,
+        labels=data.targets,
+        text=clip.head(names),
+        logit_scale=clip.logit_scale,
+        classnames=names.classnames,
+        groups=getattr(data, 'groups', None),
+    )
     metric = 'map' if names.multilabel else 'acc1'
     low, high = map(float, result.interval[metric])
-    return result, about | {'task': data.name, 'metric': metric, 'score': float(result[metric]), 'low': low, 'high': high, 'n': len(data)}
+    return result, about | {
+        'task': data.name,
+        'metric': metric,
+        'score': float(result[metric]),
+        'low': low,
+        'high': high,
+        'n': len(data),
+    }
 
 # %% ../../nbs/patching/line.ipynb #d128fffb
 def sweep(
-    clip: Clip, # alpha 0
-    tuned: Clip, # alpha 1
-    patching: list, # tasks to get better at: `Splits` each
-    supported: list = (), # tasks to keep: `Splits` each
-    alphas=None, # points on the line, and 0, from which losses are counted; by default those of the recipe of `tuned`
-    rule: str = 'mean', # how alpha is chosen, see `choose_alpha`
+    clip: Clip,  # alpha 0
+    tuned: Clip,  # alpha 1
+    patching: list,  # tasks to get better at: `Splits` each
+    supported: list = (),  # tasks to keep: `Splits` each
+    alphas=None,  # points on the line, and 0, from which losses are counted; by default those of the recipe of `tuned`
+    rule: str = 'mean',  # how alpha is chosen, see `choose_alpha`
     max_drop: float | dict = 0.01,
-    report: str = 'all', # 'all': test scores of the whole line; 'ends': of 0, .5 (where it is a point), the chosen alpha and 1
+    report: str = 'all',  # 'all': test scores of the whole line; 'ends': of 0, .5 (where it is a point), the chosen alpha and 1
     batch_size: int = 128,
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
-    precision: str = 'fp32', # of the forward passes; or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
+    precision: str = 'fp32',  # of the forward passes; or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
 ) -> Curve:
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
     alphas, tasks = _points(tuned, alphas), with_roles(patching, supported)
-    if report not in ('all', 'ends'): raise ValueError(f"report {report!r} is not 'all' or 'ends'")
-    rows, results, options = [], {}, dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
+    if report not in ('all', 'ends'):
+        raise ValueError(f"report {report!r} is not 'all' or 'ends'")
+    rows, results, options = (
+        [],
+        {},
+        dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision),
+    )
+
     def score(split, points):
         for role, task in tasks:
             data = getattr(task, split)
-            features = line_features(clip, tuned, data, points, progress=f'{data.name} {split}' if progress else None, **options)
+            features = line_features(
+                clip, tuned, data, points, progress=f'{data.name} {split}' if progress else None, **options
+            )
             for alpha, f in zip(points, features):
                 results[data.name, alpha], row = scored(data, f, clip, alpha=alpha, role=role, split=split)
                 rows.append(row)
+
     score('val', alphas)
-    results.clear() # what remains is of the test split
+    results.clear()  # what remains is of the test split
     alpha, reason = choose_alpha(rows, rule, max_drop)
-    ends = {0., .5, alpha, 1.} & {*alphas, 1.}
+    ends = {0.0, 0.5, alpha, 1.0} & {*alphas, 1.0}
     score('test', alphas if report == 'all' else sorted(ends))
     return Curve(Alpha(alpha, chosen_on(tasks)), reason, rows, rule, max_drop, results)
 
+
 def _points(tuned, alphas) -> list:
     "the points of a sweep: those given, or those of the recipe that `tuned` was made by, and 0"
-    if alphas is None: alphas = tuned.recipe.get('recipe', {}).get('alphas') or PATCH_RECIPES['default'].alphas
+    if alphas is None:
+        alphas = tuned.recipe.get('recipe', {}).get('alphas') or PATCH_RECIPES['default'].alphas
     alphas = [float(a) for a in alphas]
-    if not alphas or min(alphas) < 0 or max(alphas) > 1: raise ValueError(f'alphas are {alphas}; they must lie between 0 and 1')
-    return sorted({0., *alphas})
+    if not alphas or min(alphas) < 0 or max(alphas) > 1:
+        raise ValueError(f'alphas are {alphas}; they must lie between 0 and 1')
+    return sorted({0.0, *alphas})

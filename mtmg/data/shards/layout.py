@@ -27,9 +27,12 @@ from ..scenes import atomic_path, atomic_write_json, atomic_write_text, SceneDat
 # %% ../../../nbs/data/shards/layout.ipynb #3080c540
 class TarWriter:
     "Members into an open binary file; where each lies is kept in `members`: (name, offset, size, crc32)."
-    def __init__(self, file): self.file, self.members, self.position = file, [], 0
+
+    def __init__(self, file):
+        self.file, self.members, self.position = file, [], 0
+
     def add(self, name: str, data: bytes):
-        info = tarfile.TarInfo(name) # time 0, owner 0, mode 0644
+        info = tarfile.TarInfo(name)  # time 0, owner 0, mode 0644
         info.size = len(data)
         header = info.tobuf(tarfile.USTAR_FORMAT)
         self.file.write(header)
@@ -37,6 +40,7 @@ class TarWriter:
         self.file.write(b'\0' * (-len(data) % 512))
         self.members.append((name, self.position + len(header), len(data), zlib.crc32(data)))
         self.position += len(header) + len(data) + (-len(data) % 512)
+
     def close(self):
         "Two empty blocks end a tar."
         self.file.write(b'\0' * 1024)
@@ -53,16 +57,24 @@ def list_tar(path) -> tuple[list, str | None]:
             if len(header) < 512:
                 after = f' after {members[-1][0]}' if members else ''
                 return members, f'{path}: ends at byte {end}{after}, without the mark of a whole tar'
-            if not any(header): return members, None
-            try: info = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
+            if not any(header):
+                return members, None
+            try:
+                info = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
             except tarfile.HeaderError as error:
                 after = f' after {members[-1][0]}' if members else ''
                 return members, f'{path}: broken header at byte {position}{after} ({error})'
             start = position + 512
-            if start + info.size > end: return members, f'{path}: {long_name or info.name} ends beyond the file ({info.size} bytes at {start}, file of {end})'
-            if info.type == tarfile.GNUTYPE_LONGNAME: long_name = file.read(info.size).rstrip(b'\0').decode('utf-8', 'surrogateescape')
+            if start + info.size > end:
+                return (
+                    members,
+                    f'{path}: {long_name or info.name} ends beyond the file ({info.size} bytes at {start}, file of {end})',
+                )
+            if info.type == tarfile.GNUTYPE_LONGNAME:
+                long_name = file.read(info.size).rstrip(b'\0').decode('utf-8', 'surrogateescape')
             else:
-                if info.isreg(): members.append((long_name or info.name, start, info.size))
+                if info.isreg():
+                    members.append((long_name or info.name, start, info.size))
                 long_name = None
             position = start + info.size + (-info.size % 512)
 
@@ -73,11 +85,15 @@ def npy_bytes(array: np.ndarray) -> bytes:
     np.lib.format.write_array(out, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return out.getvalue()
 
+
 def npy_header(shape, dtype) -> bytes:
     "The header of an .npy file for arrays of a shape and type."
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {'descr': np.lib.format.dtype_to_descr(np.dtype(dtype)), 'fortran_order': False, 'shape': tuple(shape)})
+    np.lib.format.write_array_header_1_0(
+        out, {'descr': np.lib.format.dtype_to_descr(np.dtype(dtype)), 'fortran_order': False, 'shape': tuple(shape)}
+    )
     return out.getvalue()
+
 
 def read_npy(data: bytes) -> np.ndarray:
     "The array in the bytes of an .npy file; pickles are refused."
@@ -86,82 +102,132 @@ def read_npy(data: bytes) -> np.ndarray:
 # %% ../../../nbs/data/shards/layout.ipynb #f4f9baa0
 class ArrayReader:
     "Reads .npy members of one shape and type from a tar at known offsets."
+
     def __init__(self, path, shape, dtype):
         self.path, self.shape, self.dtype = str(path), tuple(shape), np.dtype(dtype)
         self.header = npy_header(shape, dtype)
         self.size = len(self.header) + int(np.prod(shape)) * self.dtype.itemsize
         self._file, self._buffer = None, None
-    def __getstate__(self): return {**self.__dict__, '_file': None, '_buffer': None} # a worker opens its own
+
+    def __getstate__(self):
+        return {**self.__dict__, '_file': None, '_buffer': None}  # a worker opens its own
+
     def open(self):
         if self._file is None:
             self._file = os.open(self.path, os.O_RDONLY)
             self._buffer = bytearray(self.size)
             self._array = np.frombuffer(self._buffer, self.dtype, offset=len(self.header)).reshape(self.shape)
         return self._file
+
     def close(self):
-        if self._file is not None: os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
         self._file = self._buffer = self._array = None
-    def __del__(self): self.close()
+
+    def __del__(self):
+        self.close()
+
     def raw(self, offset: int, size: int) -> bytes:
         "The bytes of any member."
         data = os.pread(self.open(), size, offset)
-        if len(data) < size: raise ValueError(f'{self.path}: ends {size - len(data)} bytes before its member at byte {offset} does')
+        if len(data) < size:
+            raise ValueError(f'{self.path}: ends {size - len(data)} bytes before its member at byte {offset} does')
         return data
+
     def into(self, offset: int, out: np.ndarray):
         "The array of the member at `offset` into `out`, in its type."
         got = os.preadv(self.open(), [self._buffer], offset)
-        if got < self.size: raise ValueError(f'{self.path}: ends {self.size - got} bytes before its member at byte {offset} does')
+        if got < self.size:
+            raise ValueError(f'{self.path}: ends {self.size - got} bytes before its member at byte {offset} does')
         if not self._buffer.startswith(self.header):
             raise ValueError(f'{self.path}: the member at byte {offset} is no array {self.shape} of {self.dtype}')
         np.copyto(out, self._array, casting='unsafe')
 
 # %% ../../../nbs/data/shards/layout.ipynb #40756d2c
 def sensor_to_dict(sensor: Sensor) -> dict:
-    band = lambda b: dict(name=str(b), wavelength=b.wavelength, resolution=b.resolution, aliases=list(b.aliases), sensor=b.sensor, white=b.white)
+    band = lambda b: dict(
+        name=str(b),
+        wavelength=b.wavelength,
+        resolution=b.resolution,
+        aliases=list(b.aliases),
+        sensor=b.sensor,
+        white=b.white,
+    )
     return dict(name=sensor.name, unit=sensor.unit, title=sensor.title, bands=[band(b) for b in sensor.bands])
 
+
 def sensor_from_dict(d: dict) -> Sensor:
-    if d['name'] in SENSORS: return SENSORS[d['name']]
-    if all(b['sensor'] in SENSORS for b in d['bands']): return joint_sensor([SENSORS[b['sensor']][b['name']] for b in d['bands']])
+    if d['name'] in SENSORS:
+        return SENSORS[d['name']]
+    if all(b['sensor'] in SENSORS for b in d['bands']):
+        return joint_sensor([SENSORS[b['sensor']][b['name']] for b in d['bands']])
     return Sensor(d['name'], [Band(**b) for b in d['bands']], d['unit'], d.get('title', ''))
+
 
 def _arrays(bands, sensor) -> list[dict]:
     "the arrays of a scene: extension, channels, type"
     groups = {}
     for c, band in enumerate(bands):
         owner = SENSORS.get(band.sensor, sensor)
-        ext = 's2' if owner.name.startswith('sentinel2') and owner.unit == 'DN' else 's1' if owner.name.startswith('sentinel1') else 'rgb' if owner.name == RGB.name else 'x'
+        ext = (
+            's2'
+            if owner.name.startswith('sentinel2') and owner.unit == 'DN'
+            else 's1'
+            if owner.name.startswith('sentinel1')
+            else 'rgb'
+            if owner.name == RGB.name
+            else 'x'
+        )
         groups.setdefault(ext, []).append(c)
-    return [dict(ext=ext, channels=c, dtype='uint16' if ext == 's2' else 'float32') for ext, c in groups.items() if ext != 'rgb' or len(groups) > 1]
+    return [
+        dict(ext=ext, channels=c, dtype='uint16' if ext == 's2' else 'float32')
+        for ext, c in groups.items()
+        if ext != 'rgb' or len(groups) > 1
+    ]
 
 # %% ../../../nbs/data/shards/layout.ipynb #77e9acd4
 IMAGE_FORMATS = ('png', 'webp')
 
+
 def _picture(image: np.ndarray, bands) -> np.ndarray | None:
     "(3, H, W) uint8 true colour, or None where the bands have none"
-    if tuple(map(str, bands)) == tuple(RGB.bands): return image
-    try: return composite(image, bands)
-    except ValueError: return None
+    if tuple(map(str, bands)) == tuple(RGB.bands):
+        return image
+    try:
+        return composite(image, bands)
+    except ValueError:
+        return None
+
 
 def encode_picture(picture: np.ndarray, image_format: str) -> bytes:
     from PIL import Image
-    out = io.BytesIO() # lossless both: what is scored from the picture is what is scored from the bands
+
+    out = io.BytesIO()  # lossless both: what is scored from the picture is what is scored from the bands
     options = dict(format='webp', lossless=True) if image_format == 'webp' else dict(format='png', compress_level=4)
     Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(out, **options)
     return out.getvalue()
 
+
 def decode_picture(data: bytes) -> np.ndarray:
     "(3, H, W) uint8 of a stored picture"
     from PIL import Image
-    with Image.open(io.BytesIO(data)) as image: return np.asarray(image.convert('RGB')).transpose(2, 0, 1)
+
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert('RGB')).transpose(2, 0, 1)
+
 
 def _stored(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
     "bands in the type that is kept"
-    if not np.isfinite(values).all(): raise ValueError(f'{where}: NaN or infinite pixels; mtmg.data.audit finds all such scenes')
-    if dtype != 'uint16': return values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f'{where}: NaN or infinite pixels; mtmg.data.audit finds all such scenes')
+    if dtype != 'uint16':
+        return values.astype(np.float32)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f'{where}: digital numbers from {values.min():g} to {values.max():g}; Sentinel-2 reflectance is kept as 0 to 65535')
-    return np.rint(values).astype(np.uint16) # a fraction of a digital number is 0.0001 % reflectance
+        raise ValueError(
+            f'{where}: digital numbers from {values.min():g} to {values.max():g}; Sentinel-2 reflectance is kept as 0 to 65535'
+        )
+    return np.rint(values).astype(np.uint16)  # a fraction of a digital number is 0.0001 % reflectance
+
 
 def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
     "(extension, bytes) of a scene."
@@ -170,153 +236,244 @@ def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
     if layout['image']:
         picture = _picture(image, layout['_bands'])
         members.append((layout['image'], encode_picture(picture, layout['image'])))
-    for array in layout['arrays']: members.append((f"{array['ext']}.npy", npy_bytes(_stored(image[array['channels']], array['dtype'], where))))
+    for array in layout['arrays']:
+        members.append((f"{array['ext']}.npy", npy_bytes(_stored(image[array['channels']], array['dtype'], where))))
     label = sample.get('label')
     if label is not None:
-        members.append(('cls', str(int(label)).encode()) if np.ndim(label) == 0 else ('npy', npy_bytes(np.asarray(label).astype(np.uint8))))
+        members.append(
+            ('cls', str(int(label)).encode())
+            if np.ndim(label) == 0
+            else ('npy', npy_bytes(np.asarray(label).astype(np.uint8)))
+        )
     note = {'id': where} | ({'caption': sample['caption']} if sample.get('caption') is not None else {})
     return members + [('json', json.dumps(note, ensure_ascii=False).encode())]
 
 # %% ../../../nbs/data/shards/layout.ipynb #e5290cec
 def _done(folder: Path, i: int) -> bool:
-    tar, index = folder/f'{i}.tar', folder/f'{i}.npz'
-    if not (tar.exists() and index.exists()): return False
-    with np.load(index, allow_pickle=False) as found: return int(found['tar_size']) == tar.stat().st_size
+    tar, index = folder / f'{i}.tar', folder / f'{i}.npz'
+    if not (tar.exists() and index.exists()):
+        return False
+    with np.load(index, allow_pickle=False) as found:
+        return int(found['tar_size']) == tar.stat().st_size
+
 
 def _write_shard(dataset, folder: Path, i: int, rows: range, layout: dict) -> int:
     "write shard `i` and its index"
     ids, captions, labels, places = [], [], [], {}
-    with atomic_path(folder/f'{i}.tar') as aside:
+    with atomic_path(folder / f'{i}.tar') as aside:
         with open(aside, 'wb', buffering=1 << 20) as file:
             tar = TarWriter(file)
             for row in rows:
                 sample = dataset[row]
                 if tuple(sample['image'].shape) != tuple(layout['_shape']):
-                    raise ValueError(f"{sample['id']}: an image of {tuple(sample['image'].shape)}, the first was {tuple(layout['_shape'])}; give load_dataset a size")
+                    raise ValueError(
+                        f"{sample['id']}: an image of {tuple(sample['image'].shape)}, the first was {tuple(layout['_shape'])}; give load_dataset a size"
+                    )
                 for ext, data in scene_members(sample, layout):
                     tar.add(f'{row:08d}.{ext}', data)
                     places.setdefault(ext, []).append(tar.members[-1][1:])
                 ids.append(sample['id'])
-                if sample.get('caption') is not None: captions.append(sample['caption'])
-                if sample.get('label') is not None: labels.append(np.asarray(sample['label']))
+                if sample.get('caption') is not None:
+                    captions.append(sample['caption'])
+                if sample.get('label') is not None:
+                    labels.append(np.asarray(sample['label']))
             tar.close()
         size = aside.stat().st_size
-    index = dict(tar_size=size, first=rows.start, ids=np.array(ids), **{f'at.{ext}': np.array(p, np.int64) for ext, p in places.items()})
-    if captions: index['captions'] = np.array(captions)
-    if labels: index['labels'] = np.stack(labels).astype(np.int64 if labels[0].ndim == 0 else np.uint8)
-    with atomic_path(folder/f'{i}.npz') as aside:
-        with open(aside, 'wb') as file: np.savez(file, **index)
+    index = dict(
+        tar_size=size,
+        first=rows.start,
+        ids=np.array(ids),
+        **{f'at.{ext}': np.array(p, np.int64) for ext, p in places.items()},
+    )
+    if captions:
+        index['captions'] = np.array(captions)
+    if labels:
+        index['labels'] = np.stack(labels).astype(np.int64 if labels[0].ndim == 0 else np.uint8)
+    with atomic_path(folder / f'{i}.npz') as aside:
+        with open(aside, 'wb') as file:
+            np.savez(file, **index)
     return len(rows)
+
 
 class _Jobs(Dataset):
     "shards to write, so that a DataLoader's workers write them; errors come back as values, to be raised once and short"
-    def __init__(self, *args): self.dataset, self.folder, self.shards, self.rows, self.layout = args
-    def __len__(self): return len(self.shards)
+
+    def __init__(self, *args):
+        self.dataset, self.folder, self.shards, self.rows, self.layout = args
+
+    def __len__(self):
+        return len(self.shards)
+
     def __getitem__(self, j):
         i = self.shards[j]
-        try: return _write_shard(self.dataset, self.folder, i, self.rows[i], self.layout), None
-        except (OSError, ValueError) as error: return 0, error
+        try:
+            return _write_shard(self.dataset, self.folder, i, self.rows[i], self.layout), None
+        except (OSError, ValueError) as error:
+            return 0, error
 
 # %% ../../../nbs/data/shards/layout.ipynb #fec63455
 def _describe_folder(dataset, folder: Path, layout: dict, overwrite: bool):
     "the files at the top; other data in the folder is an error"
     labels = dataset.labelset
-    top = dict(format='mtmg shards 1', name=dataset.name, source=dataset.source, sensor=sensor_to_dict(dataset.sensor), bands=[str(b) for b in dataset.bands],
-               arrays=layout['arrays'], image=layout['image'], labelset=labels and labels.to_dict())
+    top = dict(
+        format='mtmg shards 1',
+        name=dataset.name,
+        source=dataset.source,
+        sensor=sensor_to_dict(dataset.sensor),
+        bands=[str(b) for b in dataset.bands],
+        arrays=layout['arrays'],
+        image=layout['image'],
+        labelset=labels and labels.to_dict(),
+    )
     own = next((b.white for b in dataset.sensor.bands if b.answers_to('red')), None)
-    if getattr(dataset, 'white', own) != own: top['white'] = dataset.white # a brightness of the data set's own
-    if (folder/'dataset.json').exists():
-        old = json.loads((folder/'dataset.json').read_text())
+    if getattr(dataset, 'white', own) != own:
+        top['white'] = dataset.white  # a brightness of the data set's own
+    if (folder / 'dataset.json').exists():
+        old = json.loads((folder / 'dataset.json').read_text())
         differ = [k for k in top if old.get(k) != json.loads(json.dumps(top[k]))]
-        if differ and not overwrite: raise ValueError(f'{folder} holds shards of {old.get("name")} with another {", ".join(differ)}; take another --out, or --overwrite them')
-        for split in folder.glob('*/split.json') if differ else (): shutil.rmtree(split.parent) # they would be read by the new description
+        if differ and not overwrite:
+            raise ValueError(
+                f'{folder} holds shards of {old.get("name")} with another {", ".join(differ)}; take another --out, or --overwrite them'
+            )
+        for split in folder.glob('*/split.json') if differ else ():
+            shutil.rmtree(split.parent)  # they would be read by the new description
     elif folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise ValueError(f'{folder} is not empty and holds no shards ({", ".join(sorted(p.name for p in folder.iterdir())[:3])}); take another --out')
+        raise ValueError(
+            f'{folder} is not empty and holds no shards ({", ".join(sorted(p.name for p in folder.iterdir())[:3])}); take another --out'
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(folder/'dataset.json', top)
+    atomic_write_json(folder / 'dataset.json', top)
     if labels is not None:
-        atomic_write_text(folder/'classnames.txt', '\n'.join(labels.classnames) + '\n')
-        atomic_write_text(folder/'zeroshot_classification_templates.txt', '\n'.join(t.replace('{}', '{c}') for t in labels.templates) + '\n')
-        atomic_write_text(folder/'dataset_type.txt', ('multilabel' if labels.multilabel else 'classification') + '\n')
+        atomic_write_text(folder / 'classnames.txt', '\n'.join(labels.classnames) + '\n')
+        atomic_write_text(
+            folder / 'zeroshot_classification_templates.txt',
+            '\n'.join(t.replace('{}', '{c}') for t in labels.templates) + '\n',
+        )
+        atomic_write_text(folder / 'dataset_type.txt', ('multilabel' if labels.multilabel else 'classification') + '\n')
 
 # %% ../../../nbs/data/shards/layout.ipynb #2c873a21
 def write_shards(
-    dataset: SceneDataset, # a split, or all `Splits`
-    folder, # where the shards go
-    scenes_per_shard: int | None = None, # None: as many as make 256 MB
-    image_format: str | None = 'png', # of the RGB picture: 'png' (faster) or 'webp' (smaller), None for no picture
-    num_workers: int = 0, # processes that write, a shard each
-    overwrite: bool = False, # replace what another data set or plan left in the folder
+    dataset: SceneDataset,  # a split, or all `Splits`
+    folder,  # where the shards go
+    scenes_per_shard: int | None = None,  # None: as many as make 256 MB
+    image_format: str | None = 'png',  # of the RGB picture: 'png' (faster) or 'webp' (smaller), None for no picture
+    num_workers: int = 0,  # processes that write, a shard each
+    overwrite: bool = False,  # replace what another data set or plan left in the folder
     progress: bool = True,
 ) -> Path:
     "Write a data set as shards; go on where an earlier call was broken off. OSError where there is no room."
     folder = Path(folder)
     if isinstance(dataset, Splits):
-        differ = [k for k in ('name', 'sensor', 'bands', 'labelset') if any(getattr(part, k) != getattr(dataset.test, k) for part in dataset)]
-        if differ: raise ValueError(f'the splits of {dataset.name} differ in {", ".join(differ)}, which all shards of a folder share; write them into folders of their own')
-        for part in dataset: write_shards(part, folder, scenes_per_shard, image_format, num_workers, overwrite, progress)
+        differ = [
+            k
+            for k in ('name', 'sensor', 'bands', 'labelset')
+            if any(getattr(part, k) != getattr(dataset.test, k) for part in dataset)
+        ]
+        if differ:
+            raise ValueError(
+                f'the splits of {dataset.name} differ in {", ".join(differ)}, which all shards of a folder share; write them into folders of their own'
+            )
+        for part in dataset:
+            write_shards(part, folder, scenes_per_shard, image_format, num_workers, overwrite, progress)
         return folder
-    if image_format not in (None, *IMAGE_FORMATS): raise ValueError(f"image_format {image_format!r} is not one of {', '.join(IMAGE_FORMATS)}, None")
-    if not len(dataset): raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes to write')
-    if scenes_per_shard is not None and scenes_per_shard < 1: raise ValueError(f'scenes_per_shard={scenes_per_shard}; give 1 or more')
+    if image_format not in (None, *IMAGE_FORMATS):
+        raise ValueError(f"image_format {image_format!r} is not one of {', '.join(IMAGE_FORMATS)}, None")
+    if not len(dataset):
+        raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes to write')
+    if scenes_per_shard is not None and scenes_per_shard < 1:
+        raise ValueError(f'scenes_per_shard={scenes_per_shard}; give 1 or more')
     first = dataset[0]
     arrays = _arrays(dataset.bands, dataset.sensor)
-    if not arrays and image_format is None: raise ValueError(f'{dataset.name} is RGB, and its picture is all there is: image_format=None would keep nothing')
+    if not arrays and image_format is None:
+        raise ValueError(
+            f'{dataset.name} is RGB, and its picture is all there is: image_format=None would keep nothing'
+        )
     shows = image_format if _picture(first['image'].numpy(), dataset.bands) is not None else None
     layout = dict(image=shows, arrays=arrays, _bands=dataset.bands, _shape=tuple(first['image'].shape))
     scene_bytes = sum(512 + len(data) + (-len(data) % 512) for _, data in scene_members(first, layout))
     n = scenes_per_shard or max(1, int(256e6 // scene_bytes))
     rows = [range(a, min(a + n, len(dataset))) for a in range(0, len(dataset), n)]
     ids = dataset.ids
-    plan = dict(scenes=len(dataset), scenes_per_shard=n, shape=list(layout['_shape']), ids_sha256=hashlib.sha256('\n'.join(ids).encode()).hexdigest(),
-                captions=first.get('caption') is not None)
+    plan = dict(
+        scenes=len(dataset),
+        scenes_per_shard=n,
+        shape=list(layout['_shape']),
+        ids_sha256=hashlib.sha256('\n'.join(ids).encode()).hexdigest(),
+        captions=first.get('caption') is not None,
+    )
     _describe_folder(dataset, folder, layout, overwrite)
-    part = folder/dataset.split
-    if (part/'split.json').exists() and json.loads((part/'split.json').read_text()) != plan:
-        if not overwrite: raise ValueError(f'{part} was begun with other scenes or another scenes_per_shard; take another --out, or --overwrite it')
+    part = folder / dataset.split
+    if (part / 'split.json').exists() and json.loads((part / 'split.json').read_text()) != plan:
+        if not overwrite:
+            raise ValueError(
+                f'{part} was begun with other scenes or another scenes_per_shard; take another --out, or --overwrite it'
+            )
         shutil.rmtree(part)
-    elif overwrite and part.exists() and not (part/'split.json').exists(): shutil.rmtree(part)
+    elif overwrite and part.exists() and not (part / 'split.json').exists():
+        shutil.rmtree(part)
     todo = [i for i in range(len(rows)) if not _done(part, i)]
     need, free = sum(len(rows[i]) for i in todo) * scene_bytes * 1.05, shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f'writing {sum(len(rows[i]) for i in todo):,} scenes needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free at {folder}; make room or take another --out')
-    atomic_write_json(part/'split.json', plan)
-    for left in part.glob('.*.tar*'): left.unlink() # of a run that was killed
+        raise OSError(
+            f'writing {sum(len(rows[i]) for i in todo):,} scenes needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free at {folder}; make room or take another --out'
+        )
+    atomic_write_json(part / 'split.json', plan)
+    for left in part.glob('.*.tar*'):
+        left.unlink()  # of a run that was killed
     _write_all(_Jobs(dataset, part, todo, rows, layout), len(rows), num_workers, progress)
-    atomic_write_text(part/'nsamples.txt', f'{len(dataset)}\n')
-    atomic_write_text(part/'nshards.txt', f'{len(rows)}\n')
+    atomic_write_text(part / 'nsamples.txt', f'{len(dataset)}\n')
+    atomic_write_text(part / 'nshards.txt', f'{len(rows)}\n')
     return folder
+
 
 def _write_all(jobs, n_shards, num_workers, progress):
     from tqdm.auto import tqdm
+
     whole = n_shards - len(jobs)
-    with tqdm(total=sum(map(len, jobs.rows)), initial=sum(map(len, jobs.rows)) - sum(len(jobs.rows[i]) for i in jobs.shards),
-              desc=f'shards of {jobs.dataset.name} {jobs.dataset.split}', unit='scene', disable=not progress) as bar:
+    with tqdm(
+        total=sum(map(len, jobs.rows)),
+        initial=sum(map(len, jobs.rows)) - sum(len(jobs.rows[i]) for i in jobs.shards),
+        desc=f'shards of {jobs.dataset.name} {jobs.dataset.split}',
+        unit='scene',
+        disable=not progress,
+    ) as bar:
         for n, error in DataLoader(jobs, batch_size=None, num_workers=min(num_workers, len(jobs))) if len(jobs) else ():
             if error is not None:
-                raise type(error)(f'{error} ({whole} of {n_shards} shards are whole; mend it and run again to go on)') from error
+                raise type(error)(
+                    f'{error} ({whole} of {n_shards} shards are whole; mend it and run again to go on)'
+                ) from error
             whole += 1
             bar.update(n)
 
 # %% ../../../nbs/data/shards/layout.ipynb #77fbb5e4
 class Shard:
     "One tar and where its scenes lie: `ids`, `labels`, `captions`, `at[ext]` (n, 3) offset, size, crc32 (-1: unknown)."
+
     def __init__(self, path):
         self.path, self.problem = Path(path), None
         index = self.path.with_suffix('.npz')
-        if not self.path.exists(): raise FileNotFoundError(f'{self.path} is missing; write the shards again to complete them')
-        if not self._load(index): self._scan()
+        if not self.path.exists():
+            raise FileNotFoundError(f'{self.path} is missing; write the shards again to complete them')
+        if not self._load(index):
+            self._scan()
         self.keys = [f'{self.first + j:08d}' for j in range(len(self.ids))] if self.keys is None else self.keys
-    def __len__(self): return len(self.ids)
+
+    def __len__(self):
+        return len(self.ids)
+
     def _load(self, index):
         try:
-            with np.load(index, allow_pickle=False) as found: found = dict(found)
-        except (OSError, ValueError): return False # absent, or not an index
-        if int(found['tar_size']) != self.path.stat().st_size: return False
+            with np.load(index, allow_pickle=False) as found:
+                found = dict(found)
+        except (OSError, ValueError):
+            return False  # absent, or not an index
+        if int(found['tar_size']) != self.path.stat().st_size:
+            return False
         self.first, self.ids, self.keys = int(found['first']), found['ids'], None
         self.captions, self.labels = found.get('captions'), found.get('labels')
         self.at = {k[3:]: v for k, v in found.items() if k.startswith('at.')}
         return True
+
     def _scan(self):
         "from the tar itself"
         members, self.problem = list_tar(self.path)
@@ -324,18 +481,35 @@ class Shard:
         for name, offset, size in members:
             key, _, ext = name.rpartition('/')[2].partition('.')
             scenes.setdefault(key, {})[ext] = (offset, size, -1)
-        if self.problem and scenes: # the last scene may lack members
+        if self.problem and scenes:  # the last scene may lack members
             last = scenes.popitem()
-            if scenes and set(last[1]) == set(next(iter(scenes.values()))): scenes[last[0]] = last[1]
+            if scenes and set(last[1]) == set(next(iter(scenes.values()))):
+                scenes[last[0]] = last[1]
         extensions = {ext for scene in scenes.values() for ext in scene}
         ragged = [k for k, scene in scenes.items() if set(scene) != extensions]
-        if ragged: raise ValueError(f'{self.path}: scene {ragged[0]} has {", ".join(scenes[ragged[0]])}, others have {", ".join(sorted(extensions))}')
+        if ragged:
+            raise ValueError(
+                f'{self.path}: scene {ragged[0]} has {", ".join(scenes[ragged[0]])}, others have {", ".join(sorted(extensions))}'
+            )
         self.keys, self.first = list(scenes), 0
         self.at = {ext: np.array([scene[ext] for scene in scenes.values()], np.int64) for ext in extensions}
         with open(self.path, 'rb') as file:
-            def read(ext): return [(file.seek(o), file.read(s))[1] for o, s, _ in self.at[ext]]
+
+            def read(ext):
+                return [(file.seek(o), file.read(s))[1] for o, s, _ in self.at[ext]]
+
             notes = [json.loads(d) for d in read('json')] if 'json' in extensions else [{'id': k} for k in self.keys]
-            labels = [int(d) for d in read('cls')] if 'cls' in extensions else [read_npy(d) for d in read('npy')] if 'npy' in extensions else None
+            labels = (
+                [int(d) for d in read('cls')]
+                if 'cls' in extensions
+                else [read_npy(d) for d in read('npy')]
+                if 'npy' in extensions
+                else None
+            )
         self.ids = np.array([n.get('id', k) for n, k in zip(notes, self.keys)])
-        self.captions = np.array([n['caption'] for n in notes]) if notes and all('caption' in n for n in notes) else None
-        self.labels = None if labels is None else np.stack(labels).astype(np.int64 if np.ndim(labels[0]) == 0 else np.uint8)
+        self.captions = (
+            np.array([n['caption'] for n in notes]) if notes and all('caption' in n for n in notes) else None
+        )
+        self.labels = (
+            None if labels is None else np.stack(labels).astype(np.int64 if np.ndim(labels[0]) == 0 else np.uint8)
+        )
