@@ -23,8 +23,17 @@ from .finetuning import labelled, record
 from ..labels.labelsets import Exposure
 from ..embed.passes import dataset_hash
 from .finetuning import PATCH_RECIPES, PatchRecipe, PatchStage, class_loss, composites, finetune
-from .line import Curve, choose_alpha, chosen_on, interpolate, line_ends, sweep, walk, with_roles
-from .line import _result, _row
+from mtmg.patching.line import (
+    Curve,
+    choose_alpha,
+    chosen_on,
+    features_at,
+    interpolate,
+    line_ends,
+    scored,
+    sweep,
+    with_roles,
+)
 from ..compute import from_first, is_first, meet, sharing
 from ..data.scenes import SceneDataset, Splits
 from .tower import depths
@@ -168,37 +177,32 @@ def merge(
         {k: w.to(on) for k, w in clip.visual.state_dict().items()},
         [{k: w.to(on) for k, w in v.weights.items()} for v in vectors],
     )
+    set_point = lambda tower, point: _put(tower, start, moves, point)
 
     def score(points, split='val'):
         for role, task in tasks:
             data = getattr(task, split)
-            features = walk(
-                clip,
-                points,
-                lambda tower, point: _put(tower, start, moves, point),
-                data,
-                batch_size,
-                device,
-                num_workers,
-                progress=f'{data.name} {split}' if progress else None,
-            )
-            head = clip.head(data.labelset)
+            note = f'{data.name} {split}' if progress else None
+            features = features_at(clip, points, set_point, data, batch_size, device, num_workers, note)
             for point, f in zip(points, features):
-                result = _result(data, f, head, clip.logit_scale)
-                rows.append({'alpha': point, 'role': role, 'split': split} | _row(data, result))
+                result, row = scored(data, f, clip, alpha=point, role=role, split=split)
+                rows.append(row)
                 if split == 'test':
                     results[data.name, point] = result
 
-    best = coordinate_search(score, lambda: choose_alpha(rows, rule, max_drop)[0], len(vectors), values, equal)
-    reason = choose_alpha(rows, rule, max_drop)[1]
+    choose = lambda: choose_alpha(
+        rows, rule, max_drop, errors=0
+    )  # of hundreds of points the best: coordinates have no smallest one
+    best = coordinate_search(score, lambda: choose()[0], len(vectors), values, equal)
+    reason = choose()[1]
     score([p for p in dict.fromkeys([(0.0,) * len(vectors), best])], 'test')
-    merged = apply(clip, total(best)) if any(best) else clip.clone()
-    if any(best):
-        merged.exposure, merged.recipe = (
-            chosen_on(merged.exposure, tasks),
-            merged.recipe | {'coefficients': list(best), 'tasks': [t.name for t in patching]},
-        )
-    return merged, Curve(best, reason, rows, rule, max_drop, results)
+    if not any(best):
+        merged = clip.clone()
+    else:
+        merged = apply(clip, total(best))
+        merged.exposure = merged.exposure.merge(chosen_on(tasks))
+        merged.recipe |= {'coefficients': list(best), 'tasks': [t.name for t in patching]}
+    return merged, Curve(best, reason, rows, rule, max_drop, results, errors=0)
 
 # %% ../../nbs/patching/merging.ipynb #f69d0794
 class Union(SceneDataset):
