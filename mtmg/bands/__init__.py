@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'as_bands',
             'Band',
             'did_you_mean',
+            'LANDSAT_OLI',
             'read_names',
             'register_sensor',
             'RGB',

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..compute import forward_precision, pick_device
 from ..compute import OURS, from_first, gathered, launched, meet, peer_lost, rank, whole_batchnorm, world_size
 from .runs import close_run, need_room, open_run, withdrawing
-from ..data.scenes import collate, naming_scenes
+from ..data.scenes import collate, naming_scenes, put_in_place
 from .steps import clip_whole_norm, cut_up, fsdp2, is_sharding, refuse_pickles, whole_weights
 from .steps import VARIANTS, Recipe, Steps, derived_seed, dihedral, pick, step_seed, warmup_cosine
 
@@ -175,7 +175,7 @@ class Checkpoint(L.Callback):
         try:
             trainer.save_checkpoint(aside)
             if trainer.is_global_zero:
-                os.replace(aside, self.file)
+                put_in_place(aside, self.file)
         except (OSError, RuntimeError) as error:  # torch says of a full disk that its writer failed
             if not trainer.is_global_zero:
                 raise

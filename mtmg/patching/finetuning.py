@@ -33,7 +33,7 @@ class PatchRecipe(Recipe):
     alphas: tuple[float, ...] = tuple(round(0.1 * i, 1) for i in range(11))  # points on the line that `sweep` looks at
     jitter: float = 0.0  # colour jitter (brightness, contrast, saturation) with probability 0.8
     grayscale: float = 0.0  # probability of a gray image
-    blur: float = 0.0  # probability of a Gaussian blur
+    blur: float = 0.0  # probability of a Gaussian blur with a kernel of 3 x 7 pixels, as the authors have it
     keep: float = 0.0  # weight of staying where the start embeds images far from satellite ones (`far_images`); 0: the method of the papers
     keep_share: float = 0.125  # such images a step, as a share of the batch
     lora_rank: int = (
@@ -45,17 +45,18 @@ PATCH_RECIPES = {
     'default': PatchRecipe(
         preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=4.0
     ),
+    'plain': PatchRecipe(preset='plain', lr=1e-3, weight_decay=0.1, epochs=2, warmup_steps=200, flips='dihedral'),
     'paper': PatchRecipe(
         preset='paper',
         lr=1e-5,
         weight_decay=0.5,
         epochs=1,
         warmup_steps=200,
-        precision='auto',
         flips='flips',
         jitter=0.4,
         grayscale=0.2,
         blur=0.4,
+        alphas=(0.0, 0.5, 1.0),
     ),
     'paint': PatchRecipe(preset='paint', lr=1e-5, weight_decay=0.1, epochs=1, warmup_steps=500),
 }
@@ -157,7 +158,7 @@ def colour_augmentation(recipe: PatchRecipe):
     return K.AugmentationSequential(
         K.ColorJitter(j, j, j, 0.0, p=0.8),
         K.RandomGrayscale(p=recipe.grayscale),
-        K.RandomGaussianBlur((3, 3), (0.1, 2.0), p=recipe.blur),
+        K.RandomGaussianBlur((3, 7), (0.1, 2.0), p=recipe.blur),
         data_keys=['input'],
     )
 

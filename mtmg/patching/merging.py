@@ -17,15 +17,24 @@ from ..bands.sensors import RGB
 from ..clip.model import Clip, load_clip
 from ..compute import pick_device
 from ..engine.runs import close_run, open_run
-from ..engine.stage import settings
+from ..engine.stage import fit
 from ..engine.steps import pick
 from .finetuning import labelled, record
 from ..labels.labelsets import Exposure
 from ..embed.passes import dataset_hash
 from .finetuning import PATCH_RECIPES, PatchRecipe, PatchStage, class_loss, composites, finetune
-from .line import Curve, choose_alpha, chosen_on, interpolate, line_ends, sweep, walk, with_roles
-from .line import _result, _row
-from ..compute import from_first, is_first, sharing
+from mtmg.patching.line import (
+    Curve,
+    choose_alpha,
+    chosen_on,
+    features_at,
+    interpolate,
+    line_ends,
+    scored,
+    sweep,
+    with_roles,
+)
+from ..compute import from_first, is_first, meet, sharing
 from ..data.scenes import SceneDataset, Splits
 from .tower import depths
 
@@ -168,37 +177,32 @@ def merge(
         {k: w.to(on) for k, w in clip.visual.state_dict().items()},
         [{k: w.to(on) for k, w in v.weights.items()} for v in vectors],
     )
+    set_point = lambda tower, point: _put(tower, start, moves, point)
 
     def score(points, split='val'):
         for role, task in tasks:
             data = getattr(task, split)
-            features = walk(
-                clip,
-                points,
-                lambda tower, point: _put(tower, start, moves, point),
-                data,
-                batch_size,
-                device,
-                num_workers,
-                progress=f'{data.name} {split}' if progress else None,
-            )
-            head = clip.head(data.labelset)
+            note = f'{data.name} {split}' if progress else None
+            features = features_at(clip, points, set_point, data, batch_size, device, num_workers, note)
             for point, f in zip(points, features):
-                result = _result(data, f, head, clip.logit_scale)
-                rows.append({'alpha': point, 'role': role, 'split': split} | _row(data, result))
+                result, row = scored(data, f, clip, alpha=point, role=role, split=split)
+                rows.append(row)
                 if split == 'test':
                     results[data.name, point] = result
 
-    best = coordinate_search(score, lambda: choose_alpha(rows, rule, max_drop)[0], len(vectors), values, equal)
-    reason = choose_alpha(rows, rule, max_drop)[1]
+    choose = lambda: choose_alpha(
+        rows, rule, max_drop, errors=0
+    )  # of hundreds of points the best: coordinates have no smallest one
+    best = coordinate_search(score, lambda: choose()[0], len(vectors), values, equal)
+    reason = choose()[1]
     score([p for p in dict.fromkeys([(0.0,) * len(vectors), best])], 'test')
-    merged = apply(clip, total(best)) if any(best) else clip.clone()
-    if any(best):
-        merged.exposure, merged.recipe = (
-            chosen_on(merged.exposure, tasks),
-            merged.recipe | {'coefficients': list(best), 'tasks': [t.name for t in patching]},
-        )
-    return merged, Curve(best, reason, rows, rule, max_drop, results)
+    if not any(best):
+        merged = clip.clone()
+    else:
+        merged = apply(clip, total(best))
+        merged.exposure = merged.exposure.merge(chosen_on(tasks))
+        merged.recipe |= {'coefficients': list(best), 'tasks': [t.name for t in patching]}
+    return merged, Curve(best, reason, rows, rule, max_drop, results, errors=0)
 
 # %% ../../nbs/patching/merging.ipynb #f69d0794
 class Union(SceneDataset):
@@ -278,28 +282,38 @@ def finetune_jointly(
     clip: Clip,  # where to start; it stays as it is
     datasets: list,  # labelled scenes of each task (or `Splits`, whose train is taken)
     recipe: str | PatchRecipe = 'default',
-    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...), and fields of the recipe to change (lr, epochs, ...)
+    seed: int = 0,
+    out=None,  # folder for checkpoints, to be resumed by the same call; None keeps nothing
+    device='auto',
+    num_workers: int = 0,
+    progress: bool = True,
+    overwrite: bool = False,
+    trainer: dict | None = None,  # further arguments of Lightning's Trainer
+    **changes,  # fields of the recipe to change
 ) -> Clip:
     "Fine-tune the image tower of `clip` on the union of several tasks, each scene through the frozen head of its own."
     datasets = [labelled(d.train if isinstance(d, Splits) else d) for d in datasets]
-    recipe, running = settings(recipe, PATCH_RECIPES, how)
-    tuned = clip.clone().to(running.device)
+    recipe, device = pick(recipe, PATCH_RECIPES, **changes), pick_device(device)
+    meet(device)
+    tuned = clip.clone().to(device)
     request = {
         'stage': 'patching',
         'clip': clip.hash(),
         'datasets': [_described(d) for d in datasets],
-        'seed': running.seed,
+        'seed': seed,
         'recipe': recipe.to_dict(),
     }
-    running.open(request)
+    if out:
+        open_run(out, request, overwrite)
     with sharing():
-        union = Union(datasets, clip, running.num_workers, running.progress)
-    heads = [clip.head(d.labelset).to(running.device) for d in datasets]
-    stage = JointStage(tuned, heads, union, recipe, recipe.steps(len(union)), running.seed)
-    running.fit(stage, union)
+        union = Union(datasets, clip, num_workers, progress)
+    heads = [clip.head(d.labelset).to(device) for d in datasets]
+    stage = JointStage(tuned, heads, union, recipe, recipe.steps(len(union)), seed)
+    fit(stage, union, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
     stage.finish()
     record(tuned, clip, request, datasets)
-    running.close()
+    if out:
+        close_run(out)
     return tuned.to(clip.device)
 
 
