@@ -48,6 +48,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'resize',
             'TIF_SUFFIXES',
         ],
+        'products': [
+            'find_product',
+            'gdal_source',
+            'is_product',
+            'Layer',
+            'Product',
+            'RASTER_SUFFIXES',
+            'scene_name',
+            'scene_paths',
+        ],
         'catalog': [
             'CATALOG',
             'dataset_info',
@@ -75,6 +85,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'Sen12MS',
             'split_list',
             'ucmerced',
+        ],
+        'annotations': [
+            'find_table',
+            'LabelTable',
+            'match_files',
+            'read_table',
+            'scenes_below',
         ],
         'folders': [
             'cifar10_splits',
