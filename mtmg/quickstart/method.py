@@ -139,7 +139,6 @@ def line_sentence(name: str, curve: Curve) -> str:
     where = 'between the two ends' if curve.alpha else 'where the line starts: nothing is gained'
     return f'{said}; the chosen alpha is {curve.alpha:g}, {where}, with {change(curve.alpha)}.'
 
-
 # %% ../../nbs/quickstart/method.ipynb #66b13a9f
 def _pct(x, interval=None) -> str:
     if x is None or x != x:
@@ -165,7 +164,9 @@ def closing_rows(models: Models, results: dict) -> list:
     def of_line(name, curve, alpha) -> dict:
         at = curve.at(alpha)
         r = at[task]
-        return row(f'{name} (alpha {alpha:g})', r['score'], (r['low'], r['high']), results['zero_shot']['rgb'].score, None, at)
+        return row(
+            f'{name} (alpha {alpha:g})', r['score'], (r['low'], r['high']), results['zero_shot']['rgb'].score, None, at
+        )
 
     rows = [measured('CLIP', 'clip', models.curve.at(0.0))]
     for name, curve in models.lines.items():
@@ -403,7 +404,9 @@ def quickstart(
         ]
         if controls:
             parts.append(('Controls', results['controls']['table']))
-        alt = {'alpha': 'Scores of satellite and supported tasks along two lines of weights. ' + ' '.join(results['lines'])}
+        alt = {
+            'alpha': 'Scores of satellite and supported tasks along two lines of weights. ' + ' '.join(results['lines'])
+        }
         write_report(out / 'report.html', f'mtmg quickstart: {dataset}, seed {seed}', parts, files, alt)
         plain['seconds']['all'] = time.perf_counter() - start
         atomic_write_json(out / 'results.json', plain)
