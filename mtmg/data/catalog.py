@@ -7,13 +7,16 @@ __all__ = ['CATALOG', 'Facts', 'DatasetInfo', 'unknown_name', 'dataset_info', 'f
 
 # %% ../../nbs/data/catalog.ipynb #c7d3cfb9
 from dataclasses import dataclass
+import errno
 import hashlib
+import http.client
 from pathlib import Path
 import urllib.error
 import urllib.request
 
 from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor, did_you_mean
 from ..labels.labelsets import labelset
+from .scenes import put_in_place
 
 # %% ../../nbs/data/catalog.ipynb #e9d54c2f
 @dataclass(frozen=True)
@@ -308,62 +311,93 @@ def dataset_info(
     )
 
 # %% ../../nbs/data/catalog.ipynb #2b2b1cad
-def _md5(path, piece=1 << 20):
-    sum = hashlib.md5(usedforsecurity=False)
+def _checksum(path, expected: str, piece=1 << 20) -> str:
+    "the checksum of a file, of the kind whose length `expected` has: md5 or sha256"
+    sum = hashlib.md5(usedforsecurity=False) if len(expected) <= 32 else hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(piece):
             sum.update(block)
     return sum.hexdigest()
 
 
-def fetch(
-    url: str,
-    path,  # the file to write
-    md5: str | None = None,  # its check sum, where known
-    progress: bool = True,
-) -> Path:
-    "Get `url` into `path`: resumed where it was broken off, checked, whole or absent. ValueError for a wrong check sum."
+def _receive(url, part, start, by_hand, progress) -> bool:
+    "the bytes of `url` from `start` on into `part`; whether the server went on from there"
     from tqdm.auto import tqdm
 
-    path = Path(path)
-    if path.exists() and (md5 is None or _md5(path) == md5):
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={'Range': f'bytes={start}-'} if start else {})
     try:
         answer = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if not (start and error.code == 416):
-            raise ConnectionError(f'{url} cannot be fetched ({error}); fetch it by hand into {path}') from error
-        answer = None  # all of it is there already
-    except OSError as error:
-        raise ConnectionError(f'{url} cannot be fetched ({error}); fetch it by hand into {path}') from error
-    if answer is not None:
+        if start and error.code == 416:
+            return True  # all of it is there, as the checksum will tell
+        raise ConnectionError(f'{url} cannot be fetched ({error}); {by_hand}') from error
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionError(f'{url} cannot be fetched ({error}); {by_hand}') from error
+    with answer:
+        kind, length = answer.headers.get_content_type(), answer.headers.get('Content-Length')
+        if kind == 'text/html' and Path(part.stem).suffix not in ('.html', '.htm'):
+            raise ConnectionError(f'{url} answers with a web page and not with a file; {by_hand}')
         resumed = answer.status == 206
-        total = int(answer.headers.get('Content-Length') or 0) + (start if resumed else 0)
+        if resumed and not answer.headers.get('Content-Range', f'bytes {start}-').startswith(f'bytes {start}-'):
+            raise ConnectionError(f'{url} went on from another byte than {start}; remove {part} and run again')
+        total = int(length) + (start if resumed else 0) if length and length.isdigit() else None
         with (
-            answer,
             open(part, 'ab' if resumed else 'wb') as file,
             tqdm(
-                total=total or None,
+                total=total,
                 initial=start if resumed else 0,
                 unit='B',
                 unit_scale=True,
-                desc=path.name,
+                desc=part.stem,
                 disable=not progress,
             ) as bar,
         ):
-            while block := answer.read(1 << 20):
-                file.write(block)
-                bar.update(len(block))
-        if total and part.stat().st_size < total:
-            raise ConnectionError(f'{url} broke off after {part.stat().st_size} of {total} bytes; run again to go on')
-    if md5 is not None and (found := _md5(part)) != md5:
+            try:
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+            except (OSError, http.client.HTTPException) as error:  # a chunk that never came
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise
+                raise ConnectionError(f'{url} broke off after {file.tell()} bytes; run again to go on') from error
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise ConnectionError(f'{url} broke off after {size} of {total} bytes; run again to go on')
+    return resumed if total is not None else None
+
+
+def fetch(
+    url: str,
+    path,  # the file to write
+    checksum: str | None = None,  # md5 or sha256 in hexadecimal digits, where known
+    progress: bool = True,
+) -> Path:
+    "Get `url` into `path`, whole or not at all. ConnectionError where it cannot be got, ValueError where it is not what it should be."
+    path = Path(path)
+    if path.exists() and (checksum is None or _checksum(path, checksum) == checksum):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    by_hand = f'fetch it by hand into {path}'
+    part = path.with_name(path.name + '.part')
+    if checksum is None:
+        part.unlink(missing_ok=True)  # it may be of another version of the file
+    while True:
+        start = part.stat().st_size if part.exists() else 0
+        resumed = _receive(url, part, start, by_hand, progress)
+        if checksum is None:
+            if resumed is not None:
+                break
+            part.unlink()
+            raise ConnectionError(
+                f'{url} has no checksum and does not say how long it is, so that nobody knows whether it is whole; {by_hand}'
+            )
+        if (found := _checksum(part, checksum)) == checksum:
+            break
         part.unlink()
-        raise ValueError(f'{url} has md5 {found}, expected {md5}; removed, run again')
-    part.replace(path)
+        if not (start and resumed is not False):
+            raise ValueError(f'{url} has the checksum {found}, expected {checksum}; removed, run again')
+        # what lay there was not its beginning: once more from the start
+    put_in_place(part, path)
     return path
 
 # %% ../../nbs/data/catalog.ipynb #4e8cfc5e
@@ -379,7 +413,7 @@ _TORCHGEO = {
 
 
 def remote_files(name: str) -> list[tuple[str, str, str]]:
-    "(url, file name, md5) of what has to be fetched for a data set. ValueError where its owner wants it fetched by hand."
+    "(url, file name, checksum) of what has to be fetched for a data set. ValueError where its owner wants it fetched by hand."
     if name == 'cifar10':
         from torchvision.datasets import CIFAR10
 

@@ -7,7 +7,7 @@ __all__ = ['SATELLITE_TEMPLATES', 'evaluating', 'model_hash', 'dataset_hash', 'e
            'embed', 'Predictions', 'zero_shot_head', 'class_probabilities', 'predict']
 
 # %% ../../nbs/embed/passes.ipynb #8dde6df3
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass
 import hashlib
 import json
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..compute import autocast, forward_precision, pick_device
-from ..data.scenes import atomic_path, batches, naming_scenes
+from ..data.scenes import alone_in, atomic_path, batches, naming_scenes
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import Exposure, LabelSet, templates as read_templates
 
@@ -115,6 +115,9 @@ class _Blocks:
         except (FileNotFoundError, SafetensorError):
             return None  # absent, or damaged: made again
 
+    def alone(self):
+        return alone_in(self.folder)  # two runs that make the same blocks would do all of it twice
+
     def write(self, block, **tensors):
         from safetensors.torch import save_file
 
@@ -147,6 +150,13 @@ class _Columns:
 @torch.inference_mode()
 def _stream(encoders: dict, dataset, stores: dict, block_size, dtype, precision, device, read: dict) -> _Columns:
     "Features of every encoder, and the labels as read; finished blocks are taken from `stores`"
+    with ExitStack() as during:
+        for store in stores.values():
+            during.enter_context(store.alone())
+        return _stream_alone(encoders, dataset, stores, block_size, dtype, precision, device, read)
+
+
+def _stream_alone(encoders, dataset, stores, block_size, dtype, precision, device, read) -> _Columns:
     out = _Columns(len(dataset))
     blocks = [(i, min(i + block_size, len(dataset))) for i in range(0, len(dataset), block_size)]
     todo = {}

@@ -8,7 +8,6 @@ __all__ = ['ENCODER_NORMALIZATIONS', 'default_statistics', 'fit_square', 'Modali
 # %% ../../nbs/encoders/encoder.ipynb #4d0a26b2
 from contextlib import redirect_stdout
 from dataclasses import replace
-import os
 from pathlib import Path
 import tempfile
 from typing import Sequence
@@ -34,7 +33,7 @@ from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
-from ..data.scenes import batches
+from ..data.scenes import batches, put_in_place
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
 ENCODER_NORMALIZATIONS = {
@@ -296,7 +295,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
             self.save_pretrained(aside)
             for name in ('model.safetensors', 'config.json'):
-                os.replace(Path(aside) / name, folder / name)
+                put_in_place(Path(aside) / name, folder / name)
         return folder
 
     @classmethod

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 
 from ..compute import from_first, is_first
-from ..data.scenes import atomic_write_json
+from ..data.scenes import AT_WORK, atomic_write_json, hold_folder, release_folder
 
 # %% ../../nbs/engine/runs.ipynb #9a3a61ed
 def need_room(folder, size: int):
@@ -39,21 +39,36 @@ def open_run(
     request: dict,  # everything that decides the result (plain json)
     overwrite: bool = False,  # replace what another request left; files that no run writes stay
 ) -> bool:  # whether a broken-off run of the same request is there to be resumed
-    "Claim `folder` for this request, or say whose it is (ValueError). Of several processes the first one does it for all."
-    return from_first(lambda: is_first() and _claim(Path(folder), json.loads(json.dumps(request)), overwrite))
+    "Claim `folder` for this request, or say whose it is: ValueError, or BlockingIOError while another command is at work there."
+
+    def claim():
+        if not is_first():
+            return False
+        try:
+            return _claim(Path(folder), json.loads(json.dumps(request)), overwrite)
+        except BaseException:
+            release_folder(folder)
+            raise
+
+    return from_first(claim)
 
 
 def _claim(folder: Path, request: dict, overwrite: bool) -> bool:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f'{folder} is a file; choose another folder with --out')
+    new = not folder.exists()
+    hold_folder(folder)
     note = folder / 'run.json'
     try:
         found = json.loads(note.read_text()) if note.exists() else None
-    except json.JSONDecodeError:
+    except ValueError:
         found = None
+    if not isinstance(found, dict):
+        found = None
+    left = (AT_WORK, '.run.json.')  # by a kill in the first moment
     others = (
-        sorted(p.name for p in folder.iterdir() if not p.name.startswith('.run.json.')) if folder.exists() else []
-    )  # left by a kill in the first moment
+        [] if new or not folder.exists() else sorted(p.name for p in folder.iterdir() if not p.name.startswith(left))
+    )
     if found is None and others:
         if not overwrite:
             raise ValueError(
@@ -132,6 +147,7 @@ def close_run(folder):
     _remove(Path(folder) / _BEFORE)
     note = Path(folder) / 'run.json'
     atomic_write_json(note, json.loads(note.read_text()) | {'state': 'finished'})
+    release_folder(folder)
 
 
 @contextmanager
@@ -144,11 +160,17 @@ def withdrawing(
         yield
     except BaseException:
         if folder and is_first():
-            _withdraw(Path(folder), new)
+            try:
+                _withdraw(Path(folder))
+            finally:
+                release_folder(folder)
+            for path in new:
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
         raise
 
 
-def _withdraw(folder: Path, new):
+def _withdraw(folder: Path):
     made = _written(folder)
     if any(p.name != 'run.json' for m in made for p in (m, *m.rglob('*')) if not p.is_dir()):
         return
@@ -161,9 +183,6 @@ def _withdraw(folder: Path, new):
         for path in sorted(before.iterdir(), key=lambda p: p.name != 'run.json'):
             path.replace(folder / path.name)  # first the note of whose they are
         before.rmdir()
-    for path in new:
-        if not any(path.iterdir()):
-            path.rmdir()
 
 
 @contextmanager

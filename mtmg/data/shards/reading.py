@@ -9,6 +9,7 @@ __all__ = ['shard_splits', 'ShardScenes', 'epoch_order', 'node_stretch', 'Buffer
 # %% ../../../nbs/data/shards/reading.ipynb #cc1c147d
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 import json
 import os
@@ -16,7 +17,6 @@ from pathlib import Path
 import sys
 import threading
 import warnings
-import zlib
 
 import numpy as np
 import torch
@@ -24,11 +24,18 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ...bands.sensors import RGB, with_white
 from ...bands.images import composite
-from ..scenes import check_targets
+from ..scenes import SceneDataset, check_targets
+from mtmg.data.shards.layout import (
+    PHOTOS,
+    ArrayReader,
+    Shard,
+    decode_picture,
+    list_tar,
+    sensor_from_dict,
+    sensor_to_dict,
+    write_shards,
+)
 from ...labels.labelsets import LabelSet
-from ..scenes import SceneDataset
-from .layout import Shard, decode_picture, sensor_from_dict, sensor_to_dict, write_shards
-from .layout import ArrayReader
 
 # %% ../../../nbs/data/shards/reading.ipynb #bfe0b867
 def shard_splits(folder) -> tuple:
@@ -72,6 +79,40 @@ def _foreign(folder: Path) -> dict:
     )
 
 # %% ../../../nbs/data/shards/reading.ipynb #ea1245a7
+@contextmanager
+def _naming(path):
+    "what is wrong inside a small file is said with its name"
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        what = f'no {error}' if isinstance(error, KeyError) else ' '.join(str(error).split())[:160]
+        raise ValueError(
+            f'{path} is not as write_shards leaves it ({what}); write the shards again, or with --overwrite'
+        ) from None
+
+
+def _plan(part: Path) -> dict | None:
+    "how many scenes, of which shape, in how many shards: what split.json says; None for others' shards"
+    if not (part / 'split.json').exists():
+        return None
+    plan = json.loads((part / 'split.json').read_text())
+    if (
+        not all(type(n) is int and n > 0 for n in (plan['scenes'], plan['scenes_per_shard'], *plan['shape']))
+        or len(plan['shape']) != 3
+    ):
+        raise ValueError(f"{plan['scenes']} scenes of {plan['shape']}")
+    return plan
+
+
+def _count(part: Path, plan) -> int:
+    n = int((part / 'nshards.txt').read_text())
+    if n < 1:
+        raise ValueError(f'{n} shards')
+    if plan and n != -(-plan['scenes'] // plan['scenes_per_shard']):
+        raise ValueError(f'{n} shards, but split.json says {plan["scenes"]} scenes, {plan["scenes_per_shard"]} a shard')
+    return n
+
+
 class ShardScenes(SceneDataset):
     "A split of shards, scene by scene."
 
@@ -79,45 +120,93 @@ class ShardScenes(SceneDataset):
         folder = self.folder = Path(folder)
         if split not in shard_splits(folder):
             raise FileNotFoundError(f'{folder} has no split {split!r}; it has {", ".join(shard_splits(folder))}')
-        try:
-            top = (
-                json.loads((folder / 'dataset.json').read_text())
-                if (folder / 'dataset.json').exists()
-                else _foreign(folder)
-            )
-        except json.JSONDecodeError as error:
-            raise ValueError(f'{folder / "dataset.json"} is no json ({error}); write the shards again') from error
-        self.name, self.source, self.split, self.sensor = (
-            top['name'],
-            top['source'],
-            split,
-            sensor_from_dict(top['sensor']),
-        )
-        self.bands = with_white([self.sensor[b] for b in top['bands']], top.get('white'))
-        self.labelset = labels or (top['labelset'] and LabelSet.from_dict(top['labelset']))
-        self.shards = [
-            Shard(folder / split / f'{i}.tar') for i in range(int((folder / split / 'nshards.txt').read_text()))
-        ]
+        self.split = split
+        with _naming(folder / 'dataset.json'):
+            self._describe(folder, labels)
+        with _naming(folder / split / 'split.json'):
+            plan = _plan(folder / split)
+        with _naming(folder / split / 'nshards.txt'):
+            n_shards = _count(folder / split, plan)
+        self.shards = [Shard(folder / split / f'{i}.tar') for i in range(n_shards)]
         for shard in self.shards:
             if shard.problem:
                 warnings.warn(f'{shard.problem}; {len(shard)} scenes before it are read', UserWarning, stacklevel=2)
+            elif shard.lost_index:
+                warnings.warn(f'{shard.lost_index}; the tar itself is read', UserWarning, stacklevel=2)
         self._ends = np.cumsum([len(s) for s in self.shards])
-        self._picture = next((e for e in (top['image'], 'webp', 'png', 'jpg', 'jpeg') if e in self.shards[0].at), None)
-        self._arrays, plan = top['arrays'], folder / split / 'split.json'
-        self.shape = tuple(json.loads(plan.read_text())['shape']) if plan.exists() else self._first_shape()
-        labels = [s.labels for s in self.shards]
-        self.targets = (
-            None if labels[0] is None else check_targets(np.concatenate(labels), self.labelset, f'{folder / split}')
-        )
+        self._check_shards(plan)
+        self.shape = tuple(plan['shape']) if plan else self._first_shape()
+        self.targets = self._read_targets()
         if self.targets is None:
             self.labelset = None
         self._open, self._tables = {}, None
 
+    def _describe(self, folder, labels):
+        "what dataset.json says, or what is known of others' shards"
+        top = (
+            json.loads((folder / 'dataset.json').read_text())
+            if (folder / 'dataset.json').exists()
+            else _foreign(folder)
+        )
+        self.name, self.source, self.sensor = top['name'], top['source'], sensor_from_dict(top['sensor'])
+        self.bands = with_white([self.sensor[b] for b in top['bands']], top.get('white'))
+        self.labelset = labels or (top['labelset'] and LabelSet.from_dict(top['labelset']))
+        self._picture, self._arrays = top['image'], top['arrays']
+        for array in self._arrays:
+            array['ext'], array['dtype'] = str(array['ext']), np.dtype(array['dtype']).name
+            if not all(type(c) is int and 0 <= c < len(self.bands) for c in array['channels']):
+                raise ValueError('channels that are no bands')
+
+    def _check_shards(self, plan):
+        "every shard has what a scene of this data set needs, and all scenes are there"
+        need = [f"{array['ext']}.npy" for array in self._arrays]
+        for shard in self.shards:
+            if not len(shard):
+                raise ValueError(f'{shard.path}: no scene{f" ({shard.problem})" if shard.problem else ""}')
+            if missing := [ext for ext in need if ext not in shard.at]:
+                raise ValueError(f'{shard.path}: scenes have no .{missing[0]}; they have .{", .".join(shard.at)}')
+        pictures = (self._picture, 'webp', 'png', *PHOTOS)
+        self._picture = next((e for e in pictures if all(e in shard.at for shard in self.shards)), None)
+        if self._picture is None and not self._arrays:
+            raise ValueError(
+                f'{self.shards[0].path}: scenes have no picture; they have .{", .".join(self.shards[0].at)}'
+            )
+        cut = any(shard.problem for shard in self.shards)
+        if plan and not cut and len(self) != plan['scenes']:
+            raise ValueError(
+                f'{self.folder / self.split}: {len(self)} scenes in {len(self.shards)} shards, but split.json says {plan["scenes"]}; '
+                'write the shards again'
+            )
+
+    def _read_targets(self):
+        labels = [s.labels for s in self.shards]
+        if all(part is None for part in labels):
+            return None
+        names = list(self.labelset.classnames) if self.labelset else []
+        for i, (part, shard) in enumerate(zip(labels, self.shards)):
+            if part is None or part.ndim != labels[0].ndim:
+                raise ValueError(f'{shard.path}: its labels are not of the kind of the first shard')
+            if part.dtype.kind != 'U':
+                continue
+            lost = next((j for j, name in enumerate(part) if name not in names and not name.isdigit()), None)
+            if lost is not None:
+                raise ValueError(
+                    f'{shard.path}: member {shard.keys[lost]}.cls holds {str(part[lost])!r}; expected a class number, or a name of '
+                    f'classnames.txt ({", ".join(names[:4])}{", …" if len(names) > 4 else ""})'
+                )
+            labels[i] = np.array([names.index(name) if name in names else int(name) for name in part], np.int64)
+        return check_targets(np.concatenate(labels), self.labelset, f'{self.folder / self.split}')
+
     def _first_shape(self):
-        offset, size, _ = self.shards[0].at[self._picture][0]
-        with open(self.shards[0].path, 'rb') as file:
-            file.seek(offset)
-            return decode_picture(file.read(size)).shape
+        shard = self.shards[0]
+        offset, size, crc = shard.place(self._picture, 0)
+        reader = ArrayReader(shard.path, (1,), 'uint8')
+        try:
+            return decode_picture(reader.raw(offset, size, crc)).shape
+        except ValueError as error:
+            raise ValueError(f'{shard.path}: member {shard.keys[0]}.{self._picture} cannot be read ({error})') from None
+        finally:
+            reader.close()
 
     def __getstate__(self):
         return {**self.__dict__, '_open': {}}
@@ -164,8 +253,9 @@ class ShardScenes(SceneDataset):
         "Scene `row` of shard `s` into `out` (C, H, W), its true colour into `rgb` (3, H, W) uint8."
         shard, readers = self.shards[s], readers or self._readers(s)
         if not self._arrays:  # pictures
-            offset, size, _ = shard.at[self._picture][row]
-            picture = decode_picture(readers[0].raw(offset, size))
+            offset, size, crc = shard.place(self._picture, row)
+            picture = decode_picture(readers[0].raw(offset, size, crc))
+            shard.checked[self._picture][row] = True
             if picture.shape != out.shape:
                 raise ValueError(
                     f'{shard.path}: {shard.keys[row]} has {picture.shape[1:]} pixels, the first has {out.shape[1:]}'
@@ -177,14 +267,17 @@ class ShardScenes(SceneDataset):
         for array, reader in zip(self._arrays, readers):
             channels = array['channels']
             together = channels == list(range(channels[0], channels[-1] + 1))
-            reader.into(
-                shard.at[array['ext'] + '.npy'][row, 0],
+            ext = array['ext'] + '.npy'
+            offset, _, crc = shard.place(ext, row)
+            into = (
                 out[channels[0] : channels[-1] + 1]
                 if together
-                else (loose := np.empty((len(channels), *self.shape[1:]), out.dtype)),
+                else np.empty((len(channels), *self.shape[1:]), out.dtype)
             )
+            reader.into(offset, into, crc)
+            shard.checked[ext][row] = True
             if not together:
-                out[channels] = loose
+                out[channels] = into
             if rgb is not None and self._by_table(array):
                 for c, (channel, table) in enumerate(self._rgb_tables()):
                     np.take(table, reader._array[channels.index(channel)], out=rgb[c], mode='clip')
@@ -267,6 +360,8 @@ class Broken:
     reason: str
 
     def __str__(self):
+        if self.key is None:
+            return f'{self.path}: {self.reason}'
         return f'{self.path}: scene {self.key} cannot be read ({self.reason})'
 
 
@@ -451,20 +546,69 @@ def read_shards(
     )
 
 # %% ../../../nbs/data/shards/reading.ipynb #67bfe20a
-def verify_shards(folder, split: str, progress: bool = True) -> list[Broken]:
-    "Every member of every scene against its check sum."
+def verify_shards(
+    folder,  # written by `write_shards`
+    split: str,
+    progress: bool = True,
+) -> list[Broken]:  # empty where all is as it was written
+    "Every tar, index and member of a split against its checksum. Damage is reported and never raised."
     from tqdm.auto import tqdm
 
-    scenes, broken = ShardScenes(folder, split), []
-    for shard in tqdm(scenes.shards, desc=f'verify {split}', disable=not progress, leave=False):
-        with open(shard.path, 'rb') as file:
-            for row, key in enumerate(shard.keys):
-                for ext, at in shard.at.items():
-                    offset, size, crc = map(int, at[row])
-                    file.seek(offset)
-                    data = file.read(size)
-                    if len(data) < size:
-                        broken.append(Broken(str(shard.path), key, f'.{ext} is cut short'))
-                    elif crc != -1 and zlib.crc32(data) != crc:
-                        broken.append(Broken(str(shard.path), key, f'.{ext} has changed since it was written'))
+    part, broken = Path(folder) / split, []
+    if split not in shard_splits(folder):
+        raise FileNotFoundError(f'{folder} has no split {split!r}; it has {", ".join(shard_splits(folder))}')
+    try:
+        paths = [part / f'{i}.tar' for i in range(_count(part, _plan(part)))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        broken.append(Broken(str(part / 'nshards.txt'), None, f'it does not fit split.json ({error})'))
+        paths = sorted(part.glob('*.tar'))
+    for path in tqdm(paths, desc=f'verify {split}', disable=not progress, leave=False):
+        broken += _verify(path)
+    try:
+        ShardScenes(folder, split)  # whether the descriptions fit the shards
+    except (ValueError, OSError) as error:
+        if not broken:
+            broken.append(Broken(str(part), None, str(error)))
+    return broken
+
+
+def _verify(path: Path) -> list[Broken]:
+    "one shard"
+    if not path.exists():
+        return [Broken(str(path), None, 'it is missing; write the shards again')]
+    members, problem = list_tar(path)
+    broken = [] if problem is None else [Broken(str(path), None, problem.removeprefix(f'{path}: '))]
+    try:
+        shard = Shard(path)
+    except (ValueError, OSError) as error:
+        return broken + [Broken(str(path), None, str(error).removeprefix(f'{path}: '))]
+    if shard.lost_index:
+        broken.append(
+            Broken(str(path.with_suffix('.npz')), None, 'it is damaged or of another tar; write the shards again')
+        )
+    listed = {(name.rpartition('/')[2], offset, size) for name, offset, size in members}
+    reader = ArrayReader(path, (1,), 'uint8')
+    for row, key in enumerate(shard.keys):
+        for ext, at in shard.at.items():
+            offset, size, crc = map(int, at[row])
+            try:
+                reader.raw(offset, size, None if crc == -1 else crc)
+            except ValueError:
+                broken.append(
+                    Broken(
+                        str(path),
+                        key,
+                        f'.{ext} is cut short'
+                        if offset + size > path.stat().st_size
+                        else f'.{ext} has changed since it was written',
+                    )
+                )
+            if (
+                problem is None
+                and not shard.lost_index
+                and (f'{key}.{ext}', offset, size) not in listed
+                and path.with_suffix('.npz').exists()
+            ):
+                broken.append(Broken(str(path), key, f'.{ext} has another name or place in the tar than in the index'))
+    reader.close()
     return broken
