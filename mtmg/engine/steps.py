@@ -41,6 +41,8 @@ class Recipe:
         for name in ('epochs', 'batch_size', 'accumulate', 'warmup_steps'):
             if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be a whole number')
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f'betas are {", ".join(map(str, self.betas))}; give two numbers from 0 to below 1')
         if self.flips not in VARIANTS:
             raise ValueError(f'flips {self.flips!r} is not one of {", ".join(VARIANTS)}')
 
