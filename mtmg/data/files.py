@@ -110,7 +110,9 @@ def read_image(
         return _read_tif(path, file_bands) if path.suffix.lower() in TIF_SUFFIXES else _read_photo(path)
     except MemoryError:
         raise
-    except Exception as error:  # of many types: Pillow has its own for bombs, and its decoders stumble in their own ways
+    except (
+        Exception
+    ) as error:  # of many types: Pillow has its own for bombs, and its decoders stumble in their own ways
         raise ValueError(
             f'{path} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it'
         ) from error

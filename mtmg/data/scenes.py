@@ -451,7 +451,9 @@ def load_tensors(
         said, found = _checksum(path)
         if said is not None and said.strip() != found:
             raise ValueError('it has changed since it was written')
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # mapped: rows are read when they are asked for
+        return {
+            k: file.get_tensor(k) for k in file.keys()
+        }, file.metadata() or {}  # mapped: rows are read when they are asked for
 
 # %% ../../nbs/data/scenes.ipynb #d9d96557
 AT_WORK = '.at_work'  # the file in a folder that is locked while a command writes there
