@@ -42,7 +42,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'first_paths',
             'image_files',
             'IMAGE_SUFFIXES',
-            'joint_sensor',
             'known_bands',
             'PHOTO_SUFFIXES',
             'read_image',

@@ -43,6 +43,8 @@ class Recipe:
             value = getattr(self, name)
             if value != int(value) or value < 0:
                 raise ValueError(f'{name} is {value}; it must be a whole number')
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f'betas are {", ".join(map(str, self.betas))}; give two numbers from 0 to below 1')
         if self.flips not in VARIANTS:
             raise ValueError(f'flips {self.flips!r} is not one of {", ".join(VARIANTS)}')
 
