@@ -1,4 +1,5 @@
 "The package as settings.ini describes it: every field that pyproject.toml leaves to this file."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -6,19 +7,29 @@ from setuptools import find_packages, setup
 
 root = Path(__file__).resolve().parent
 parser = ConfigParser(delimiters=['='])
-parser.read(root/'settings.ini', encoding='utf-8')
+parser.read(root / 'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 
 LICENSES = {'apache2': 'Apache-2.0'}
-STATUSES = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature', '7 - Inactive']
-PYTHONS = ['3.11', '3.12', '3.13'] # those that every requirement has wheels for
+STATUSES = [
+    '1 - Planning',
+    '2 - Pre-Alpha',
+    '3 - Alpha',
+    '4 - Beta',
+    '5 - Production/Stable',
+    '6 - Mature',
+    '7 - Inactive',
+]
+PYTHONS = ['3.11', '3.12', '3.13']  # those that every requirement has wheels for
+
 
 def lines(key):
     "The lines of a setting; configparser has already dropped the comments between them."
     return [line.strip() for line in cfg.get(key, '').splitlines() if line.strip()]
 
+
 extras = {key.removesuffix('_requirements'): lines(key) for key in cfg if key.endswith('_requirements')}
-readme = root/'README.md'
+readme = root / 'README.md'
 
 setup(
     name=cfg['lib_name'],
@@ -42,13 +53,13 @@ setup(
     ],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
     package_data={cfg['lib_path']: ['clip/weights/**']},
-    include_package_data=False, # only what is named above: nothing slips in from the checkout
+    include_package_data=False,  # only what is named above: nothing slips in from the checkout
     python_requires=f'>={cfg["min_python"]}',
     install_requires=lines('requirements'),
     extras_require=extras,
     entry_points={
         'console_scripts': lines('console_scripts'),
-        'nbdev': [f'{cfg["lib_path"]}={cfg["lib_path"]}._modidx:d'], # nbdev links names in the documentation with it
+        'nbdev': [f'{cfg["lib_path"]}={cfg["lib_path"]}._modidx:d'],  # nbdev links names in the documentation with it
     },
     zip_safe=False,
 )

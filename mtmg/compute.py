@@ -23,103 +23,147 @@ def world_size() -> int:
     "How many processes work together; 1 before they have met."
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
+
 def rank() -> int:
     "The number of this process; 0 before they have met."
     return dist.get_rank() if world_size() > 1 else 0
 
+
 def is_first() -> bool:
     "Is this the process that writes?"
-    if world_size() > 1: return rank() == 0
-    if 'RANK' in os.environ: return os.environ['RANK'] == '0'
+    if world_size() > 1:
+        return rank() == 0
+    if 'RANK' in os.environ:
+        return os.environ['RANK'] == '0'
     return all(os.environ.get(k, '0') == '0' for k in ('SLURM_PROCID', 'NODE_RANK', 'LOCAL_RANK'))
+
 
 def launched() -> dict:
     "What Lightning's Trainer is to be told where `torchrun` or `srun` has started the processes."
-    if not dist.is_available(): return {}
+    if not dist.is_available():
+        return {}
     number = lambda name: int(os.environ.get(name, 1))
-    if dist.is_torchelastic_launched(): here, all = number('LOCAL_WORLD_SIZE'), number('WORLD_SIZE')
-    elif _by_srun(): here, all = number('SLURM_NTASKS') // number('SLURM_NNODES'), number('SLURM_NTASKS')
-    else: return {}
+    if dist.is_torchelastic_launched():
+        here, all = number('LOCAL_WORLD_SIZE'), number('WORLD_SIZE')
+    elif _by_srun():
+        here, all = number('SLURM_NTASKS') // number('SLURM_NNODES'), number('SLURM_NTASKS')
+    else:
+        return {}
     return {'devices': here, 'num_nodes': all // here, 'strategy': 'ddp'} if all > 1 else {}
+
 
 def _by_srun() -> bool:
     "is this a task that srun has started? The script of sbatch has the same variables, but for the step, and is one process"
-    return 'SLURM_STEP_ID' in os.environ and os.environ.get('SLURM_JOB_NAME') not in ('bash', 'interactive') # the same names as for Lightning
+    return 'SLURM_STEP_ID' in os.environ and os.environ.get('SLURM_JOB_NAME') not in (
+        'bash',
+        'interactive',
+    )  # the same names as for Lightning
 
 # %% ../nbs/compute.ipynb #0c1338bf
 def meet(device='cpu'):
     "Let the processes that `torchrun` or `srun` has started find one another, each with its own GPU."
     device = torch.device(device)
     local = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID') if launched() else None)
-    if device.type == 'cuda' and device.index is None and local is not None: torch.cuda.set_device(int(local))
-    if not launched() or dist.is_initialized(): return
+    if device.type == 'cuda' and device.index is None and local is not None:
+        torch.cuda.set_device(int(local))
+    if not launched() or dist.is_initialized():
+        return
     where = {} if dist.is_torchelastic_launched() else _meeting_place()
-    if device.type == 'cuda': dist.init_process_group('nccl', device_id=torch.device('cuda', torch.cuda.current_device()), **where)
-    else: dist.init_process_group('gloo', **where)
+    if device.type == 'cuda':
+        dist.init_process_group('nccl', device_id=torch.device('cuda', torch.cuda.current_device()), **where)
+    else:
+        dist.init_process_group('gloo', **where)
     atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+
 
 def _meeting_place() -> dict:
     "where and as whom the tasks of srun meet, as Lightning reads it from SLURM's variables"
     from lightning.fabric.plugins.environments import SLURMEnvironment
+
     slurm = SLURMEnvironment()
-    return {'init_method': f'tcp://{slurm.main_address}:{slurm.main_port}', 'world_size': slurm.world_size(), 'rank': slurm.global_rank()}
+    return {
+        'init_method': f'tcp://{slurm.main_address}:{slurm.main_port}',
+        'world_size': slurm.world_size(),
+        'rank': slurm.global_rank(),
+    }
+
 
 def from_first(function):
     "What `function()` gives in the first process, in all of them. Its error is raised there, and ends the others without a word."
-    if world_size() == 1: return function()
+    if world_size() == 1:
+        return function()
     said, error = [None, False], None
     if rank() == 0:
-        try: said[0] = function()
-        except Exception as e: said[1], error = True, e
+        try:
+            said[0] = function()
+        except Exception as e:
+            said[1], error = True, e
     dist.broadcast_object_list(said)
-    if error is not None: raise error
-    if said[1]: raise SystemExit(1)
+    if error is not None:
+        raise error
+    if said[1]:
+        raise SystemExit(1)
     return said[0]
 
 # %% ../nbs/compute.ipynb #af7f98a1
 _shared = ContextVar('shared', default=False)
 
+
 @contextmanager
 def sharing():
     "Inside the block `share_of` and `add_up` share the work with all other processes, which must be inside it as well."
     before = _shared.set(True)
-    try: yield
-    finally: _shared.reset(before)
+    try:
+        yield
+    finally:
+        _shared.reset(before)
 
-def is_shared() -> bool: return _shared.get() and world_size() > 1
+
+def is_shared() -> bool:
+    return _shared.get() and world_size() > 1
+
 
 def share_of(scenes: int, batch_size: int) -> np.ndarray:
     "The positions of the scenes that this process takes: whole batches, in order."
     starts = range(0, scenes, batch_size)[slice(rank(), None, world_size()) if is_shared() else slice(None)]
     return np.concatenate([np.empty(0, np.int64), *(np.arange(a, min(a + batch_size, scenes)) for a in starts)])
 
+
 def _cpu_group():
-    if 'gloo' in dist.get_backend(): return None
-    if _groups.get('of') is not dist.group.WORLD: _groups.update(of=dist.group.WORLD, gloo=dist.new_group(backend='gloo'))
+    if 'gloo' in dist.get_backend():
+        return None
+    if _groups.get('of') is not dist.group.WORLD:
+        _groups.update(of=dist.group.WORLD, gloo=dist.new_group(backend='gloo'))
     return _groups['gloo']
 
-_groups = {} # the gloo group beside NCCL's, made when it is first asked for
+
+_groups = {}  # the gloo group beside NCCL's, made when it is first asked for
+
 
 def add_up(rows):
     "The sum of an array or CPU tensor over all processes, in place."
     if is_shared():
-        for part in torch.as_tensor(rows).view(-1).split(1 << 26): dist.all_reduce(part, group=_cpu_group())
+        for part in torch.as_tensor(rows).view(-1).split(1 << 26):
+            dist.all_reduce(part, group=_cpu_group())
     return rows
 
 # %% ../nbs/compute.ipynb #c6f59a85
 def gathered(
-    x: torch.Tensor, # this process's rows, every `world_size`-th of the batch from its rank on
-    n: int, # rows of the whole batch
-) -> torch.Tensor: # (n, ...)
+    x: torch.Tensor,  # this process's rows, every `world_size`-th of the batch from its rank on
+    n: int,  # rows of the whole batch
+) -> torch.Tensor:  # (n, ...)
     "The rows of all processes in the order of the batch; a gradient of it is one of the whole batch, after DDP's mean."
     w = world_size()
-    if w == 1: return x
+    if w == 1:
+        return x
     rows, own = -(-n // w), x.detach().contiguous()
-    if len(own) < rows: own = torch.cat([own, own.new_zeros(rows - len(own), *own.shape[1:])]) # every process sends as many
+    if len(own) < rows:
+        own = torch.cat([own, own.new_zeros(rows - len(own), *own.shape[1:])])  # every process sends as many
     parts = [torch.empty_like(own) for _ in range(w)]
     dist.all_gather(parts, own)
-    whole = torch.stack(parts, 1).flatten(0, 1)[:n] # (rows, w, ...) -> (n, ...)
-    if not x.requires_grad: return whole
+    whole = torch.stack(parts, 1).flatten(0, 1)[:n]  # (rows, w, ...) -> (n, ...)
+    if not x.requires_grad:
+        return whole
     x = x.view_as(x)
     x.register_hook(lambda g: w * g)
     return whole.index_copy(0, torch.arange(rank(), n, w, device=x.device), x)
@@ -128,41 +172,79 @@ def gathered(
 def as_ranks(world: int, function, *args, timeout: float = 120, srun: bool = False) -> list:
     "Fork `world` processes with the environment of `torchrun` (or of `srun`) and call `function(*args)` in each; their exit codes. For tests."
     import multiprocessing, socket, sys
+
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
+
     def child(r):
-        os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), **(
-            {'SLURM_STEP_ID': '0', 'SLURM_JOB_ID': '1', 'SLURM_NNODES': '1', 'SLURM_NODEID': '0', 'SLURM_NTASKS': str(world), 'SLURM_NTASKS_PER_NODE': str(world),
-             'SLURM_PROCID': str(r), 'SLURM_LOCALID': str(r)} if srun else
-            {'RANK': str(r), 'LOCAL_RANK': str(r), 'WORLD_SIZE': str(world), 'LOCAL_WORLD_SIZE': str(world), 'GROUP_RANK': '0', 'TORCHELASTIC_RUN_ID': 'test'}))
-        sys.stderr = sys.__stderr__ # a notebook's own ends with its process
-        torch.set_num_threads(torch.get_num_threads()) # after a fork torch makes its pool anew: now, before two threads try to at once
+        os.environ.update(
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port),
+            **(
+                {
+                    'SLURM_STEP_ID': '0',
+                    'SLURM_JOB_ID': '1',
+                    'SLURM_NNODES': '1',
+                    'SLURM_NODEID': '0',
+                    'SLURM_NTASKS': str(world),
+                    'SLURM_NTASKS_PER_NODE': str(world),
+                    'SLURM_PROCID': str(r),
+                    'SLURM_LOCALID': str(r),
+                }
+                if srun
+                else {
+                    'RANK': str(r),
+                    'LOCAL_RANK': str(r),
+                    'WORLD_SIZE': str(world),
+                    'LOCAL_WORLD_SIZE': str(world),
+                    'GROUP_RANK': '0',
+                    'TORCHELASTIC_RUN_ID': 'test',
+                }
+            ),
+        )
+        sys.stderr = sys.__stderr__  # a notebook's own ends with its process
+        torch.set_num_threads(
+            torch.get_num_threads()
+        )  # after a fork torch makes its pool anew: now, before two threads try to at once
         trainer = sys.modules.get('lightning.pytorch.trainer.connectors.accelerator_connector')
-        if trainer: trainer._IS_INTERACTIVE = False # in a notebook Lightning refuses to be one of several processes
-        try: function(*args)
-        except Exception as error: raise SystemExit(f'process {r}: {error!r}') from None
+        if trainer:
+            trainer._IS_INTERACTIVE = False  # in a notebook Lightning refuses to be one of several processes
+        try:
+            function(*args)
+        except Exception as error:
+            raise SystemExit(f'process {r}: {error!r}') from None
+
     children = [multiprocessing.get_context('fork').Process(target=child, args=(r,)) for r in range(world)]
-    for c in children: c.start()
-    for c in children: c.join(timeout)
+    for c in children:
+        c.start()
+    for c in children:
+        c.join(timeout)
     late = [c for c in children if c.is_alive()]
-    for c in late: c.kill()
-    if late: raise TimeoutError(f'{len(late)} of {world} processes did not end within {timeout:g} s')
+    for c in late:
+        c.kill()
+    if late:
+        raise TimeoutError(f'{len(late)} of {world} processes did not end within {timeout:g} s')
     return [c.exitcode for c in children]
 
 # %% ../nbs/compute.ipynb #2159f939
 class _Sum(torch.autograd.Function):
     "over all processes, of values and of gradients"
+
     @staticmethod
     def forward(ctx, x):
         dist.all_reduce(x := x.clone())
         return x
+
     @staticmethod
-    def backward(ctx, g): return _Sum.forward(ctx, g)
+    def backward(ctx, g):
+        return _Sum.forward(ctx, g)
+
 
 def _forward_together(bn, x):
     "batch normalisation by the mean and variance over all processes"
-    if not bn.training or world_size() == 1: return type(bn).forward(bn, x)
+    if not bn.training or world_size() == 1:
+        return type(bn).forward(bn, x)
     over, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
     y = x if x.dtype == torch.float64 else x.float()
     total = _Sum.apply(torch.cat([y.sum(over), y.new_tensor([y.numel() / y.shape[1]])]))
@@ -176,9 +258,11 @@ def _forward_together(bn, x):
             bn.running_mean.lerp_(mean.to(bn.running_mean), m)
             bn.running_var.lerp_((var * n / (n - 1)).to(bn.running_var), m)
     y = y * (var + bn.eps).rsqrt().view(shape)
-    if bn.affine: y = y * bn.weight.view(shape) + bn.bias.view(shape)
+    if bn.affine:
+        y = y * bn.weight.view(shape) + bn.bias.view(shape)
     y = y.to(x.dtype)
-    return bn.act(bn.drop(y)) if hasattr(bn, 'act') else y # timm's layers
+    return bn.act(bn.drop(y)) if hasattr(bn, 'act') else y  # timm's layers
+
 
 @contextmanager
 def whole_batchnorm(net: nn.Module, on_gpu: bool = False):
@@ -186,12 +270,16 @@ def whole_batchnorm(net: nn.Module, on_gpu: bool = False):
     layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if on_gpu and layers:
         from timm.layers import convert_sync_batchnorm
+
         convert_sync_batchnorm(net)
     else:
-        for bn in layers: bn.forward = partial(_forward_together, bn)
-    try: yield
+        for bn in layers:
+            bn.forward = partial(_forward_together, bn)
+    try:
+        yield
     finally:
-        for bn in layers: bn.__dict__.pop('forward', None)
+        for bn in layers:
+            bn.__dict__.pop('forward', None)
 
 # %% ../nbs/compute.ipynb #c6de3b83
 def launch(processes: int, *command: str):
@@ -199,42 +287,71 @@ def launch(processes: int, *command: str):
     import logging, sys
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=f'{OURS}{os.getpid()}', rdzv_backend='c10d',
-                          rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=.2)
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=f'{OURS}{os.getpid()}',
+        rdzv_backend='c10d',
+        rdzv_endpoint='localhost:0',
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
     log = logging.getLogger('torch.distributed.elastic')
     level = log.level
-    log.setLevel(logging.CRITICAL) # it would repeat at length what is said below
-    try: elastic_launch(config, sys.executable)(*command)
+    log.setLevel(logging.CRITICAL)  # it would repeat at length what is said below
+    try:
+        elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
         who, first = error.get_first_failure()
-        if first.exitcode > 0: raise SystemExit(first.exitcode) from None # it has said itself what was wrong
-        raise ChildProcessError(f'process {who} of {processes} was killed (signal {-first.exitcode}), and the others were ended') from None
-    finally: log.setLevel(level)
+        if first.exitcode > 0:
+            raise SystemExit(first.exitcode) from None  # it has said itself what was wrong
+        raise ChildProcessError(
+            f'process {who} of {processes} was killed (signal {-first.exitcode}), and the others were ended'
+        ) from None
+    finally:
+        log.setLevel(level)
+
 
 OURS = 'mtmg-'
 
+
 def peer_lost(error: Exception) -> bool:
     "Is this what remains to be seen when another process has gone?"
-    return world_size() > 1 and (isinstance(error, dist.DistError) or any(w in str(error).lower() for w in ('gloo', 'nccl', 'connection closed', 'connection reset')))
+    return world_size() > 1 and (
+        isinstance(error, dist.DistError)
+        or any(w in str(error).lower() for w in ('gloo', 'nccl', 'connection closed', 'connection reset'))
+    )
 
 # %% ../nbs/compute.ipynb #5c92060f
 def pick_device(device='auto') -> torch.device:
     "A torch device; 'auto' takes CUDA where it is there. ValueError for one that this machine has not."
-    if str(device) == 'auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try: found = torch.device(device)
-    except RuntimeError: raise ValueError(f"device '{device}' is not one of auto, cpu, cuda, cuda:0, mps") from None
+    if str(device) == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device '{device}' is not one of auto, cpu, cuda, cuda:0, mps") from None
     there = {'cpu': lambda: True, 'cuda': torch.cuda.is_available, 'mps': torch.backends.mps.is_available}
-    if not there.get(found.type, lambda: True)(): raise ValueError(f"device '{device}' is not on this machine; use 'auto' or 'cpu'")
+    if not there.get(found.type, lambda: True)():
+        raise ValueError(f"device '{device}' is not on this machine; use 'auto' or 'cpu'")
     return found
+
 
 def forward_precision(precision='auto', device='auto') -> str:
     "'fp32' or 'bf16' (autocast); 'auto' is bf16 where the device computes in it, as emulated bf16 is slower than fp32."
-    if precision not in ('auto', 'fp32', 'bf16'): raise ValueError(f"precision {precision!r} is not one of auto, fp32, bf16")
-    if precision != 'auto': return precision
+    if precision not in ('auto', 'fp32', 'bf16'):
+        raise ValueError(f"precision {precision!r} is not one of auto, fp32, bf16")
+    if precision != 'auto':
+        return precision
     device = pick_device(device)
-    if device.type == 'cuda': fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else: fast = device.type == 'cpu' and bool(torch.cpu.get_capabilities().get('avx512_bf16'))
+    if device.type == 'cuda':
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == 'cpu' and bool(torch.cpu.get_capabilities().get('avx512_bf16'))
     return 'bf16' if fast else 'fp32'
+
 
 def autocast(precision='auto', device='auto'):
     "Context of forward passes in a precision, see `forward_precision`."

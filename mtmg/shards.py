@@ -9,4 +9,5 @@ __all__ = []
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    'mtmg.data', submod_attrs={'shards': ['write_shards', 'read_shards', 'shard_splits', 'verify_shards']})
+    'mtmg.data', submod_attrs={'shards': ['write_shards', 'read_shards', 'shard_splits', 'verify_shards']}
+)

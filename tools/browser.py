@@ -4,6 +4,7 @@
 
 Without --run it does what a newcomer does: `mtmg demo` in an empty folder, which makes a small run first. Needs a Chromium or
 Chrome of the system; not to find one is a failure. Ends with a line 'N passed, N failed'."""
+
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,14 +24,22 @@ import traceback
 
 from playwright.sync_api import Page, sync_playwright
 
-START_LIMIT = 600 # seconds until the server answers: it may have to make a small run first
-PAGE_LIMIT = 180_000 # ms until the page is there: its kernel imports torch
-ANSWER_LIMIT = 30_000 # ms for an answer to change
-FAST = .3 # seconds from a click to another answer, half of the times
+START_LIMIT = 600  # seconds until the server answers: it may have to make a small run first
+PAGE_LIMIT = 180_000  # ms until the page is there: its kernel imports torch
+ANSWER_LIMIT = 30_000  # ms for an answer to change
+FAST = 0.3  # seconds from a click to another answer, half of the times
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--disable-quic', '--disable-sync',
-         '--disable-background-networking', '--disable-component-update'] # it has nothing to ask of the network
-EVIL = '<img src=evil.png onerror="document.title=1;alert(1)">' # runs where it is not escaped
+FLAGS = [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-dev-shm-usage',
+    '--no-first-run',
+    '--disable-quic',
+    '--disable-sync',
+    '--disable-background-networking',
+    '--disable-component-update',
+]  # it has nothing to ask of the network
+EVIL = '<img src=evil.png onerror="document.title=1;alert(1)">'  # runs where it is not escaped
 
 
 def free_port() -> int:
@@ -43,75 +52,126 @@ def free_port() -> int:
 def served(run: str | None, folder: str):
     "The app's address while the block runs. The server and its kernels are a process group, which ends with the block."
     port = free_port()
-    command = [sys.executable, '-m', 'mtmg.cli.entry', 'demo', '--port', str(port), *(['--run', str(Path(run).resolve())] if run else [])]
-    server = subprocess.Popen(command, cwd=folder, env=os.environ | {'MTMG_CACHE': folder}, stdin=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        sys.executable,
+        '-m',
+        'mtmg.cli.entry',
+        'demo',
+        '--port',
+        str(port),
+        *(['--run', str(Path(run).resolve())] if run else []),
+    ]
+    server = subprocess.Popen(
+        command, cwd=folder, env=os.environ | {'MTMG_CACHE': folder}, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         end = time.time() + START_LIMIT
         while True:
-            if server.poll() is not None: raise RuntimeError(f'the server ended with status {server.returncode}')
+            if server.poll() is not None:
+                raise RuntimeError(f'the server ended with status {server.returncode}')
             try:
-                with socket.create_connection(('127.0.0.1', port), 1): break
+                with socket.create_connection(('127.0.0.1', port), 1):
+                    break
             except OSError:
-                if time.time() > end: raise TimeoutError(f'no server within {START_LIMIT} s') from None
-                time.sleep(.2)
+                if time.time() > end:
+                    raise TimeoutError(f'no server within {START_LIMIT} s') from None
+                time.sleep(0.2)
         yield f'http://localhost:{port}/'
     finally:
-        if server.poll() is None: server.send_signal(signal.SIGTERM) # Voila ends its kernels
-        try: server.wait(15)
-        except subprocess.TimeoutExpired: pass
-        try: os.killpg(server.pid, signal.SIGKILL) # whatever is left
-        except ProcessLookupError: pass
+        if server.poll() is None:
+            server.send_signal(signal.SIGTERM)  # Voila ends its kernels
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            os.killpg(server.pid, signal.SIGKILL)  # whatever is left
+        except ProcessLookupError:
+            pass
 
 
 def told(run: str | None, folder: str):
     "The models that the server shows, to ask the states themselves."
     from mtmg.demo import load_run
-    return load_run(run or next(Path(folder).glob('demo/run-*')), cache=Path(folder)/'demo')
+
+    return load_run(run or next(Path(folder).glob('demo/run-*')), cache=Path(folder) / 'demo')
 
 
 # ---- what is uploaded -------------------------------------------------------------------------------------------------
 
 S2 = 'B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12'.split()
 
+
 def tif(array, names=None, **options) -> bytes:
     "A tif of (C, H, W), without georeference."
     import rasterio
+
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver='GTiff', width=array.shape[2], height=array.shape[1], count=len(array), dtype=array.dtype, **options) as file:
+        with memory.open(
+            driver='GTiff', width=array.shape[2], height=array.shape[1], count=len(array), dtype=array.dtype, **options
+        ) as file:
             file.write(array)
-            if names: file.descriptions = names
+            if names:
+                file.descriptions = names
         return memory.read()
+
 
 def sparse_tif(side: int) -> bytes:
     "A tif that says it is huge, in a few kilobytes."
     import rasterio
+
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver='GTiff', width=side, height=side, count=1, dtype='uint8', tiled=True, blockxsize=4096, blockysize=4096, SPARSE_OK=True): pass
+        with memory.open(
+            driver='GTiff',
+            width=side,
+            height=side,
+            count=1,
+            dtype='uint8',
+            tiled=True,
+            blockxsize=4096,
+            blockysize=4096,
+            SPARSE_OK=True,
+        ):
+            pass
         return memory.read()
+
 
 def photo(kind: str) -> bytes:
     from PIL import Image
+
     Image.effect_noise((80, 60), 50).convert('RGB').save(out := io.BytesIO(), kind)
     return out.getvalue()
 
 
 # ---- the visitor ------------------------------------------------------------------------------------------------------
 
+
 class Player:
     "A page with the demos, and the little that a visitor does."
+
     def __init__(self, page: Page, shots: Path | None):
         self.page, self.shots, self.problems, self.counts = page, shots, [], [0, 0]
-        page.on('console', lambda m: m.type == 'error' and self.problems.append(f'console: {m.text} ({m.location.get("url", "")})'))
+        page.on(
+            'console',
+            lambda m: m.type == 'error' and self.problems.append(f'console: {m.text} ({m.location.get("url", "")})'),
+        )
         page.on('pageerror', lambda e: self.problems.append(f'page: {e}'))
         page.on('response', lambda r: r.status >= 400 and self.problems.append(f'{r.status}: {r.url}'))
-        page.on('request', lambda r: r.url.startswith(('http://localhost:', 'ws://localhost:', 'data:', 'blob:')) or self.problems.append(f'asks the network for {r.url}'))
+        page.on(
+            'request',
+            lambda r: (
+                r.url.startswith(('http://localhost:', 'ws://localhost:', 'data:', 'blob:'))
+                or self.problems.append(f'asks the network for {r.url}')
+            ),
+        )
         page.on('dialog', lambda d: (self.problems.append(f'a script ran: {d.message}'), d.dismiss()))
 
     @contextmanager
     def step(self, name: str):
         "One thing to do and to see; a failure is counted, and the next step tried."
         start = time.perf_counter()
-        try: yield
+        try:
+            yield
         except Exception:
             self.counts[1] += 1
             print(f'  FAILED {name}\n{traceback.format_exc()[-1500:]}', flush=True)
@@ -119,82 +179,138 @@ class Player:
         else:
             self.counts[0] += 1
             print(f'  ok {time.perf_counter() - start:5.1f} s  {name}', flush=True)
+
     @property
-    def tab(self): return self.page.locator('.mtmg .mtmg:visible')
-    def text(self, part: str) -> str: return self.tab.locator(part).first.inner_text()
-    def html(self, part: str) -> str: return self.tab.locator(part).first.inner_html()
-    def thumbs(self): return self.tab.locator('button.mtmg-thumb:visible')
-    def scenes(self) -> list: # the numbers of the thumbnails in view
+    def tab(self):
+        return self.page.locator('.mtmg .mtmg:visible')
+
+    def text(self, part: str) -> str:
+        return self.tab.locator(part).first.inner_text()
+
+    def html(self, part: str) -> str:
+        return self.tab.locator(part).first.inner_html()
+
+    def thumbs(self):
+        return self.tab.locator('button.mtmg-thumb:visible')
+
+    def scenes(self) -> list:  # the numbers of the thumbnails in view
         return [int(re.match(r'scene (\d+)', t)[1]) for t in self.thumbs().evaluate_all('all => all.map(e => e.title)')]
+
     def open_tab(self, title: str):
         self.page.get_by_role('tab', name=title, exact=True).click()
-        self.page.locator('.mtmg .mtmg:visible', has=self.page.locator('h3', has_text=title)).wait_for(timeout=ANSWER_LIMIT)
+        self.page.locator('.mtmg .mtmg:visible', has=self.page.locator('h3', has_text=title)).wait_for(
+            timeout=ANSWER_LIMIT
+        )
+
     def shot(self, name: str):
-        if not self.shots: return
+        if not self.shots:
+            return
         self.page.wait_for_timeout(400)
-        try: self.page.screenshot(path=self.shots/f'{name}.png', full_page=True)
-        except Exception as problem: print(f'  no screenshot {name}: {problem}', flush=True)
+        try:
+            self.page.screenshot(path=self.shots / f'{name}.png', full_page=True)
+        except Exception as problem:
+            print(f'  no screenshot {name}: {problem}', flush=True)
+
     def until(self, true, what: str) -> float:
         "The seconds until something is true."
         start = time.perf_counter()
         while not true():
-            if time.perf_counter() - start > ANSWER_LIMIT / 1000: raise AssertionError(what() if callable(what) else what)
+            if time.perf_counter() - start > ANSWER_LIMIT / 1000:
+                raise AssertionError(what() if callable(what) else what)
             self.page.wait_for_timeout(10)
         return time.perf_counter() - start
+
     def changed(self, part: str, act) -> float:
         "Do something; the seconds until `part` of the demo shows something else."
         before, start = self.html(part), time.perf_counter()
         act()
         self.until(lambda: self.html(part) != before, f'{part} did not change')
         return time.perf_counter() - start
+
     def field(self, label: str):
         "The field beside a label."
         return self.tab.locator('.widget-inline-hbox', has=self.page.locator(f'label:text-is("{label}")')).first
+
     def fill(self, label: str, text: str):
         box = self.field(label).locator('textarea, input').first
         # at once, as a paste of 10,000 lines through the browser's editing would take it a minute
-        box.evaluate("(e, text) => { e.value = text; for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true})); }", text)
-    def choose(self, label: str, option: str): self.field(label).locator('select').select_option(label=option)
+        box.evaluate(
+            "(e, text) => { e.value = text; for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true})); }",
+            text,
+        )
+
+    def choose(self, label: str, option: str):
+        self.field(label).locator('select').select_option(label=option)
+
     def slide(self, steps: int, label: str):
         handle = self.field(label).locator('.noUi-handle').first
         handle.focus()
-        for _ in range(abs(steps)): handle.press('ArrowRight' if steps > 0 else 'ArrowLeft')
+        for _ in range(abs(steps)):
+            handle.press('ArrowRight' if steps > 0 else 'ArrowLeft')
+
     def upload(self, name: str, content: bytes):
-        with self.page.expect_file_chooser(timeout=ANSWER_LIMIT) as chooser: self.tab.get_by_role('button', name=re.compile('upload a scene')).click()
+        with self.page.expect_file_chooser(timeout=ANSWER_LIMIT) as chooser:
+            self.tab.get_by_role('button', name=re.compile('upload a scene')).click()
         chooser.value.set_files({'name': name, 'mimeType': 'application/octet-stream', 'buffer': content})
+
     def expect(self, part: str, pattern: str):
         self.tab.locator(part, has_text=re.compile(pattern)).first.wait_for(timeout=ANSWER_LIMIT)
+
     def refused(self, pattern: str):
         "An error of one line."
         self.expect('.mtmg-error', pattern)
-        assert self.tab.locator('.mtmg-error').count() == 1 and '\n' not in self.text('.mtmg-error'), self.text('.mtmg-error')
-    def accepted(self): self.tab.locator('.mtmg-error').wait_for(state='detached', timeout=ANSWER_LIMIT)
+        assert self.tab.locator('.mtmg-error').count() == 1 and '\n' not in self.text('.mtmg-error'), self.text(
+            '.mtmg-error'
+        )
+
+    def accepted(self):
+        self.tab.locator('.mtmg-error').wait_for(state='detached', timeout=ANSWER_LIMIT)
+
     def number(self, row: str) -> float:
         "The number of one row of the table."
-        return float(re.search(r'[−-]?[\d.]+', self.tab.locator('.mtmg-numbers tr', has_text=row).locator('td').nth(1).inner_text())[0].replace('−', '-'))
+        return float(
+            re.search(
+                r'[−-]?[\d.]+', self.tab.locator('.mtmg-numbers tr', has_text=row).locator('td').nth(1).inner_text()
+            )[0].replace('−', '-')
+        )
 
     def answers(self) -> dict:
         "{model: {class: percent}} as the page shows it."
-        return self.tab.locator('.mtmg-answers').first.evaluate("""e => Object.fromEntries([...e.children].map(m => [m.querySelector('b').innerText,
+        return self.tab.locator(
+            '.mtmg-answers'
+        ).first.evaluate("""e => Object.fromEntries([...e.children].map(m => [m.querySelector('b').innerText,
             Object.fromEntries([...m.querySelectorAll('.mtmg-bar')].map(r => [r.title, parseInt(r.querySelector('em').innerText)]))]))""")
+
     def agrees(self, state):
         "Wait until the page shows what a state answers, on the percent."
         assert not state.error, state.error
-        meant = {model: {name: 100 * p for name, p in own} for model, own in state.answers.items() if not isinstance(own, str)}
+        meant = {
+            model: {name: 100 * p for name, p in own}
+            for model, own in state.answers.items()
+            if not isinstance(own, str)
+        }
+
         def same():
             shown = {model: own for model, own in self.answers().items() if own}
-            return shown.keys() == meant.keys() and all(shown[m].keys() == meant[m].keys() and all(abs(shown[m][c] - meant[m][c]) <= .6 for c in meant[m]) for m in meant)
+            return shown.keys() == meant.keys() and all(
+                shown[m].keys() == meant[m].keys() and all(abs(shown[m][c] - meant[m][c]) <= 0.6 for c in meant[m])
+                for m in meant
+            )
+
         self.until(same, lambda: f'shown {self.answers()}, meant {meant}')
 
 
 def zero_shot(p: Player, models):
     "choose a scene, edit classes and prompts, change the composite, upload"
     from mtmg.demo import ZeroShotState
+
     state = ZeroShotState(models)
     with p.step('three models side by side, as the models answer'):
         p.open_tab('Zero-shot')
         p.agrees(state)
-        missing = p.thumbs().evaluate_all("all => all.filter(e => !getComputedStyle(e).backgroundImage.startsWith('url')).length")
+        missing = p.thumbs().evaluate_all(
+            "all => all.filter(e => !getComputedStyle(e).backgroundImage.startsWith('url')).length"
+        )
         assert missing == 0, f'{missing} thumbnails without a picture'
         p.shot('1-zero-shot')
     with p.step('choose scenes by their thumbnails'):
@@ -222,15 +338,21 @@ def zero_shot(p: Player, models):
         print(f'     {", ".join(f"{1000 * s:.0f}" for s in seconds)} ms; median {1000 * median(seconds):.0f} ms')
         assert median(seconds) < FAST
     before = p.answers()
-    for name, label, text, problem in (('an empty class list', 'classes', ' \n', 'no class names'), ('10,000 class names', 'classes', '\n'.join(f'class {i}' for i in range(10_000)), '10,000 prompts'),
-                                       ('a class name of 5,000 letters', 'classes', 'x' * 5000, '5,000 characters'), ('a prompt without a place for the class', 'prompts', 'an aerial view', "exactly one '{}'"),
-                                       ('a prompt that would like to be executed', 'prompts', 'a {0.__class__}', "exactly one '{}'"), ('a lone brace', 'prompts', 'a {', "exactly one '{}'")):
+    for name, label, text, problem in (
+        ('an empty class list', 'classes', ' \n', 'no class names'),
+        ('10,000 class names', 'classes', '\n'.join(f'class {i}' for i in range(10_000)), '10,000 prompts'),
+        ('a class name of 5,000 letters', 'classes', 'x' * 5000, '5,000 characters'),
+        ('a prompt without a place for the class', 'prompts', 'an aerial view', "exactly one '{}'"),
+        ('a prompt that would like to be executed', 'prompts', 'a {0.__class__}', "exactly one '{}'"),
+        ('a lone brace', 'prompts', 'a {', "exactly one '{}'"),
+    ):
         with p.step(f'{name}: one line, and the last answer dimmed'):
             kept = p.field(label).locator('textarea').input_value()
             p.fill(label, text)
             p.refused(problem)
             assert p.answers() == before and p.tab.locator('.mtmg-stale .mtmg-answers').count() == 1
-            if label == 'prompts' and text == 'an aerial view': p.shot('3-bad-prompt')
+            if label == 'prompts' and text == 'an aerial view':
+                p.shot('3-bad-prompt')
             p.fill(label, kept)
             p.accepted()
     with p.step('other alphabets, braces and dollars'):
@@ -238,9 +360,15 @@ def zero_shot(p: Player, models):
         state.classes = 'forêt\n森林\nriver $x^2$ {0}'
         p.agrees(state)
     import numpy as np
+
     ramp = np.stack([np.full((64, 64), 300 + 200 * i, np.uint16) for i in range(13)])
-    for name, content, problem in (('broken.tif', b'II*\0' + b'\1' * 99, r'broken\.tif'), ('half.tif', tif(ramp, S2)[:20_000], r'half\.tif'), ('huge.tif', sparse_tif(50_000), '50,000 x 50,000 pixels'),
-                                   ('page.tif', b'<html>', 'by its first bytes'), ('unnamed.tif', tif(ramp), '13 bands without names')):
+    for name, content, problem in (
+        ('broken.tif', b'II*\0' + b'\1' * 99, r'broken\.tif'),
+        ('half.tif', tif(ramp, S2)[:20_000], r'half\.tif'),
+        ('huge.tif', sparse_tif(50_000), '50,000 x 50,000 pixels'),
+        ('page.tif', b'<html>', 'by its first bytes'),
+        ('unnamed.tif', tif(ramp), '13 bands without names'),
+    ):
         with p.step(f'{name} is refused in one line'):
             p.upload(name, content)
             p.refused(problem)
@@ -268,19 +396,26 @@ def zero_shot(p: Player, models):
 def alpha(p: Player, models):
     "move alpha, jump to the chosen one, choose a scene"
     from mtmg.demo import AlphaState
+
     state = AlphaState(models)
+
     def agrees():
         p.agrees(state)
-        for task, score in state.scores.items(): p.until(lambda: abs(p.number(task) - 100 * score) < .06, lambda: f'{task}: {p.number(task)} is not {100 * score}')
+        for task, score in state.scores.items():
+            p.until(
+                lambda: abs(p.number(task) - 100 * score) < 0.06,
+                lambda: f'{task}: {p.number(task)} is not {100 * score}',
+            )
+
     with p.step('the curve and its numbers, as the models score'):
         p.open_tab('Alpha')
         agrees()
         p.shot('5-alpha')
     with p.step('slide alpha: answers, numbers and line follow'):
         line = p.html('.mtmg-top')
-        steps = 3 if state.alpha < .5 else -3
+        steps = 3 if state.alpha < 0.5 else -3
         p.slide(steps, 'α')
-        state.alpha = round(state.alpha + .1 * steps, 1)
+        state.alpha = round(state.alpha + 0.1 * steps, 1)
         agrees()
         assert p.html('.mtmg-top') != line
         p.shot('6-alpha-moved')
@@ -302,12 +437,21 @@ def alpha(p: Player, models):
 def gap(p: Player, models):
     "shift, colour, click on the map, walk to a neighbour"
     from mtmg.demo import GapState
+
     state = GapState(models)
     scene = lambda: p.text('.mtmg-side b')
+
     def agrees():
         assert not state.error, state.error
-        p.until(lambda: abs(p.number('centroid gap') - state.measures['centroid_gap']) < 6e-4, lambda: f'gap {p.number("centroid gap")} is not {state.measures["centroid_gap"]}')
-        p.until(lambda: p.scenes() == [i for own in state.neighbours.values() for i, _ in own], lambda: f'neighbours {p.scenes()} are not {state.neighbours}')
+        p.until(
+            lambda: abs(p.number('centroid gap') - state.measures['centroid_gap']) < 6e-4,
+            lambda: f'gap {p.number("centroid gap")} is not {state.measures["centroid_gap"]}',
+        )
+        p.until(
+            lambda: p.scenes() == [i for own in state.neighbours.values() for i, _ in own],
+            lambda: f'neighbours {p.scenes()} are not {state.neighbours}',
+        )
+
     with p.step('the map, its numbers and neighbours'):
         p.open_tab('Modality gap')
         agrees()
@@ -322,16 +466,16 @@ def gap(p: Player, models):
     with p.step('shift along the gap: it closes'):
         wide, retrieved, drawn = p.number('centroid gap'), p.number('CLIP → captions'), p.html('.mtmg-over svg')
         p.slide(10, 'shift')
-        state.amount = 1.
+        state.amount = 1.0
         agrees()
-        assert p.number('centroid gap') < .3 * wide and p.html('.mtmg-over svg') != drawn
+        assert p.number('centroid gap') < 0.3 * wide and p.html('.mtmg-over svg') != drawn
         print(f'     gap {wide} -> {p.number("centroid gap")}, R@1 {retrieved} -> {p.number("CLIP → captions")} %')
         p.shot('8-gap-shifted')
     with p.step('click on a point'):
         button = p.tab.locator('.mtmg-over button[title^="scene 7:"]').first
         box = button.bounding_box()
         assert box['width'] > 5, 'a point to click on'
-        button.dispatch_event('click') # another point may lie over it
+        button.dispatch_event('click')  # another point may lie over it
         state.point = 7
         p.until(lambda: scene() == 'scene 7', 'the point was not chosen')
         agrees()
@@ -342,7 +486,8 @@ def gap(p: Player, models):
         agrees()
     with p.step('colour by class'):
         p.choose('colour', 'class')
-        for name in models.scenes.labelset.classnames: p.expect('.mtmg-legend', name)
+        for name in models.scenes.labelset.classnames:
+            p.expect('.mtmg-legend', name)
         p.shot('9-gap-classes')
     with p.step('two times the same modality is refused'):
         p.choose('to', 'RGB, CLIP')
@@ -354,11 +499,14 @@ def gap(p: Player, models):
 def retrieval(p: Player, models):
     "query by text, by a scene in RGB and in all bands; change the gallery"
     from mtmg.demo import RetrievalState
+
     state = RetrievalState(models)
-    found = lambda: p.scenes()[-len(state.found):]
+    found = lambda: p.scenes()[-len(state.found) :]
+
     def agrees():
         assert not state.error, state.error
         p.until(lambda: found() == [i for i, _ in state.found], lambda: f'found {found()}, meant {state.found}')
+
     with p.step('query by text'):
         p.open_tab('Retrieval')
         agrees()
@@ -398,17 +546,28 @@ def main() -> int:
     args = parser.parse_args()
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        print(f'no browser: none of {", ".join(BROWSERS)} is installed (on Debian: apt-get install chromium)\n\n0 passed, 1 failed')
+        print(
+            f'no browser: none of {", ".join(BROWSERS)} is installed (on Debian: apt-get install chromium)\n\n0 passed, 1 failed'
+        )
         return 1
-    if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) # whoever stops this stops the server too
+    if args.shots:
+        args.shots.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever stops this stops the server too
     counts, start = [0, 1], time.perf_counter()
     try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, served(args.run, folder) as address, sync_playwright() as playwright, ThreadPoolExecutor() as pool:
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+            served(args.run, folder) as address,
+            sync_playwright() as playwright,
+            ThreadPoolExecutor() as pool,
+        ):
             print(f'the server answers after {time.perf_counter() - start:.1f} s', flush=True)
             browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
             page = browser.new_page(viewport={'width': 1200, 'height': 1000})
-            player, models = Player(page, args.shots), pool.submit(told, args.run, folder) # while the page's kernel loads them too
+            player, models = (
+                Player(page, args.shots),
+                pool.submit(told, args.run, folder),
+            )  # while the page's kernel loads them too
             with player.step('open the app'):
                 page.goto(address, timeout=PAGE_LIMIT, wait_until='commit')
                 page.locator('.mtmg-answers').first.wait_for(timeout=PAGE_LIMIT)
@@ -416,8 +575,9 @@ def main() -> int:
             title = page.title()
             for act in (zero_shot, alpha, gap, retrieval):
                 print(f'{act.__name__}: {act.__doc__}', flush=True)
-                try: act(player, models.result())
-                except Exception: # between two steps
+                try:
+                    act(player, models.result())
+                except Exception:  # between two steps
                     player.counts[1] += 1
                     traceback.print_exc()
             with player.step('nothing typed was run, nothing was asked of the network, and the console is clean'):
@@ -425,9 +585,11 @@ def main() -> int:
                 assert not player.problems, '\n'.join(player.problems)
             browser.close()
             counts = player.counts
-    except Exception: traceback.print_exc()
+    except Exception:
+        traceback.print_exc()
     print(f'{time.perf_counter() - start:.0f} s\n\n{counts[0]} passed, {counts[1]} failed', flush=True)
     return int(counts[1] > 0)
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

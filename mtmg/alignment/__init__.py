@@ -8,10 +8,34 @@ __all__ = []
 # %% ../../nbs/alignment/front.ipynb #21d486dd
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'pseudolabels': ['balance', 'band_means', 'beyond_colours', 'explained', 'pseudo_labels', 'reassign', 'refine',
-        'unseen_bands'],
-    'aligning': ['align', 'ALIGN_RECIPES', 'AlignRecipe', 'AlignStage', 'class_directions', 'cosine_term',
-        'infonce_term', 'Joined', 'mse_term', 'Pairs', 'relational_term', 'residual_term', 'start_from_teacher',
-        'teacher_embeddings'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'pseudolabels': [
+            'balance',
+            'band_means',
+            'beyond_colours',
+            'explained',
+            'pseudo_labels',
+            'reassign',
+            'refine',
+            'unseen_bands',
+        ],
+        'aligning': [
+            'align',
+            'ALIGN_RECIPES',
+            'AlignRecipe',
+            'AlignStage',
+            'class_directions',
+            'cosine_term',
+            'infonce_term',
+            'Joined',
+            'mse_term',
+            'Pairs',
+            'relational_term',
+            'residual_term',
+            'start_from_teacher',
+            'teacher_embeddings',
+        ],
+    },
+)

@@ -30,20 +30,25 @@ from ..compute import add_up, meet, share_of, sharing
 from ..data.scenes import SceneDataset, Splits, batches, naming_scenes
 
 # %% ../../nbs/alignment/aligning.ipynb #ff2d8ed4
-def mse_term(f, t): return F.mse_loss(f, t)
+def mse_term(f, t):
+    return F.mse_loss(f, t)
 
-def cosine_term(f, t): return (1 - F.cosine_similarity(f, t, dim=-1)).mean()
+
+def cosine_term(f, t):
+    return (1 - F.cosine_similarity(f, t, dim=-1)).mean()
+
 
 def infonce_term(f, t, temperature: float = 0.07):
     "Cross entropy of finding the teacher's embedding of the same scene in the batch, and the other way round (van den Oord et al., 2018)."
-    logits = F.normalize(f, dim=-1) @ F.normalize(t, dim=-1).T / temperature # (N, N)
+    logits = F.normalize(f, dim=-1) @ F.normalize(t, dim=-1).T / temperature  # (N, N)
     same = torch.arange(len(f), device=f.device)
     return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+
 
 def relational_term(f, t):
     "Mean squared difference of the two similarity matrices of the batch, without their diagonals (Park et al., 2019)."
     f, t = F.normalize(f, dim=-1), F.normalize(t, dim=-1)
-    return (f @ f.T - t @ t.T).square().sum() / (len(f) * max(1, len(f) - 1)) # the diagonals are 1 - 1
+    return (f @ f.T - t @ t.T).square().sum() / (len(f) * max(1, len(f) - 1))  # the diagonals are 1 - 1
 
 # %% ../../nbs/alignment/aligning.ipynb #0d42bf4f
 def class_directions(head: torch.Tensor) -> torch.Tensor:
@@ -51,6 +56,7 @@ def class_directions(head: torch.Tensor) -> torch.Tensor:
     centred = (head - head.mean(0)).double()
     u, s, vh = torch.linalg.svd(centred, full_matrices=False)
     return vh[s > 1e-6 * s.max()].T.to(head)
+
 
 def residual_term(f, t, directions: torch.Tensor):
     "Mean squared difference of what is orthogonal to `directions` (D, K)."
@@ -61,141 +67,240 @@ def residual_term(f, t, directions: torch.Tensor):
 @dataclass(frozen=True, kw_only=True)
 class AlignRecipe(Recipe):
     "How a student is aligned: AdamW, and a weight for each term of the loss."
-    mse: float = 0.0 # MSE of the embeddings before normalisation (paper)
-    mse_sum: float = 0.0 # the same, summed over the dimensions
-    residual: float = 0.0 # MSE (summed over dimensions) of what is orthogonal to the class directions of the text head
-    cosine: float = 0.0 # 1 - cosine
-    classes: float = 0.0 # cross entropy (or BCE) through the frozen text head
-    infonce: float = 0.0 # contrastive term against the teacher's image embeddings
-    relational: float = 0.0 # similarity matrices of the batch
-    temperature: float = 0.07 # of the contrastive term
-    logit_bias: float = 0.0 # one fixed constant added to the logits of the class term; for multi-label, where scale x cosine starts saturated
-    pseudo: bool = False # labels made by `mtmg.alignment.pseudolabels`; those of the data set are not looked at
-    shares: tuple[float, ...] = () # of the classes among the scenes of pseudo-labels; () for equal ones
-    drop_path: float = 0.0 # stochastic depth of a student that is made here
-    start: str = 'teacher' # a student made here starts from its 'teacher' (where the architecture is the teacher's), or 'random'
-    normalization: str = '' # input scale of a student made here (`mtmg.encoders`); '' for 'zscore' at the teacher's start, else what `create_encoder` takes
+
+    mse: float = 0.0  # MSE of the embeddings before normalisation (paper)
+    mse_sum: float = 0.0  # the same, summed over the dimensions
+    residual: float = 0.0  # MSE (summed over dimensions) of what is orthogonal to the class directions of the text head
+    cosine: float = 0.0  # 1 - cosine
+    classes: float = 0.0  # cross entropy (or BCE) through the frozen text head
+    infonce: float = 0.0  # contrastive term against the teacher's image embeddings
+    relational: float = 0.0  # similarity matrices of the batch
+    temperature: float = 0.07  # of the contrastive term
+    logit_bias: float = 0.0  # one fixed constant added to the logits of the class term; for multi-label, where scale x cosine starts saturated
+    pseudo: bool = False  # labels made by `mtmg.alignment.pseudolabels`; those of the data set are not looked at
+    shares: tuple[float, ...] = ()  # of the classes among the scenes of pseudo-labels; () for equal ones
+    drop_path: float = 0.0  # stochastic depth of a student that is made here
+    start: str = 'teacher'  # a student made here starts from its 'teacher' (where the architecture is the teacher's), or 'random'
+    normalization: str = ''  # input scale of a student made here (`mtmg.encoders`); '' for 'zscore' at the teacher's start, else what `create_encoder` takes
 
     def __post_init__(self):
         super().__post_init__()
-        if self.start not in ('teacher', 'random'): raise ValueError(f"start {self.start!r} is not one of 'teacher', 'random'")
+        if self.start not in ('teacher', 'random'):
+            raise ValueError(f"start {self.start!r} is not one of 'teacher', 'random'")
         for name in ('mse', 'mse_sum', 'residual', 'cosine', 'classes', 'infonce', 'relational', 'drop_path'):
-            if not getattr(self, name) >= 0: raise ValueError(f'{name} is {getattr(self, name)}; it must be 0 or above')
-        if not self.temperature > 0: raise ValueError(f'temperature is {self.temperature}; it must be above 0')
+            if not getattr(self, name) >= 0:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must be 0 or above')
+        if not self.temperature > 0:
+            raise ValueError(f'temperature is {self.temperature}; it must be above 0')
+
 
 ALIGN_RECIPES = {
-    'default': AlignRecipe(preset='default', lr=5e-4, weight_decay=0.05, epochs=3, warmup_steps=200, clip_norm=5.0, flips='flips',
-                           mse=1.5, classes=0.3, start='teacher'),
-    'paper': AlignRecipe(preset='paper', lr=1e-4, weight_decay=0.01, epochs=5, batch_size=256, warmup_steps=2000, drop_path=0.2, start='random',
-                         normalization='/10000', flips='flips', mse=1.0, classes=0.05),
+    'default': AlignRecipe(
+        preset='default',
+        lr=5e-4,
+        weight_decay=0.05,
+        epochs=3,
+        warmup_steps=200,
+        clip_norm=5.0,
+        flips='flips',
+        mse=1.5,
+        classes=0.3,
+        start='teacher',
+    ),
+    'paper': AlignRecipe(
+        preset='paper',
+        lr=1e-4,
+        weight_decay=0.01,
+        epochs=5,
+        batch_size=256,
+        warmup_steps=2000,
+        drop_path=0.2,
+        start='random',
+        normalization='/10000',
+        flips='flips',
+        mse=1.0,
+        classes=0.05,
+    ),
 }
 ALIGN_RECIPES['unlabelled'] = replace(ALIGN_RECIPES['default'], preset='unlabelled', pseudo=True)
 
 # %% ../../nbs/alignment/aligning.ipynb #e74bb5fb
 class Pairs(SceneDataset):
     "Scenes in the student's bands. `labels`: those of the data set, None, or one for each scene. An unlabelled scene has the label -1, or a multi-hot of NaN."
+
     def __init__(self, dataset: SceneDataset, bands, labelset=None, missing='error', labels='own'):
-        if isinstance(labels, str): labels = dataset.targets if labelset is not None and dataset.labelset is not None else None
-        self.dataset, self.bands, self.labelset, self.missing, self.labels = dataset, tuple(bands), labelset, missing, labels
+        if isinstance(labels, str):
+            labels = dataset.targets if labelset is not None and dataset.labelset is not None else None
+        self.dataset, self.bands, self.labelset, self.missing, self.labels = (
+            dataset,
+            tuple(bands),
+            labelset,
+            missing,
+            labels,
+        )
         self.name, self.source, self.split, self.sensor = dataset.name, dataset.source, dataset.split, dataset.sensor
-        select(np.empty((1, len(dataset.bands), 1, 1), np.uint8), dataset.bands, self.bands, missing) # a missing band is said at once
-    def __len__(self): return len(self.dataset)
+        select(
+            np.empty((1, len(dataset.bands), 1, 1), np.uint8), dataset.bands, self.bands, missing
+        )  # a missing band is said at once
+
+    def __len__(self):
+        return len(self.dataset)
+
     @property
-    def ids(self): return self.dataset.ids
+    def ids(self):
+        return self.dataset.ids
+
     def _unlabelled(self):
-        return torch.full((len(self.labelset),), float('nan')) if self.labelset is not None and self.labelset.multilabel else -1
+        return (
+            torch.full((len(self.labelset),), float('nan'))
+            if self.labelset is not None and self.labelset.multilabel
+            else -1
+        )
+
     def __getitems__(self, indices):
         out = []
         for i, s in zip(indices, self.dataset.__getitems__(list(indices))):
             label = self._unlabelled() if self.labels is None else torch.as_tensor(self.labels[i])
-            out.append({'image': select(s['image'], self.dataset.bands, self.bands, self.missing), 'label': label, 'id': s['id']})
+            out.append(
+                {
+                    'image': select(s['image'], self.dataset.bands, self.bands, self.missing),
+                    'label': label,
+                    'id': s['id'],
+                }
+            )
         return out
-    def __getitem__(self, i): return self.__getitems__([i])[0]
+
+    def __getitem__(self, i):
+        return self.__getitems__([i])[0]
+
 
 class Joined(SceneDataset):
     "Several `Pairs` behind one another."
+
     def __init__(self, parts):
         self.parts, self.starts = parts, np.cumsum([0] + [len(p) for p in parts])
-        for key in ('name', 'source', 'sensor', 'bands', 'labelset', 'split'): setattr(self, key, getattr(parts[0], key))
-    def __len__(self): return int(self.starts[-1])
+        for key in ('name', 'source', 'sensor', 'bands', 'labelset', 'split'):
+            setattr(self, key, getattr(parts[0], key))
+
+    def __len__(self):
+        return int(self.starts[-1])
+
     @property
-    def ids(self): return [i for p in self.parts for i in p.ids]
+    def ids(self):
+        return [i for p in self.parts for i in p.ids]
+
     def __getitems__(self, indices):
         which = np.searchsorted(self.starts, indices, side='right') - 1
         out = [None] * len(indices)
         for part in set(which.tolist()):
             at = np.flatnonzero(which == part)
-            for a, s in zip(at, self.parts[part].__getitems__([int(indices[a] - self.starts[part]) for a in at])): out[a] = s
+            for a, s in zip(at, self.parts[part].__getitems__([int(indices[a] - self.starts[part]) for a in at])):
+                out[a] = s
         return out
-    def __getitem__(self, i): return self.__getitems__([i])[0]
+
+    def __getitem__(self, i):
+        return self.__getitems__([i])[0]
 
 # %% ../../nbs/alignment/aligning.ipynb #316493df
 def start_from_teacher(encoder: ModalityEncoder, teacher: Clip) -> bool:
     "Give the encoder the teacher's tower, its input layer by band name; False (and no change) where the architectures differ."
     from timm.models.vision_transformer import VisionTransformer, _convert_openai_clip
+
     net, white = encoder.trunk, [b.white for b in encoder.bands]
     colours = [[b for b in encoder.bands if b.answers_to(c)] for c in ('red', 'green', 'blue')]
-    if not isinstance(net, VisionTransformer) or encoder.normalization not in ('zscore', '/10000') or not all(colours) or teacher.composite != 'true_color': return False
+    if (
+        not isinstance(net, VisionTransformer)
+        or encoder.normalization not in ('zscore', '/10000')
+        or not all(colours)
+        or teacher.composite != 'true_color'
+    ):
+        return False
     tower = _convert_openai_clip(teacher.visual.state_dict(), net, prefix='')
-    own, rgb = net.state_dict(), tower.get('patch_embed.proj.weight') # (D, 3, P, P)
+    own, rgb = net.state_dict(), tower.get('patch_embed.proj.weight')  # (D, 3, P, P)
     head, _ = tower.pop('head.weight', None), tower.pop('head.bias', None)
-    same = tower.keys() == own.keys() and all(own[k].shape == v.shape for k, v in tower.items() if k != 'patch_embed.proj.weight')
-    if not same or rgb.shape[2:] != own['patch_embed.proj.weight'].shape[2:] or head is None or head.shape != encoder.proj.weight.shape: return False
-    conv, shift = torch.zeros_like(own['patch_embed.proj.weight']), 0.
+    same = tower.keys() == own.keys() and all(
+        own[k].shape == v.shape for k, v in tower.items() if k != 'patch_embed.proj.weight'
+    )
+    if (
+        not same
+        or rgb.shape[2:] != own['patch_embed.proj.weight'].shape[2:]
+        or head is None
+        or head.shape != encoder.proj.weight.shape
+    ):
+        return False
+    conv, shift = torch.zeros_like(own['patch_embed.proj.weight']), 0.0
     cfg = teacher.preprocess_cfg
     for c, (band, *_) in enumerate(colours):
         i = list(encoder.bands).index(band)
-        m, s = (0., 1e4) if encoder.normalization == '/10000' else (float(encoder.mean[i]), float(encoder.std[i]))
+        m, s = (0.0, 1e4) if encoder.normalization == '/10000' else (float(encoder.mean[i]), float(encoder.std[i]))
         conv[:, i] = rgb[:, c] * s / (white[i] * cfg['std'][c])
-        shift = shift + rgb[:, c].sum((1, 2)) * (m / white[i] - cfg['mean'][c]) / cfg['std'][c] # (D,)
+        shift = shift + rgb[:, c].sum((1, 2)) * (m / white[i] - cfg['mean'][c]) / cfg['std'][c]  # (D,)
     pos = tower['pos_embed'].clone()
-    pos[:, net.num_prefix_tokens:] += shift
+    pos[:, net.num_prefix_tokens :] += shift
     net.load_state_dict(tower | {'patch_embed.proj.weight': conv, 'pos_embed': pos})
     with torch.no_grad():
         encoder.proj.weight.copy_(head)
-        if encoder.proj.bias is not None: encoder.proj.bias.zero_()
+        if encoder.proj.bias is not None:
+            encoder.proj.bias.zero_()
     return True
 
 # %% ../../nbs/alignment/aligning.ipynb #8feff667
 @torch.no_grad()
 def teacher_embeddings(
     teacher: Clip,
-    dataset: SceneDataset, # any optical scenes; the teacher sees their composite
-    variants: int = 1, # mirror images and quarter turns, see `mtmg.engine.dihedral`
-    batch_size: int = 128, num_workers: int = 0, device='auto', progress: str | None = None, precision: str = 'fp32',
-) -> torch.Tensor: # (N, variants, D)
+    dataset: SceneDataset,  # any optical scenes; the teacher sees their composite
+    variants: int = 1,  # mirror images and quarter turns, see `mtmg.engine.dihedral`
+    batch_size: int = 128,
+    num_workers: int = 0,
+    device='auto',
+    progress: str | None = None,
+    precision: str = 'fp32',
+) -> torch.Tensor:  # (N, variants, D)
     "The teacher's raw embedding of every scene in every variant."
     device = pick_device(device)
     teacher = teacher.clone().to(device)
     out = torch.zeros(len(dataset), variants, teacher.embed_dim)
     for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
-        with naming_scenes(batch): x = teacher.preprocess(batch['image'].to(device), dataset.bands) # (N, 3, S, S)
+        with naming_scenes(batch):
+            x = teacher.preprocess(batch['image'].to(device), dataset.bands)  # (N, 3, S, S)
         for v in range(variants):
-            with autocast(precision, device): out[batch['index'], v] = teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
+            with autocast(precision, device):
+                out[batch['index'], v] = (
+                    teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
+                )
     return add_up(out)
 
 # %% ../../nbs/alignment/aligning.ipynb #4803b906
 class AlignStage(Stage):
     "Pull the student's embedding of a scene to the teacher's."
+
     def __init__(self, student, targets, head, logit_scale, recipe: AlignRecipe, steps: int, seed: int = 0):
         super().__init__(student, recipe, steps, seed)
         directions = class_directions(head) if head is not None and len(head) > 1 else None
-        self.frozen = (targets, head, directions) # in a tuple: neither trained nor saved with the student
+        self.frozen = (targets, head, directions)  # in a tuple: neither trained nor saved with the student
         self.logit_scale = logit_scale
 
     def losses(self, batch):
         r, (targets, head, directions) = self.recipe, self.frozen
         variant = self.draw_variant(batch)
-        t = targets[batch['index'].cpu(), variant.cpu()].to(self.device) # (N, D)
-        f = self.net(self.net.preprocess(dihedral(batch['image'], variant), self.net.bands)).float() # (N, D)
-        f, t, label = self.together(batch, f, t, batch['label']) # terms compare scenes with one another: of all processes
+        t = targets[batch['index'].cpu(), variant.cpu()].to(self.device)  # (N, D)
+        f = self.net(self.net.preprocess(dihedral(batch['image'], variant), self.net.bands)).float()  # (N, D)
+        f, t, label = self.together(
+            batch, f, t, batch['label']
+        )  # terms compare scenes with one another: of all processes
         terms = {}
-        if r.mse: terms['mse'] = r.mse * mse_term(f, t)
-        if r.mse_sum: terms['mse_sum'] = r.mse_sum * mse_term(f, t) * f.shape[1]
-        if r.residual and directions is not None: terms['residual'] = r.residual * residual_term(f, t, directions.to(f)) * f.shape[1]
-        if r.cosine: terms['cosine'] = r.cosine * cosine_term(f, t)
-        if r.infonce: terms['infonce'] = r.infonce * infonce_term(f, t, r.temperature)
-        if r.relational: terms['relational'] = r.relational * relational_term(f, t)
+        if r.mse:
+            terms['mse'] = r.mse * mse_term(f, t)
+        if r.mse_sum:
+            terms['mse_sum'] = r.mse_sum * mse_term(f, t) * f.shape[1]
+        if r.residual and directions is not None:
+            terms['residual'] = r.residual * residual_term(f, t, directions.to(f)) * f.shape[1]
+        if r.cosine:
+            terms['cosine'] = r.cosine * cosine_term(f, t)
+        if r.infonce:
+            terms['infonce'] = r.infonce * infonce_term(f, t, r.temperature)
+        if r.relational:
+            terms['relational'] = r.relational * relational_term(f, t)
         if r.classes and head is not None:
             known = ~label.isnan().any(-1) if label.ndim == 2 else label >= 0
             if known.any():
@@ -207,59 +312,110 @@ class AlignStage(Stage):
 def _checked(dataset, views, unlabelled, labelset, recipe: AlignRecipe):
     "the label set of an alignment, None without labels; ValueError for what cannot be aligned"
     for d in (dataset, *unlabelled):
-        if not len(d): raise ValueError(f'{d.name} holds no scenes')
-    if views is not None and len(views) != len(dataset): raise ValueError(f'{len(views)} views for {len(dataset)} scenes; the teacher must see the same scenes in the same order')
+        if not len(d):
+            raise ValueError(f'{d.name} holds no scenes')
+    if views is not None and len(views) != len(dataset):
+        raise ValueError(
+            f'{len(views)} views for {len(dataset)} scenes; the teacher must see the same scenes in the same order'
+        )
     if views is None and getattr(dataset.sensor, 'name', '').startswith('sentinel1'):
-        raise ValueError(f'{dataset.name} is radar, which the teacher cannot see; give views=, the optical data set of the same scenes')
-    if labelset is not None and not recipe.pseudo: raise ValueError("labelset= names the classes of pseudo-labels, which this recipe does not make; take the recipe 'unlabelled', or give load_dataset the labelset")
-    if recipe.pseudo: labelset = labelset or dataset.labelset
-    else: labelset = dataset.labelset if dataset.targets is not None else None
-    if recipe.pseudo and labelset is None: raise ValueError(f'{dataset.name} has no class names to make pseudo-labels of; give labelset=')
-    image = recipe.mse + recipe.mse_sum + recipe.cosine + recipe.infonce + recipe.relational + (recipe.residual if labelset is not None and len(labelset) > 1 else 0)
-    if not recipe.classes + recipe.residual + image: raise ValueError('every term of the recipe has the weight 0; set mse, classes or another one above 0')
-    if not image and labelset is None: raise ValueError(f'{dataset.name} has no labels and the recipe has no image term; set mse, cosine or infonce above 0')
-    if not image and unlabelled: raise ValueError('unlabelled scenes join with the image terms, and the recipe has none; set mse, cosine or infonce above 0')
+        raise ValueError(
+            f'{dataset.name} is radar, which the teacher cannot see; give views=, the optical data set of the same scenes'
+        )
+    if labelset is not None and not recipe.pseudo:
+        raise ValueError(
+            "labelset= names the classes of pseudo-labels, which this recipe does not make; take the recipe 'unlabelled', or give load_dataset the labelset"
+        )
+    if recipe.pseudo:
+        labelset = labelset or dataset.labelset
+    else:
+        labelset = dataset.labelset if dataset.targets is not None else None
+    if recipe.pseudo and labelset is None:
+        raise ValueError(f'{dataset.name} has no class names to make pseudo-labels of; give labelset=')
+    image = (
+        recipe.mse
+        + recipe.mse_sum
+        + recipe.cosine
+        + recipe.infonce
+        + recipe.relational
+        + (recipe.residual if labelset is not None and len(labelset) > 1 else 0)
+    )
+    if not recipe.classes + recipe.residual + image:
+        raise ValueError('every term of the recipe has the weight 0; set mse, classes or another one above 0')
+    if not image and labelset is None:
+        raise ValueError(
+            f'{dataset.name} has no labels and the recipe has no image term; set mse, cosine or infonce above 0'
+        )
+    if not image and unlabelled:
+        raise ValueError(
+            'unlabelled scenes join with the image terms, and the recipe has none; set mse, cosine or infonce above 0'
+        )
     return labelset
+
 
 def _say_what_is_filled(dataset, bands):
     "warn of the student's bands that a further data set has not, which are 0 there; ValueError where it has none of them"
     filled = [b for b in bands if not any(h.answers_to(b) for h in as_bands(dataset.bands))]
-    if len(filled) == len(bands): raise ValueError(f"{dataset.name} has none of the student's bands: {', '.join(dataset.bands)} for {', '.join(bands)}")
-    if filled: warnings.warn(f"{dataset.name} has no {', '.join(filled)}: 0 in its scenes", stacklevel=3)
+    if len(filled) == len(bands):
+        raise ValueError(
+            f"{dataset.name} has none of the student's bands: {', '.join(dataset.bands)} for {', '.join(bands)}"
+        )
+    if filled:
+        warnings.warn(f"{dataset.name} has no {', '.join(filled)}: 0 in its scenes", stacklevel=3)
+
 
 def _new_student(teacher: Clip, dataset, recipe: AlignRecipe, backbone: str, bands, seed: int) -> ModalityEncoder:
     "a student for the bands of a data set, at the recipe's start"
-    names = as_bands([next((d for d in dataset.bands if d == b), b) for b in ([bands] if isinstance(bands, str) else bands) or dataset.bands]) # the data set's own: they know their sensor
+    names = as_bands(
+        [
+            next((d for d in dataset.bands if d == b), b)
+            for b in ([bands] if isinstance(bands, str) else bands) or dataset.bands
+        ]
+    )  # the data set's own: they know their sensor
     counts = all(_unit(b) in (None, 'DN') for b in names)
-    scale = recipe.normalization if counts or recipe.normalization != '/10000' else '' # decibels and pictures have scales of their own
-    encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=recipe.drop_path, normalization=scale or ('zscore' if recipe.start == 'teacher' else None))
+    scale = (
+        recipe.normalization if counts or recipe.normalization != '/10000' else ''
+    )  # decibels and pictures have scales of their own
+    encoder = create_encoder(
+        backbone,
+        names,
+        teacher.embed_dim,
+        seed=seed,
+        drop_path=recipe.drop_path,
+        normalization=scale or ('zscore' if recipe.start == 'teacher' else None),
+    )
     some = np.random.default_rng(seed).permutation(len(dataset))[:512]
     first = next(batches(dataset, 512, indices=some))
-    with naming_scenes(first): encoder.fit_normalization(first['image'], dataset.bands)
+    with naming_scenes(first):
+        encoder.fit_normalization(first['image'], dataset.bands)
     if recipe.start == 'teacher' and not start_from_teacher(encoder, teacher) and counts:
-        warnings.warn(f"a {backbone} of {', '.join(names)} at scale '{encoder.normalization}' cannot start from the tower of {teacher.name}; it starts from random weights", stacklevel=3)
+        warnings.warn(
+            f"a {backbone} of {', '.join(names)} at scale '{encoder.normalization}' cannot start from the tower of {teacher.name}; it starts from random weights",
+            stacklevel=3,
+        )
     return encoder
 
 # %% ../../nbs/alignment/aligning.ipynb #9d129367
 def align(
-    teacher: Clip, # frozen; normally a patched one
-    dataset, # scenes of the student's sensor (or `Splits`, whose train is taken); with or without labels
+    teacher: Clip,  # frozen; normally a patched one
+    dataset,  # scenes of the student's sensor (or `Splits`, whose train is taken); with or without labels
     recipe: str | AlignRecipe = 'default',
-    encoder: ModalityEncoder | None = None, # where the student starts; it stays as it is. By default a new one
-    backbone: str = 'vit_micro', # of a new student
-    bands=None, # bands of a new student; by default those of the data set
-    views=None, # what the teacher sees of the same scenes, where `dataset` has no optical bands (radar)
-    unlabelled=None, # further scenes, or several such data sets: they join with the image terms alone, and their labels are not looked at
-    labelset=None, # names of the classes for pseudo-labels (recipe 'unlabelled'), where the data set has none
-    targets: torch.Tensor | None = None, # `teacher_embeddings` of `dataset` (or `views`), where several students share a teacher
+    encoder: ModalityEncoder | None = None,  # where the student starts; it stays as it is. By default a new one
+    backbone: str = 'vit_micro',  # of a new student
+    bands=None,  # bands of a new student; by default those of the data set
+    views=None,  # what the teacher sees of the same scenes, where `dataset` has no optical bands (radar)
+    unlabelled=None,  # further scenes, or several such data sets: they join with the image terms alone, and their labels are not looked at
+    labelset=None,  # names of the classes for pseudo-labels (recipe 'unlabelled'), where the data set has none
+    targets: torch.Tensor
+    | None = None,  # `teacher_embeddings` of `dataset` (or `views`), where several students share a teacher
     seed: int = 0,
-    out=None, # folder for checkpoints, to be resumed by the same call; None keeps nothing
+    out=None,  # folder for checkpoints, to be resumed by the same call; None keeps nothing
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
     overwrite: bool = False,
-    trainer: dict | None = None, # further arguments of Lightning's Trainer
-    **changes, # fields of the recipe to change
+    trainer: dict | None = None,  # further arguments of Lightning's Trainer
+    **changes,  # fields of the recipe to change
 ) -> ModalityEncoder:
     "Train an encoder of another sensor to embed its scenes where `teacher` embeds their RGB images."
     split = lambda d: d.train if isinstance(d, Splits) else d
@@ -269,24 +425,56 @@ def align(
     recipe, device = pick(recipe, ALIGN_RECIPES, **changes), pick_device(device)
     labelset = _checked(dataset, views, unlabelled, labelset, recipe)
     meet(device)
-    student = copy.deepcopy(encoder) if encoder is not None else _new_student(teacher, dataset, recipe, backbone, bands, seed)
-    if student.embed_dim != teacher.embed_dim: raise ValueError(f'the encoder embeds into {student.embed_dim} dimensions, the teacher into {teacher.embed_dim}')
-    for d in unlabelled: _say_what_is_filled(d, student.bands)
+    student = (
+        copy.deepcopy(encoder) if encoder is not None else _new_student(teacher, dataset, recipe, backbone, bands, seed)
+    )
+    if student.embed_dim != teacher.embed_dim:
+        raise ValueError(
+            f'the encoder embeds into {student.embed_dim} dimensions, the teacher into {teacher.embed_dim}'
+        )
+    for d in unlabelled:
+        _say_what_is_filled(d, student.bands)
     variants = VARIANTS[recipe.flips]
     if targets is not None and targets.shape != (len(dataset), variants, teacher.embed_dim):
-        raise ValueError(f'targets have shape {tuple(targets.shape)}; {(len(dataset), variants, teacher.embed_dim)} is that of teacher_embeddings(teacher, dataset, variants={variants})')
+        raise ValueError(
+            f'targets have shape {tuple(targets.shape)}; {(len(dataset), variants, teacher.embed_dim)} is that of teacher_embeddings(teacher, dataset, variants={variants})'
+        )
     named = lambda d: [d.name, d.split, len(d), dataset_hash(d)]
-    request = {'stage': 'alignment', 'teacher': teacher.hash(), 'encoder': student.hash(), 'dataset': named(dataset), 'views': None if views is None else named(views),
-               'targets': None if targets is None else _digest(targets), 'unlabelled': [named(d) for d in unlabelled],
-               'labelset': None if labelset is None else labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}
-    if out: open_run(out, request, overwrite)
-    options = dict(num_workers=num_workers, device=device, precision='bf16' if 'bf16' in pick_precision(recipe.precision, device) else 'fp32')
+    request = {
+        'stage': 'alignment',
+        'teacher': teacher.hash(),
+        'encoder': student.hash(),
+        'dataset': named(dataset),
+        'views': None if views is None else named(views),
+        'targets': None if targets is None else _digest(targets),
+        'unlabelled': [named(d) for d in unlabelled],
+        'labelset': None if labelset is None else labelset.to_dict(),
+        'seed': seed,
+        'recipe': recipe.to_dict(),
+    }
+    if out:
+        open_run(out, request, overwrite)
+    options = dict(
+        num_workers=num_workers,
+        device=device,
+        precision='bf16' if 'bf16' in pick_precision(recipe.precision, device) else 'fp32',
+    )
     seen = [(views or dataset, 'teacher')] if targets is None else []
     seen += [(d, 'teacher, unlabelled') for d in unlabelled]
-    with sharing(): found = [teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen]
+    with sharing():
+        found = [
+            teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen
+        ]
     targets = torch.cat(found if targets is None else [targets, *found])
-    labels = pseudo_labels(teacher, dataset, targets[:len(dataset)], labelset, recipe.shares or None) if recipe.pseudo else 'own'
-    scenes = [Pairs(dataset, student.bands, labelset, labels=labels), *(Pairs(d, student.bands, labelset, missing='zeros', labels=None) for d in unlabelled)]
+    labels = (
+        pseudo_labels(teacher, dataset, targets[: len(dataset)], labelset, recipe.shares or None)
+        if recipe.pseudo
+        else 'own'
+    )
+    scenes = [
+        Pairs(dataset, student.bands, labelset, labels=labels),
+        *(Pairs(d, student.bands, labelset, missing='zeros', labels=None) for d in unlabelled),
+    ]
     scenes = Joined(scenes) if len(scenes) > 1 else scenes[0]
     head = teacher.head(labelset).to(device) if labelset is not None else None
     student = student.to(device)
@@ -295,9 +483,17 @@ def align(
     student.exposure = student.exposure.merge(teacher.exposure)
     for d in (dataset, *unlabelled):
         classes = labelset if d is dataset and recipe.classes else None
-        student.exposure = student.exposure.add('alignment', source=d.source, dataset=d.name, split=d.split,
-                                                labelset=classes and classes.name, classnames=classes.classnames if classes else ())
+        student.exposure = student.exposure.add(
+            'alignment',
+            source=d.source,
+            dataset=d.name,
+            split=d.split,
+            labelset=classes and classes.name,
+            classnames=classes.classnames if classes else (),
+        )
     student.recipe = request
-    if head is not None: student.set_text_head(labelset, head, teacher.logit_scale, teacher.hash())
-    if out: close_run(out)
+    if head is not None:
+        student.set_text_head(labelset, head, teacher.logit_scale, teacher.hash())
+    if out:
+        close_run(out)
     return student.cpu()

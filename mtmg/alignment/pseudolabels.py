@@ -23,11 +23,15 @@ def _scaled(dataset, bands):
         x = b['image'][:, at].float()
         yield x.clamp(min=1).log() if light else x
 
-def band_means(dataset, bands=None, rough: bool = False) -> torch.Tensor: # (N, 2 B), or (N, 3 B)
+
+def band_means(dataset, bands=None, rough: bool = False) -> torch.Tensor:  # (N, 2 B), or (N, 3 B)
     "Mean and spread over the scene of each band's logarithm (of dB for radar); with `rough`, how much neighbouring pixels differ too."
+
     def stats(x):
         yield from (x.flatten(2).mean(-1), x.flatten(2).std(-1))
-        if rough: yield sum(x.diff(dim=d).square().mean((2, 3)) for d in (2, 3)).sqrt()
+        if rough:
+            yield sum(x.diff(dim=d).square().mean((2, 3)) for d in (2, 3)).sqrt()
+
     return torch.cat([torch.cat([*stats(x)], 1) for x in _scaled(dataset, bands or dataset.bands)])
 
 # %% ../../nbs/alignment/pseudolabels.ipynb #9f4276e8
@@ -35,24 +39,30 @@ def unseen_bands(clip, dataset) -> tuple:
     "The bands of `dataset` that the picture in front of `clip` does not show; ValueError where there are none."
     shown = RECIPES[clip.composite]
     rest = tuple(b for b in dataset.bands if not any(b.answers_to(role) for role in shown))
-    if not rest: raise ValueError(f'{dataset.name} has no bands but {", ".join(dataset.bands)}, and the teacher sees those; pseudo-labels need others')
+    if not rest:
+        raise ValueError(
+            f'{dataset.name} has no bands but {", ".join(dataset.bands)}, and the teacher sees those; pseudo-labels need others'
+        )
     return rest
 
 # %% ../../nbs/alignment/pseudolabels.ipynb #5b0c9e12
-def beyond_colours(clip, dataset, side: int = 8) -> torch.Tensor: # (N, B)
+def beyond_colours(clip, dataset, side: int = 8) -> torch.Tensor:  # (N, B)
     "Scene means of what is left of each unseen band when a pixel's colours are known; from a grid of `side` x `side` pixels."
     rest = unseen_bands(clip, dataset)
     colours = [b for b in dataset.bands if b not in rest]
-    grid = lambda x: x[:, :, ::max(1, x.shape[2] // side), ::max(1, x.shape[3] // side)].flatten(2)
-    x = torch.cat([grid(x) for x in _scaled(dataset, (*colours, *rest))]).double().transpose(1, 2) # (N, pixels, bands)
-    known, y = torch.cat([torch.ones_like(x[..., :1]), x[..., :len(colours)]], 2), x[..., len(colours):]
+    grid = lambda x: x[:, :, :: max(1, x.shape[2] // side), :: max(1, x.shape[3] // side)].flatten(2)
+    x = torch.cat([grid(x) for x in _scaled(dataset, (*colours, *rest))]).double().transpose(1, 2)  # (N, pixels, bands)
+    known, y = torch.cat([torch.ones_like(x[..., :1]), x[..., : len(colours)]], 2), x[..., len(colours) :]
     return (y - known @ torch.linalg.lstsq(known.flatten(0, 1), y.flatten(0, 1)).solution).mean(1)
+
 
 def explained(z: torch.Tensor, e: torch.Tensor) -> float:
     "Share of the variance of `e` (N, B) that probabilities `z` (N, K) explain linearly, adjusted for their number, in the band where it is largest."
     n, k = z.shape
-    e, z = e - e.mean(0), (z[:, 1:] - z[:, 1:].mean(0)).to(e) # they add up to 1: one says what the others leave
-    left = (e - z @ torch.linalg.lstsq(z, e, driver='gelsd').solution).square().sum(0) / e.square().sum(0).clamp(min=1e-12)
+    e, z = e - e.mean(0), (z[:, 1:] - z[:, 1:].mean(0)).to(e)  # they add up to 1: one says what the others leave
+    left = (e - z @ torch.linalg.lstsq(z, e, driver='gelsd').solution).square().sum(0) / e.square().sum(0).clamp(
+        min=1e-12
+    )
     return float((1 - left * (n - 1) / max(1, n - k)).max())
 
 # %% ../../nbs/alignment/pseudolabels.ipynb #5b0c9e22
@@ -60,45 +70,56 @@ def balance(p: torch.Tensor, shares=None, steps: int = 50) -> torch.Tensor:
     "Probabilities (N, K), with an offset for each class by which the classes have `shares` (K,) of all scenes: equal ones by default."
     log, b = p.double().clamp(min=1e-12).log(), torch.zeros(p.shape[1]).double()
     shares = torch.full_like(b, 1 / len(b)) if shares is None else torch.as_tensor(shares).double()
-    for _ in range(steps): b = b + (shares / (log + b).softmax(1).mean(0)).log()
+    for _ in range(steps):
+        b = b + (shares / (log + b).softmax(1).mean(0)).log()
     return (log + b).softmax(1)
 
 # %% ../../nbs/alignment/pseudolabels.ipynb #df522236
 def reassign(z: torch.Tensor, prior: torch.Tensor, x: torch.Tensor, ridge: float = 1e-3) -> torch.Tensor:
     "(N, K) probabilities of the classes by text `prior` (N, K) and by Gaussians fitted to `x` (N, D) with weights `z` (N, K)."
     mass = z.sum(0) + 1e-9
-    mu = z.T @ x / mass[:, None] # (K, D)
+    mu = z.T @ x / mass[:, None]  # (K, D)
     covariance = (x.T @ x - (mass[:, None] * mu).T @ mu) / len(x) + ridge * torch.eye(x.shape[1]).to(x)
-    precision_mu = torch.linalg.solve(covariance, mu.T) # (D, K)
-    likelihood = x @ precision_mu - .5 * (mu.T * precision_mu).sum(0) # (N, K), up to a constant for each scene
+    precision_mu = torch.linalg.solve(covariance, mu.T)  # (D, K)
+    likelihood = x @ precision_mu - 0.5 * (mu.T * precision_mu).sum(0)  # (N, K), up to a constant for each scene
     return (prior.clamp(min=1e-6).log() + likelihood).softmax(1)
 
-def refine(prior: torch.Tensor, x: torch.Tensor, steps: int = 5) -> torch.Tensor: # (N, K)
+
+def refine(prior: torch.Tensor, x: torch.Tensor, steps: int = 5) -> torch.Tensor:  # (N, K)
     "Text's probabilities (N, K) of each scene, refined by whose neighbours they are in the view `x` (N, D)."
     prior, x = torch.as_tensor(prior).double(), torch.as_tensor(x).double()
     x = (x - x.mean(0)) / x.std(0).clamp(min=1e-9)
     z = prior
-    for _ in range(steps): z = reassign(z, prior, x)
+    for _ in range(steps):
+        z = reassign(z, prior, x)
     return z.float()
 
 # %% ../../nbs/alignment/pseudolabels.ipynb #580e9d4b
 def pseudo_labels(
-    teacher, # `Clip`: the first view
-    dataset, # scenes without labels, or with labels that are not looked at
-    targets: torch.Tensor, # (N, V, D) the teacher's embeddings of their pictures, in V mirror images
-    labelset, # names of the classes, one of which each scene has
-    shares=None, # (K,) of the classes among the scenes; equal ones by default
-    least: float = .1, # what text must explain of some band beyond its colours, see `explained`
-) -> torch.Tensor: # (N,) class numbers
+    teacher,  # `Clip`: the first view
+    dataset,  # scenes without labels, or with labels that are not looked at
+    targets: torch.Tensor,  # (N, V, D) the teacher's embeddings of their pictures, in V mirror images
+    labelset,  # names of the classes, one of which each scene has
+    shares=None,  # (K,) of the classes among the scenes; equal ones by default
+    least: float = 0.1,  # what text must explain of some band beyond its colours, see `explained`
+) -> torch.Tensor:  # (N,) class numbers
     "A class for each scene, by the teacher's text and by the bands that it does not see; by text alone where these say nothing beyond the colours."
-    if labelset.multilabel: raise ValueError(f'{labelset.name} has several labels a scene; pseudo-labels are one a scene')
+    if labelset.multilabel:
+        raise ValueError(f'{labelset.name} has several labels a scene; pseudo-labels are one a scene')
     if shares is not None and (len(shares) != len(labelset) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-3):
-        raise ValueError(f'shares are {tuple(shares)}; give one above 0 for each of the {len(labelset)} classes, 1 in all')
-    picture = F.normalize(F.normalize(targets, dim=-1).mean(1), dim=-1) # (N, D): a scene and its mirror images have one class
+        raise ValueError(
+            f'shares are {tuple(shares)}; give one above 0 for each of the {len(labelset)} classes, 1 in all'
+        )
+    picture = F.normalize(
+        F.normalize(targets, dim=-1).mean(1), dim=-1
+    )  # (N, D): a scene and its mirror images have one class
     prior = (teacher.logit_scale * picture @ teacher.head(labelset).to(picture).T).softmax(1)
     balanced = balance(prior, shares)
     if (share := explained(balanced, beyond_colours(teacher, dataset))) < least:
-        warnings.warn(f'what the teacher sees explains {max(0, share):.0%} of what colours leave of the other bands of {dataset.name}, less than {least:.0%}: '
-                      'its own answers are the labels', stacklevel=2)
+        warnings.warn(
+            f'what the teacher sees explains {max(0, share):.0%} of what colours leave of the other bands of {dataset.name}, less than {least:.0%}: '
+            'its own answers are the labels',
+            stacklevel=2,
+        )
         return prior.argmax(1)
     return refine(balanced, band_means(dataset, unseen_bands(teacher, dataset), rough=True)).argmax(1)

@@ -8,12 +8,37 @@ __all__ = []
 # %% ../../nbs/bench/front.ipynb #23d1a3e0
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'timing': ['amount', 'extra_memory', 'named', 'resident', 'Row', 'seconds_of', 'side_by_side', 'table'],
-    'reading': ['bench_data', 'FORMS', 'images', 'read_for', 'Readers', 'write_bigearthnet', 'write_forms'],
-    'measures': ['bench_evaluate', 'bench_gap', 'bench_probe', 'bench_retrieval', 'bench_text', 'bench_zero_shot',
-        'EVALUATE', 'KS', 'like_embeddings', 'numpy_zero_shot', 'STRENGTHS'],
-    'training': ['bench_overhead', 'bench_sweep', 'bench_throughput', 'bench_train', 'Clock', 'DATASHEET',
-        'flops_of', 'picture_folder', 'product_rate', 'SHAPES', 'throughput'],
-    'tables': ['bench', 'BENCHES'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'timing': ['amount', 'extra_memory', 'named', 'resident', 'Row', 'seconds_of', 'side_by_side', 'table'],
+        'reading': ['bench_data', 'FORMS', 'images', 'read_for', 'Readers', 'write_bigearthnet', 'write_forms'],
+        'measures': [
+            'bench_evaluate',
+            'bench_gap',
+            'bench_probe',
+            'bench_retrieval',
+            'bench_text',
+            'bench_zero_shot',
+            'EVALUATE',
+            'KS',
+            'like_embeddings',
+            'numpy_zero_shot',
+            'STRENGTHS',
+        ],
+        'training': [
+            'bench_overhead',
+            'bench_sweep',
+            'bench_throughput',
+            'bench_train',
+            'Clock',
+            'DATASHEET',
+            'flops_of',
+            'picture_folder',
+            'product_rate',
+            'SHAPES',
+            'throughput',
+        ],
+        'tables': ['bench', 'BENCHES'],
+    },
+)

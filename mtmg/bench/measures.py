@@ -24,19 +24,28 @@ from .timing import Row, extra_memory, named, seconds_of, side_by_side
 from ..evaluate.zeroshot import average_precision
 
 # %% ../../nbs/bench/measures.ipynb #d4313e36
-def like_embeddings(n: int, dim: int, classes: int, multilabel: bool = False, seed: int = 0) -> tuple: # unit rows (N, D), labels
+def like_embeddings(
+    n: int, dim: int, classes: int, multilabel: bool = False, seed: int = 0
+) -> tuple:  # unit rows (N, D), labels
     "Classes in noise whose variances fall as 1 / axis, off the origin, on the sphere; no solver tells them apart wholly."
     g = torch.Generator().manual_seed(seed)
-    axes = torch.randn(dim, dim, generator=g) / torch.arange(1, dim + 1)[:, None]**.5
-    centres, mean = 3.4 / dim**.5 * torch.randn(classes, dim, generator=g), torch.randn(dim, generator=g)
-    label = (torch.rand(n, classes, generator=g) < .1).to(torch.uint8) if multilabel else torch.randint(classes, (n,), generator=g)
+    axes = torch.randn(dim, dim, generator=g) / torch.arange(1, dim + 1)[:, None] ** 0.5
+    centres, mean = 3.4 / dim**0.5 * torch.randn(classes, dim, generator=g), torch.randn(dim, generator=g)
+    label = (
+        (torch.rand(n, classes, generator=g) < 0.1).to(torch.uint8)
+        if multilabel
+        else torch.randint(classes, (n,), generator=g)
+    )
     of_class = label.float() @ centres if multilabel else centres[label]
     return F.normalize((of_class + torch.randn(n, dim, generator=g)) @ axes + mean, dim=1), label
 
-def _far(x, y) -> str: return f'largest difference {np.abs(np.subtract(x, y)).max():.0e}'
+
+def _far(x, y) -> str:
+    return f'largest difference {np.abs(np.subtract(x, y)).max():.0e}'
 
 # %% ../../nbs/bench/measures.ipynb #d894a6d3
 KS = (1, 5, 10, 20, 50)
+
 
 def bench_retrieval(n: int = 4000, dim: int = 512, large: int = 20_000, repeats: int = 3, full: bool = False) -> list:
     "R@k both ways against CLIP_benchmark, time and memory; and a gallery that it cannot hold."
@@ -44,116 +53,233 @@ def bench_retrieval(n: int = 4000, dim: int = 512, large: int = 20_000, repeats:
     a = torch.randn(n, dim, generator=g)
     b = a + 2.5 * torch.randn(n, dim, generator=g)
     ks = tuple(k for k in KS if k <= n)
-    def ours(): return [r[f'R@{k}'] for r in retrieval_both(a, b, ks=ks, resamples=0) for k in ks]
+
+    def ours():
+        return [r[f'R@{k}'] for r in retrieval_both(a, b, ks=ks, resamples=0) for k in ks]
+
     title = f'R@k both ways, {n:,} x {dim}'
     rows = []
-    try: from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
-    except ImportError: warnings.warn('clip-benchmark is not installed (pip install clip-benchmark): its rows are left out', stacklevel=2)
+    try:
+        from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
+    except ImportError:
+        warnings.warn(
+            'clip-benchmark is not installed (pip install clip-benchmark): its rows are left out', stacklevel=2
+        )
     else:
+
         def theirs(batch=64, queries=n):
             scores, pairs = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T, torch.eye(n, dtype=torch.bool)
-            return [(batchify(recall_at_k, s[:queries], p[:queries], batch, 'cpu', k=k) > 0).float().mean().item() for s, p in ((scores, pairs), (scores.T, pairs.T)) for k in ks]
+            return [
+                (batchify(recall_at_k, s[:queries], p[:queries], batch, 'cpu', k=k) > 0).float().mean().item()
+                for s, p in ((scores, pairs), (scores.T, pairs.T))
+                for k in ks
+            ]
+
         ours()
         seconds, x = seconds_of(ours, 5 * repeats)
         peer, y = seconds_of(theirs)
         rows.append(Row(title, seconds, named('clip-benchmark', 'batch 64'), peer, 60, note=_far(x, y)))
         part = max(1, n // 16)
-        for batch in (32, 256): rows.append(Row(title, seconds, f'the same, batch {batch}', seconds_of(lambda: theirs(batch, part))[0] * n / part, note='a sixteenth of the queries, times 16'))
+        for batch in (32, 256):
+            rows.append(
+                Row(
+                    title,
+                    seconds,
+                    f'the same, batch {batch}',
+                    seconds_of(lambda: theirs(batch, part))[0] * n / part,
+                    note='a sixteenth of the queries, times 16',
+                )
+            )
         memory, its = extra_memory(ours), extra_memory(lambda: theirs(64, 2 * 64))
-        if memory is not None: rows.append(Row('extra memory of this', memory, named('clip-benchmark', 'batch 64'), its, 3, 'bytes'))
-    if full: large = 118_000
+        if memory is not None:
+            rows.append(Row('extra memory of this', memory, named('clip-benchmark', 'batch 64'), its, 3, 'bytes'))
+    if full:
+        large = 118_000
     a = torch.randn(large, dim, generator=g)
     b = a + 2.5 * torch.randn(large, dim, generator=g)
     found = {}
     memory = extra_memory(lambda: found.update(seconds=seconds_of(lambda: retrieval_both(a, b, ks=ks, resamples=0))[0]))
-    scale, title = (118_000 / large)**2, f'R@k both ways, {large:,} x {dim}'
-    rows.append(Row(title, found['seconds'], goal=240 if full else None, sense='amount', note='' if full else f'118,000 take {scale:.0f} x as long: {scale * found["seconds"] / 60:.1f} min'))
-    if memory is not None: rows.append(Row('memory of this, embeddings included', memory + 2 * a.numel() * 4, goal=4e9, unit='bytes', sense='amount'))
+    scale, title = (118_000 / large) ** 2, f'R@k both ways, {large:,} x {dim}'
+    rows.append(
+        Row(
+            title,
+            found['seconds'],
+            goal=240 if full else None,
+            sense='amount',
+            note='' if full else f'118,000 take {scale:.0f} x as long: {scale * found["seconds"] / 60:.1f} min',
+        )
+    )
+    if memory is not None:
+        rows.append(
+            Row(
+                'memory of this, embeddings included',
+                memory + 2 * a.numel() * 4,
+                goal=4e9,
+                unit='bytes',
+                sense='amount',
+            )
+        )
     return rows
 
 # %% ../../nbs/bench/measures.ipynb #401b7913
 def numpy_zero_shot(x, head, labels, resamples: int, recall: str = 'classes', seed: int = 0) -> dict:
     "Top-1, top-5, balanced accuracy and their 95 % intervals, as one writes it down; the recalls in a loop over `classes`, by `scikit-learn`, or by `bincount`."
     from sklearn.metrics import balanced_accuracy_score
+
     rng, (n, c) = np.random.default_rng(seed), (len(x), len(head))
     scores = (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (head / np.linalg.norm(head, axis=1, keepdims=True)).T
     answer = scores.argmax(1)
     first, five = answer == labels, (np.argpartition(-scores, 5, axis=1)[:, :5] == labels[:, None]).any(1)
+
     def balanced(y, answer):
-        if recall == 'scikit-learn': return balanced_accuracy_score(y, answer)
+        if recall == 'scikit-learn':
+            return balanced_accuracy_score(y, answer)
         hit = answer == y
-        if recall == 'classes': return np.nanmean([hit[y == k].mean() for k in range(c)])
+        if recall == 'classes':
+            return np.nanmean([hit[y == k].mean() for k in range(c)])
         return np.nanmean(np.bincount(y, hit, c) / np.bincount(y, minlength=c))
+
     measures = lambda i: (first[i].mean(), five[i].mean(), balanced(labels[i], answer[i]))
     with warnings.catch_warnings(), np.errstate(invalid='ignore'):
-        warnings.simplefilter('ignore') # a class that no drawn scene has
+        warnings.simplefilter('ignore')  # a class that no drawn scene has
         draws = np.array([measures(rng.integers(0, n, n)) for _ in range(resamples)])
-        return dict(zip(('acc1', 'acc5', 'balanced_accuracy'), zip(measures(np.arange(n)), np.quantile(draws, [.025, .975], axis=0).T.tolist())))
+        return dict(
+            zip(
+                ('acc1', 'acc5', 'balanced_accuracy'),
+                zip(measures(np.arange(n)), np.quantile(draws, [0.025, 0.975], axis=0).T.tolist()),
+            )
+        )
 
-def bench_zero_shot(n: int = 50_000, classes: int = 1000, dim: int = 512, resamples: int = 1000, repeats: int = 3) -> list:
+
+def bench_zero_shot(
+    n: int = 50_000, classes: int = 1000, dim: int = 512, resamples: int = 1000, repeats: int = 3
+) -> list:
     "Zero-shot with bootstrap intervals against numpy."
     g = torch.Generator().manual_seed(0)
     head, label = torch.randn(classes, dim, generator=g), torch.randint(classes, (n,), generator=g)
-    x = .12 * head[label] + torch.randn(n, dim, generator=g)
+    x = 0.12 * head[label] + torch.randn(n, dim, generator=g)
+
     def ours():
         r = zero_shot(x, labels=label, text=head, resamples=resamples)
         return {m: (r[m], r.interval[m]) for m in ('acc1', 'acc5', 'balanced_accuracy')}
+
     ours()
     seconds, mine = seconds_of(ours, repeats)
     title, rows = f'zero-shot, {classes:,} classes, {n:,} x {dim}, bootstrap {resamples:,}', []
-    for recall, goal, who in (('classes', 20, named('numpy', 'a loop over resamples and classes')), ('scikit-learn', None, named('scikit-learn', 'balanced_accuracy_score in the loop')),
-                              ('bincount', None, named('numpy', 'the loop made fast with bincount'))):
+    for recall, goal, who in (
+        ('classes', 20, named('numpy', 'a loop over resamples and classes')),
+        ('scikit-learn', None, named('scikit-learn', 'balanced_accuracy_score in the loop')),
+        ('bincount', None, named('numpy', 'the loop made fast with bincount')),
+    ):
         peer, its = seconds_of(lambda: numpy_zero_shot(x.numpy(), head.numpy(), label.numpy(), resamples, recall))
         (values, intervals), ends = ([v[part] for v in mine.values()] for part in (0, 1)), [v[1] for v in its.values()]
-        rows.append(Row(title, seconds, who, peer, goal, note=f'{_far(values, [v[0] for v in its.values()])}, of intervals {np.abs(np.subtract(intervals, ends)).max():.0e}'))
+        rows.append(
+            Row(
+                title,
+                seconds,
+                who,
+                peer,
+                goal,
+                note=f'{_far(values, [v[0] for v in its.values()])}, of intervals {np.abs(np.subtract(intervals, ends)).max():.0e}',
+            )
+        )
     return rows
 
 # %% ../../nbs/bench/measures.ipynb #3a6d27d4
-STRENGTHS = np.logspace(-6, -1.5, 10) # lambda; scikit-learn's C is 1 / (lambda N)
+STRENGTHS = np.logspace(-6, -1.5, 10)  # lambda; scikit-learn's C is 1 / (lambda N)
 _TOLERANCES = {1e-4: 'lbfgs as it comes (tol 1e-4)', 1e-5: 'lbfgs converged (tol 1e-5)'}
 
-def bench_probe(n: int = 20_000, dim: int = 512, classes: int = 10, labels: int = 43, repeats: int = 1, full: bool = False) -> list:
+
+def bench_probe(
+    n: int = 20_000, dim: int = 512, classes: int = 10, labels: int = 43, repeats: int = 1, full: bool = False
+) -> list:
     "A probe's sweep over ten strengths against scikit-learn, single-label with `classes` and multi-label with `labels` (0: leave out)."
     from sklearn.linear_model import LogisticRegression
+
     test, rows = n // 5, []
     parts = slice(0, n), slice(n, n + test), slice(n + test, n + 2 * test)
-    for count, multilabel, goal, metric, title in ((classes, False, 4, 'accuracy', f'linear probe, 10 strengths, {n:,} x {dim}, {classes} classes'), (labels, True, 15, 'mAP', f'linear probe, 10 strengths, {n:,} x {dim}, {labels} labels, multi-label')):
-        if not count: continue
+    for count, multilabel, goal, metric, title in (
+        (classes, False, 4, 'accuracy', f'linear probe, 10 strengths, {n:,} x {dim}, {classes} classes'),
+        (labels, True, 15, 'mAP', f'linear probe, 10 strengths, {n:,} x {dim}, {labels} labels, multi-label'),
+    ):
+        if not count:
+            continue
         x, y = like_embeddings(n + 2 * test, dim, count, multilabel, seed=int(multilabel))
         train, val, rest = ((x[p], y[p]) for p in parts)
         (xs, ys), (xt, yt) = ((a.numpy(), b.numpy()) for a, b in (train, rest))
         ours = lambda: linear_probe(train, rest, validation=val, strengths=STRENGTHS, resamples=0)
         linear_probe((x[:100], y[:100]), rest, validation=val, strengths=STRENGTHS[:2], resamples=0)
         seconds, mine = seconds_of(ours, repeats)
-        some = [None] if not multilabel else range(labels) if full else range(0, labels, max(1, labels // 2)) # columns of the labels
+        some = (
+            [None] if not multilabel else range(labels) if full else range(0, labels, max(1, labels // 2))
+        )  # columns of the labels
         for tol, how in _TOLERANCES.items():
-            fit = lambda s, c: LogisticRegression(C=1 / (s * n), max_iter=10_000, tol=tol).fit(xs, ys if c is None else ys[:, c])
+            fit = lambda s, c: LogisticRegression(C=1 / (s * n), max_iter=10_000, tol=tol).fit(
+                xs, ys if c is None else ys[:, c]
+            )
             peer, fits = seconds_of(lambda: {s: [fit(s, c) for c in some] for s in STRENGTHS})
             chosen = fits[min(fits, key=lambda s: abs(s - mine.strength))]
-            if multilabel: a, b = np.mean([mine.per_class['ap'][c] for c in some]), np.mean([average_precision(f.decision_function(xt), yt[:, c]) for f, c in zip(chosen, some)])
-            else: a, b = mine.acc1, chosen[0].score(xt, yt)
-            note = f'{metric} {a:.4f} and {b:.4f}, {100 * abs(a - b):.2f} points apart' + (f', {len(some)} of the labels' if len(some) < count and multilabel else '')
-            rows.append(Row(title, seconds, named('scikit-learn', how), peer * (count / len(some) if multilabel else 1), goal, note=note))
+            if multilabel:
+                a, b = (
+                    np.mean([mine.per_class['ap'][c] for c in some]),
+                    np.mean([average_precision(f.decision_function(xt), yt[:, c]) for f, c in zip(chosen, some)]),
+                )
+            else:
+                a, b = mine.acc1, chosen[0].score(xt, yt)
+            note = f'{metric} {a:.4f} and {b:.4f}, {100 * abs(a - b):.2f} points apart' + (
+                f', {len(some)} of the labels' if len(some) < count and multilabel else ''
+            )
+            rows.append(
+                Row(
+                    title,
+                    seconds,
+                    named('scikit-learn', how),
+                    peer * (count / len(some) if multilabel else 1),
+                    goal,
+                    note=note,
+                )
+            )
     return rows
 
 # %% ../../nbs/bench/measures.ipynb #88995942
 def bench_text(classes: int = 50, templates: int = 80, repeats: int = 1, full: bool = False) -> list:
     "A zero-shot head against open_clip's builder."
     import open_clip
+
     imagenet, clip = labelset('imagenet'), load_clip('tinyclip')
-    names = imagenet.classnames[:1000 if full else classes]
+    names = imagenet.classnames[: 1000 if full else classes]
     asked = LabelSet('bench', names, imagenet.templates[:templates])
     prompts = asked.prompts()
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # most of ImageNet's words are none of TinyCLIP's: it is time that is asked for
+        warnings.simplefilter('ignore')  # most of ImageNet's words are none of TinyCLIP's: it is time that is asked for
         each = list(asked.templates)
         theirs = lambda: open_clip.build_zero_shot_classifier(clip.model, clip.tokenizer, names, each).T
         ours = lambda: clip.head(asked)
         seconds, peer, a, b = side_by_side(ours, theirs, repeats, warm=not full)
         memory, its = (extra_memory(way) if not full else None for way in (ours, theirs))
     title = f'text head, {len(names):,} classes x {len(prompts[0])} prompts, TinyCLIP'
-    rows = [Row(title, seconds, named('open_clip_torch', 'build_zero_shot_classifier'), peer, 1, note=_far(a.numpy(), b.numpy()))]
-    if memory is not None: rows.append(Row('extra memory of this', memory, named('open_clip_torch', '800 prompts at once'), its, None, 'bytes', note='does not grow with the classes'))
+    rows = [
+        Row(
+            title,
+            seconds,
+            named('open_clip_torch', 'build_zero_shot_classifier'),
+            peer,
+            1,
+            note=_far(a.numpy(), b.numpy()),
+        )
+    ]
+    if memory is not None:
+        rows.append(
+            Row(
+                'extra memory of this',
+                memory,
+                named('open_clip_torch', '800 prompts at once'),
+                its,
+                None,
+                'bytes',
+                note='does not grow with the classes',
+            )
+        )
     return rows
 
 # %% ../../nbs/bench/measures.ipynb #ff82f0a4
@@ -161,23 +287,59 @@ def bench_gap(n: int = 10_000, dim: int = 512, points: int = 20_000) -> list:
     "All measures of the gap of three modalities with intervals; a UMAP of all embeddings."
     g = torch.Generator().manual_seed(0)
     scenes = torch.randn(n, dim, generator=g)
-    features = {m: scenes + 1.5 * torch.randn(n, dim, generator=g) + .5 * torch.randn(dim, generator=g) for m in ('rgb', 'ms', 's1')}
+    features = {
+        m: scenes + 1.5 * torch.randn(n, dim, generator=g) + 0.5 * torch.randn(dim, generator=g)
+        for m in ('rgb', 'ms', 's1')
+    }
     seconds, report = seconds_of(lambda: gap_report(features))
-    rows = [Row(f'gap_report, {n:,} x {dim} x 3', seconds, goal=15, sense='amount', note=f'{len(report)} pairs, {sum(map(len, report.values()))} measures with intervals')]
+    rows = [
+        Row(
+            f'gap_report, {n:,} x {dim} x 3',
+            seconds,
+            goal=15,
+            sense='amount',
+            note=f'{len(report)} pairs, {sum(map(len, report.values()))} measures with intervals',
+        )
+    ]
     x, _ = like_embeddings(points, dim, 10)
-    joint_map(x[:min(points, 200)]) # numba compiles
+    joint_map(x[: min(points, 200)])  # numba compiles
     seconds, (_, how) = seconds_of(lambda: joint_map(x))
-    return rows + [Row(f'joint map, {points:,} x {dim}', seconds, goal=60, sense='amount', note=named('umap-learn', how))]
+    return rows + [
+        Row(f'joint map, {points:,} x {dim}', seconds, goal=60, sense='amount', note=named('umap-learn', how))
+    ]
+
 
 #: The parts of `bench_evaluate`.
-EVALUATE = {'retrieval': bench_retrieval, 'zero_shot': bench_zero_shot, 'probe': bench_probe, 'text': bench_text, 'gap': bench_gap}
+EVALUATE = {
+    'retrieval': bench_retrieval,
+    'zero_shot': bench_zero_shot,
+    'probe': bench_probe,
+    'text': bench_text,
+    'gap': bench_gap,
+}
+
 
 def bench_evaluate(
-    full: bool = False, # sizes of the largest data sets, every label, every class: half an hour
-    small: bool = False, # sizes to see that it runs
+    full: bool = False,  # sizes of the largest data sets, every label, every class: half an hour
+    small: bool = False,  # sizes to see that it runs
     **_,
 ) -> list:
     "Every measure beside what one would otherwise call."
-    sizes = {'retrieval': dict(n=300, dim=32, large=1000), 'zero_shot': dict(n=2000, classes=50, dim=32, resamples=50), 'probe': dict(n=500, dim=32, labels=6),
-             'text': dict(classes=3, templates=4), 'gap': dict(n=200, dim=16, points=10)} if small else {}
-    return [row for name, part in EVALUATE.items() for row in part(**sizes.get(name, {}), **({'full': True} if full and name in ('retrieval', 'probe', 'text') else {}))]
+    sizes = (
+        {
+            'retrieval': dict(n=300, dim=32, large=1000),
+            'zero_shot': dict(n=2000, classes=50, dim=32, resamples=50),
+            'probe': dict(n=500, dim=32, labels=6),
+            'text': dict(classes=3, templates=4),
+            'gap': dict(n=200, dim=16, points=10),
+        }
+        if small
+        else {}
+    )
+    return [
+        row
+        for name, part in EVALUATE.items()
+        for row in part(
+            **sizes.get(name, {}), **({'full': True} if full and name in ('retrieval', 'probe', 'text') else {})
+        )
+    ]

@@ -30,112 +30,173 @@ from ..data.shards.foreign import write_paper_shards
 from .timing import Row, named, resident
 
 # %% ../../nbs/bench/reading.ipynb #0198c84b
-_PIXELS = {10: 120, 20: 60, 60: 20} # side of a patch of 1.2 km, by resolution in metres
+_PIXELS = {10: 120, 20: 60, 60: 20}  # side of a patch of 1.2 km, by resolution in metres
+
 
 def write_bigearthnet(folder, scenes: int, seed: int = 0):
     "Scenes with the texture of land in the layout of BigEarthNet v1, all in the train split."
     import rasterio
     from torchgeo.datasets import BigEarthNet as peer
+
     folder, rng = Path(folder), np.random.default_rng(seed)
-    names, bands = [f'S2A_MSIL2A_20170613T101031_{i // 90}_{i % 90}' for i in range(scenes)], [(b, int(b.resolution)) for b in S2_L2A.bands]
+    names, bands = (
+        [f'S2A_MSIL2A_20170613T101031_{i // 90}_{i % 90}' for i in range(scenes)],
+        [(b, int(b.resolution)) for b in S2_L2A.bands],
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning) # no place on Earth is needed here
+        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)  # no place on Earth is needed here
         for name in names:
-            place = folder/'BigEarthNet-v1.0'/name
+            place = folder / 'BigEarthNet-v1.0' / name
             place.mkdir(parents=True)
             coarse = torch.from_numpy(rng.random((1, len(bands), 12, 12), dtype=np.float32))
             for c, (band, resolution) in enumerate(bands):
                 side = _PIXELS[resolution]
-                smooth = F.interpolate(coarse[:, c:c + 1], (side, side), mode='bilinear')[0, 0].numpy()
+                smooth = F.interpolate(coarse[:, c : c + 1], (side, side), mode='bilinear')[0, 0].numpy()
                 pixels = (3000 * smooth + 60 * rng.standard_normal((side, side))).clip(0, 10_000).astype(np.uint16)
-                with rasterio.open(place/f'{name}_{band}.tif', 'w', driver='GTiff', height=side, width=side, count=1, dtype='uint16') as file: file.write(pixels, 1)
+                with rasterio.open(
+                    place / f'{name}_{band}.tif', 'w', driver='GTiff', height=side, width=side, count=1, dtype='uint16'
+                ) as file:
+                    file.write(pixels, 1)
             has = rng.choice(peer.class_sets[43], size=1 + int(rng.integers(3)), replace=False).tolist()
-            (place/f'{name}_labels_metadata.json').write_text(json.dumps({'labels': has}))
+            (place / f'{name}_labels_metadata.json').write_text(json.dumps({'labels': has}))
     for split in ('train', 'val', 'test'):
-        lines = '\n'.join(f'{n},{n.replace("S2A_MSIL2A", "S1A_IW_GRDH")}' for n in (names if split == 'train' else names[:1]))
-        (folder/f'bigearthnet-{split}.csv').write_text(lines + '\n')
+        lines = '\n'.join(
+            f'{n},{n.replace("S2A_MSIL2A", "S1A_IW_GRDH")}' for n in (names if split == 'train' else names[:1])
+        )
+        (folder / f'bigearthnet-{split}.csv').write_text(lines + '\n')
+
 
 def write_forms(folder, scenes: int, per_shard: int = 64, seed: int = 0):
     "The same scenes three times: `tifs`, `shards` and `pth`."
     folder = Path(folder)
-    write_bigearthnet(folder/'tifs', scenes, seed)
-    data = BigEarthNet(folder/'tifs', 'train')
-    write_shards(data, folder/'shards', scenes_per_shard=per_shard, progress=False)
-    write_paper_shards(data, folder/'pth', per_shard)
+    write_bigearthnet(folder / 'tifs', scenes, seed)
+    data = BigEarthNet(folder / 'tifs', 'train')
+    write_shards(data, folder / 'shards', scenes_per_shard=per_shard, progress=False)
+    write_paper_shards(data, folder / 'pth', per_shard)
 
 # %% ../../nbs/bench/reading.ipynb #8a2aa6f2
 def _tifs(folder, rank, world):
     from torchgeo.datasets import BigEarthNet as peer
-    data = peer(str(folder/'tifs'), split='train', bands='s2', num_classes=19)
+
+    data = peer(str(folder / 'tifs'), split='train', bands='s2', num_classes=19)
     return DataLoader(Subset(data, range(rank, len(data), world)), batch_size=64)
+
 
 def _pth(folder, rank, world):
     import webdataset as wds
-    load = lambda data: torch.load(io.BytesIO(data), weights_only=True)
-    urls = [str(p) for p in sorted((folder/'pth'/'train').glob('*.tar.gz'))][rank::world]
-    return wds.DataPipeline(wds.SimpleShardList(urls), wds.tarfile_to_samples(), wds.to_tuple('s2_patch.pth', 'labels_19.pth'), wds.map_tuple(load, load), wds.batched(64))
 
-def _shards(rgb): return lambda folder, rank, world: read_shards(folder/'shards', 'train', batch_size=64, rgb=rgb, rank=rank, world_size=world)
+    load = lambda data: torch.load(io.BytesIO(data), weights_only=True)
+    urls = [str(p) for p in sorted((folder / 'pth' / 'train').glob('*.tar.gz'))][rank::world]
+    return wds.DataPipeline(
+        wds.SimpleShardList(urls),
+        wds.tarfile_to_samples(),
+        wds.to_tuple('s2_patch.pth', 'labels_19.pth'),
+        wds.map_tuple(load, load),
+        wds.batched(64),
+    )
+
+
+def _shards(rgb):
+    return lambda folder, rank, world: read_shards(
+        folder / 'shards', 'train', batch_size=64, rgb=rgb, rank=rank, world_size=world
+    )
+
 
 FORMS = {'tifs': _tifs, 'pth': _pth, 'shards': _shards(False), 'shards with RGB': _shards(True)}
 
+
 def images(batches):
     "the images of an epoch, batch by batch"
-    for batch in batches: yield batch['image'] if isinstance(batch, dict) else batch[0]
+    for batch in batches:
+        yield batch['image'] if isinstance(batch, dict) else batch[0]
 
 # %% ../../nbs/bench/reading.ipynb #23271163
 def read_for(
-    folder, # of `write_forms`
-    form: str, # one of `FORMS`
-    seconds: float, # how long
-    rank: int = 0, world: int = 1, # which part of the scenes
-) -> dict: # scenes, seconds, memory before and after, sum of the pixels of an epoch
+    folder,  # of `write_forms`
+    form: str,  # one of `FORMS`
+    seconds: float,  # how long
+    rank: int = 0,
+    world: int = 1,  # which part of the scenes
+) -> dict:  # scenes, seconds, memory before and after, sum of the pixels of an epoch
     "Read epoch after epoch, until the time is over."
-    batches, scenes, total = FORMS[form](Path(folder), rank, world), 0, 0.
-    for image in images(batches): total += image.sum(dtype=torch.float64).item()
+    batches, scenes, total = FORMS[form](Path(folder), rank, world), 0, 0.0
+    for image in images(batches):
+        total += image.sum(dtype=torch.float64).item()
     before, start = resident(), time.perf_counter()
     while time.perf_counter() - start < seconds:
         for image in images(batches):
             scenes += len(image)
-            if time.perf_counter() - start >= seconds: break
+            if time.perf_counter() - start >= seconds:
+                break
     spent = time.perf_counter() - start
     del image
-    return {'scenes': scenes, 'seconds': spent, 'rate': scenes / spent, 'before': before, 'after': resident(), 'sum': total}
+    return {
+        'scenes': scenes,
+        'seconds': spent,
+        'rate': scenes / spent,
+        'before': before,
+        'after': resident(),
+        'sum': total,
+    }
+
 
 def _serve(core: int):
     "the loop of a reader's process: a job comes in as a line of json, what was measured goes out as one"
     torch.set_num_threads(1)
-    if hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, {core})
-    warnings.simplefilter('ignore') # tifs without a place on Earth
-    answers, sys.stdout = sys.stdout, sys.stderr # whatever a library prints is no answer
+    if hasattr(os, 'sched_setaffinity'):
+        os.sched_setaffinity(0, {core})
+    warnings.simplefilter('ignore')  # tifs without a place on Earth
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
     for line in sys.stdin:
-        try: found = read_for(**json.loads(line))
-        except Exception as error: found = {'error': f'{type(error).__name__}: {error}'}
+        try:
+            found = read_for(**json.loads(line))
+        except Exception as error:
+            found = {'error': f'{type(error).__name__}: {error}'}
         print(json.dumps(found), file=answers, flush=True)
+
 
 class Readers:
     "Processes that read, each on a core of its own."
+
     def __init__(self, count: int = 2):
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count())
         start = 'from mtmg.bench.reading import _serve; _serve({})'
-        self.processes = [subprocess.Popen([sys.executable, '-c', start.format(cores[i % len(cores)])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                           env=os.environ | {'OMP_NUM_THREADS': '1'}) for i in range(count)]
-    def __enter__(self): return self
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, '-c', start.format(cores[i % len(cores)])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {'OMP_NUM_THREADS': '1'},
+            )
+            for i in range(count)
+        ]
+
+    def __enter__(self):
+        return self
+
     def __exit__(self, *_):
-        for process in self.processes: process.stdin.close() # its loop ends
+        for process in self.processes:
+            process.stdin.close()  # its loop ends
         for process in self.processes:
             process.wait()
             process.stdout.close()
+
     def read(self, *jobs) -> list:
         "Measure jobs (arguments of `read_for`) at the same time, one a process."
-        for process, job in zip(self.processes, jobs): print(json.dumps(job), file=process.stdin, flush=True)
-        found = [json.loads(process.stdout.readline() or '{"error": "a reader ended"}') for process, _ in zip(self.processes, jobs)]
+        for process, job in zip(self.processes, jobs):
+            print(json.dumps(job), file=process.stdin, flush=True)
+        found = [
+            json.loads(process.stdout.readline() or '{"error": "a reader ended"}')
+            for process, _ in zip(self.processes, jobs)
+        ]
         for result in found:
-            if 'error' in result: raise RuntimeError(f'reading failed: {result["error"]}')
+            if 'error' in result:
+                raise RuntimeError(f'reading failed: {result["error"]}')
         return found
 
 # %% ../../nbs/bench/reading.ipynb #f10d0c1e
-def bench_data(scenes: int = 256, seconds: float = 3., repeats: int = 3, folder=None, **_) -> list:
+def bench_data(scenes: int = 256, seconds: float = 3.0, repeats: int = 3, folder=None, **_) -> list:
     "Scenes a second and core: our shards beside tifs and the authors' tars; two readers beside one; memory over the epochs."
     with tempfile.TemporaryDirectory(dir=folder) as place, warnings.catch_warnings(), Readers(2) as readers:
         warnings.simplefilter('ignore')
@@ -144,19 +205,53 @@ def bench_data(scenes: int = 256, seconds: float = 3., repeats: int = 3, folder=
         runs = {form: [] for form in FORMS}
         one, two = [], []
         for _ in range(repeats):
-            for form in FORMS: runs[form] += readers.read(job(form))
+            for form in FORMS:
+                runs[form] += readers.read(job(form))
             one += readers.read(job('shards with RGB', 0, 2))
             two.append(sum(r['rate'] for r in readers.read(*(job('shards with RGB', rank, 2) for rank in (0, 1)))))
-        stored = sum(f.stat().st_size for f in (Path(place)/'shards'/'train').glob('*.tar')) / scenes
+        stored = sum(f.stat().st_size for f in (Path(place) / 'shards' / 'train').glob('*.tar')) / scenes
     sums = {f: r[0]['sum'] for f, r in runs.items()}
     same = 'same pixels' if len(set(sums.values())) == 1 else f'PIXELS DIFFER: {sums}'
     rate = {form: statistics.median(r['rate'] for r in found) for form, found in runs.items()}
-    peers = {'tifs': (30, named('torchgeo', 'BigEarthNet, a tif a band')), 'pth': (10, named('webdataset', "the authors' .pth in tar.gz"))}
+    peers = {
+        'tifs': (30, named('torchgeo', 'BigEarthNet, a tif a band')),
+        'pth': (10, named('webdataset', "the authors' .pth in tar.gz")),
+    }
     what = {'shards with RGB': 'read 12 x 120 x 120, RGB composed', 'shards': 'read 12 x 120 x 120, bands only'}
-    rows = [Row(title, rate[form], against, rate[peer], goal, 'scenes/s', note=f'per core; {same}; {rate[form] * stored / 1e6:,.0f} MB/s')
-            for form, title in what.items() for peer, (goal, against) in peers.items()]
-    rows.append(Row('two readers, RGB composed', statistics.median(two), 'one reader', statistics.median(r['rate'] for r in one), 1.7, 'scenes/s', note='two processes, other shards each'))
+    rows = [
+        Row(
+            title,
+            rate[form],
+            against,
+            rate[peer],
+            goal,
+            'scenes/s',
+            note=f'per core; {same}; {rate[form] * stored / 1e6:,.0f} MB/s',
+        )
+        for form, title in what.items()
+        for peer, (goal, against) in peers.items()
+    ]
+    rows.append(
+        Row(
+            'two readers, RGB composed',
+            statistics.median(two),
+            'one reader',
+            statistics.median(r['rate'] for r in one),
+            1.7,
+            'scenes/s',
+            note='two processes, other shards each',
+        )
+    )
     last = runs['shards with RGB'][-1]
     if last['before'] is not None:
-        rows.append(Row('memory added over the epochs', last['after'] - last['before'], goal=8e6, unit='bytes', sense='amount', note=f'{last["scenes"]:,} scenes after the first epoch'))
+        rows.append(
+            Row(
+                'memory added over the epochs',
+                last['after'] - last['before'],
+                goal=8e6,
+                unit='bytes',
+                sense='amount',
+                note=f'{last["scenes"]:,} scenes after the first epoch',
+            )
+        )
     return rows

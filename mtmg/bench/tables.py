@@ -23,22 +23,43 @@ from .timing import table
 #: The benches by name.
 BENCHES = {'sweep': bench_sweep, 'evaluate': bench_evaluate, 'train': bench_train, 'data': bench_data}
 
-_SMALL = {'sweep': dict(pictures=4, side=96, scenes=12, points=3, repeats=1), 'evaluate': dict(small=True), 'train': dict(steps=3, batch_size=16, repeats=1),
-          'data': dict(scenes=16, seconds=.1, repeats=1)}
+_SMALL = {
+    'sweep': dict(pictures=4, side=96, scenes=12, points=3, repeats=1),
+    'evaluate': dict(small=True),
+    'train': dict(steps=3, batch_size=16, repeats=1),
+    'data': dict(scenes=16, seconds=0.1, repeats=1),
+}
+
 
 def bench(
-    what=tuple(BENCHES), # names out of `BENCHES`
-    out='runs/bench', # folder of `bench.json`; None writes nothing
+    what=tuple(BENCHES),  # names out of `BENCHES`
+    out='runs/bench',  # folder of `bench.json`; None writes nothing
     device='auto',
-    quick: bool = False, # small sizes, one repetition: to see that it runs
-    full: bool = False, # the sizes of the largest data sets, every label and class: half an hour
+    quick: bool = False,  # small sizes, one repetition: to see that it runs
+    full: bool = False,  # the sizes of the largest data sets, every label and class: half an hour
 ) -> str:
     "Run the benches and give their table."
     names = [what] if isinstance(what, str) else list(what)
     for name in names:
-        if name not in BENCHES: raise ValueError(f'bench {name!r} is not one of {", ".join(BENCHES)}')
-    if quick and full: raise ValueError('quick and full are both set; take one')
-    rows = {name: BENCHES[name](device=device, **({'full': True} if full else {}), **(_SMALL[name] if quick else {})) for name in names}
-    if out: atomic_write_json(Path(out)/'bench.json', {'rows': [{'bench': name} | r.to_dict() for name, part in rows.items() for r in part], 'versions': versions(),
-                                                       'machine': platform.platform(), 'cores': os.cpu_count(), 'threads': torch.get_num_threads(), 'quick': quick, 'full': full})
+        if name not in BENCHES:
+            raise ValueError(f'bench {name!r} is not one of {", ".join(BENCHES)}')
+    if quick and full:
+        raise ValueError('quick and full are both set; take one')
+    rows = {
+        name: BENCHES[name](device=device, **({'full': True} if full else {}), **(_SMALL[name] if quick else {}))
+        for name in names
+    }
+    if out:
+        atomic_write_json(
+            Path(out) / 'bench.json',
+            {
+                'rows': [{'bench': name} | r.to_dict() for name, part in rows.items() for r in part],
+                'versions': versions(),
+                'machine': platform.platform(),
+                'cores': os.cpu_count(),
+                'threads': torch.get_num_threads(),
+                'quick': quick,
+                'full': full,
+            },
+        )
     return table([r for part in rows.values() for r in part])

@@ -18,64 +18,104 @@ import time
 @dataclass(frozen=True)
 class Row:
     "One piece of work, beside what one would do instead."
+
     work: str
-    ours: float # in `unit`
-    against: str = '' # what one would do instead
-    theirs: float | None = None # in `unit`
-    goal: float | None = None # None: shown beside the others, without a goal
-    unit: str = 's' # of 's' and 'bytes' less is better, of rates ('scenes/s') more
-    sense: str = 'gain' # 'gain': at least `goal` times better; 'cost': at most `goal` times theirs; 'amount': at most `goal` units
-    note: str = '' # what was found the same in both, and the circumstances
+    ours: float  # in `unit`
+    against: str = ''  # what one would do instead
+    theirs: float | None = None  # in `unit`
+    goal: float | None = None  # None: shown beside the others, without a goal
+    unit: str = 's'  # of 's' and 'bytes' less is better, of rates ('scenes/s') more
+    sense: str = 'gain'  # 'gain': at least `goal` times better; 'cost': at most `goal` times theirs; 'amount': at most `goal` units
+    note: str = ''  # what was found the same in both, and the circumstances
 
     @property
     def value(self) -> float:
         "What the goal is for: a ratio, or the amount itself."
-        if self.sense == 'amount' or self.theirs is None: return self.ours
+        if self.sense == 'amount' or self.theirs is None:
+            return self.ours
         gain = self.theirs / self.ours if self.unit in ('s', 'bytes') else self.ours / self.theirs
         return 1 / gain if self.sense == 'cost' else gain
+
     @property
     def met(self) -> bool | None:
         "Whether the goal is reached; None without one."
-        if self.goal is None: return None
+        if self.goal is None:
+            return None
         return bool(self.value >= self.goal if self.sense == 'gain' else self.value <= self.goal)
-    def to_dict(self) -> dict: return asdict(self) | {'value': self.value, 'met': self.met}
+
+    def to_dict(self) -> dict:
+        return asdict(self) | {'value': self.value, 'met': self.met}
 
 # %% ../../nbs/bench/timing.ipynb #e3192514
 def amount(x: float | None, unit: str) -> str:
     "A number with its unit, three digits."
-    if x is None: return ''
-    if unit == 'bytes': return f'{x / 1e9:.2f} GB' if abs(x) >= 1e9 else f'{x / 1e6:.1f} MB'
-    if unit == 's': return f'{1e3 * x:.3g} ms' if abs(x) < .1 else f'{x:.1f} s' if abs(x) >= 10 else f'{x:.2f} s'
+    if x is None:
+        return ''
+    if unit == 'bytes':
+        return f'{x / 1e9:.2f} GB' if abs(x) >= 1e9 else f'{x / 1e6:.1f} MB'
+    if unit == 's':
+        return f'{1e3 * x:.3g} ms' if abs(x) < 0.1 else f'{x:.1f} s' if abs(x) >= 10 else f'{x:.2f} s'
     return (f'{x:,.0f}' if abs(x) >= 100 else f'{x:.3g}') + f' {unit}'
 
+
 def table(
-    rows, # `Row`s
+    rows,  # `Row`s
 ) -> str:
     "The rows as text: the work, ours, the other way, what came of it, the goal and whether it is met, the note."
-    bound = lambda r: '' if r.goal is None else (f'>= {r.goal:g} x' if r.sense == 'gain' else f'<= {r.goal:g} x' if r.sense == 'cost' else f'<= {amount(r.goal, r.unit)}')
-    came = lambda r: '' if r.theirs is None or r.sense == 'amount' else f'{r.value:.3g} x' if r.value < 100 else f'{r.value:,.0f} x'
+    bound = lambda r: (
+        ''
+        if r.goal is None
+        else (
+            f'>= {r.goal:g} x'
+            if r.sense == 'gain'
+            else f'<= {r.goal:g} x'
+            if r.sense == 'cost'
+            else f'<= {amount(r.goal, r.unit)}'
+        )
+    )
+    came = lambda r: (
+        '' if r.theirs is None or r.sense == 'amount' else f'{r.value:.3g} x' if r.value < 100 else f'{r.value:,.0f} x'
+    )
     lines = [['work', 'mtmg', 'instead', '', 'ratio', 'goal', 'met', '']]
-    lines += [[r.work, amount(r.ours, r.unit), r.against, amount(r.theirs, r.unit), came(r), bound(r), {True: 'yes', False: 'goal not met', None: ''}[r.met], r.note] for r in rows]
+    lines += [
+        [
+            r.work,
+            amount(r.ours, r.unit),
+            r.against,
+            amount(r.theirs, r.unit),
+            came(r),
+            bound(r),
+            {True: 'yes', False: 'goal not met', None: ''}[r.met],
+            r.note,
+        ]
+        for r in rows
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(7)]
     right = (1, 3, 4)
-    return '\n'.join('  '.join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, [*widths, 0]))).rstrip() for line in lines)
+    return '\n'.join(
+        '  '.join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, [*widths, 0]))).rstrip()
+        for line in lines
+    )
 
 # %% ../../nbs/bench/timing.ipynb #76db797c
 def side_by_side(
-    ours, theirs, # functions without arguments
+    ours,
+    theirs,  # functions without arguments
     repeats: int = 3,
-    warm: bool = True, # run each once before: first calls compile, allocate and read from disk
-) -> tuple: # (seconds, seconds, result, result)
+    warm: bool = True,  # run each once before: first calls compile, allocate and read from disk
+) -> tuple:  # (seconds, seconds, result, result)
     "Median wall times of two functions, run by turns, and what they gave back."
     results, seconds = [None, None], [[], []]
     for turn in range(repeats + warm):
         for i, call in enumerate((ours, theirs)):
             start = time.perf_counter()
             results[i] = call()
-            if turn >= warm: seconds[i].append(time.perf_counter() - start)
+            if turn >= warm:
+                seconds[i].append(time.perf_counter() - start)
     return *map(statistics.median, seconds), *results
 
-def seconds_of(call, repeats: int = 1) -> tuple: # (median seconds, result)
+
+def seconds_of(call, repeats: int = 1) -> tuple:  # (median seconds, result)
     "Wall time of one function."
     spent = []
     for _ in range(repeats):
@@ -87,17 +127,23 @@ def seconds_of(call, repeats: int = 1) -> tuple: # (median seconds, result)
 # %% ../../nbs/bench/timing.ipynb #aa9cbac6
 def resident(field: str = 'VmRSS') -> int | None:
     "Bytes of this process in memory ('VmRSS'), or at most so far ('VmHWM'); None where the system does not say."
-    try: lines = Path('/proc/self/status').read_text().splitlines()
-    except OSError: return None
+    try:
+        lines = Path('/proc/self/status').read_text().splitlines()
+    except OSError:
+        return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
+
 
 def extra_memory(call) -> int | None:
     "How far the memory of this process rises above its start while `call` runs, in bytes; None where the system does not say."
     gc.collect()
     try:
-        ctypes.CDLL('libc.so.6').malloc_trim(0) # what was freed goes back to the system, else it would hide what is taken
-        Path('/proc/self/clear_refs').write_text('5') # the peak begins anew
-    except (OSError, AttributeError): return None
+        ctypes.CDLL('libc.so.6').malloc_trim(
+            0
+        )  # what was freed goes back to the system, else it would hide what is taken
+        Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+    except (OSError, AttributeError):
+        return None
     start = resident()
     call()
     peak = resident('VmHWM')

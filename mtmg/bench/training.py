@@ -36,20 +36,27 @@ from .timing import Row, amount, side_by_side
 def picture_folder(folder, n: int, side: int):
     "n jpg pictures in two classes, with the texture of a photo (noise would not compress, flat colour would)."
     from PIL import Image
+
     rng = np.random.default_rng(0)
     for i in range(n):
         coarse = torch.from_numpy(rng.random((1, 3, 24, 24), dtype=np.float32))
-        picture = F.interpolate(coarse, (side, side), mode='bicubic')[0] + .05 * torch.from_numpy(rng.standard_normal((3, side, side), dtype=np.float32))
-        place = Path(folder)/'test'/('forest', 'river')[i % 2]/f'{i}.jpg'
+        picture = F.interpolate(coarse, (side, side), mode='bicubic')[0] + 0.05 * torch.from_numpy(
+            rng.standard_normal((3, side, side), dtype=np.float32)
+        )
+        place = Path(folder) / 'test' / ('forest', 'river')[i % 2] / f'{i}.jpg'
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((picture.clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).numpy()).save(place, quality=90)
 
+
 def _moved(clip):
     "another end of the line: every weight a little larger"
-    return clip.with_visual({k: w + .01 if w.is_floating_point() else w for k, w in clip.visual.state_dict().items()})
+    return clip.with_visual({k: w + 0.01 if w.is_floating_point() else w for k, w in clip.visual.state_dict().items()})
+
 
 @torch.no_grad()
-def bench_sweep(device='auto', pictures: int = 48, side: int = 1024, scenes: int = 96, points: int = 11, repeats: int = 2, **_) -> list:
+def bench_sweep(
+    device='auto', pictures: int = 48, side: int = 1024, scenes: int = 96, points: int = 11, repeats: int = 2, **_
+) -> list:
     "Points of the line on pictures that must be decoded, against a loader per alpha; `sweep` on three data sets, against the forward passes alone."
     device, clip = pick_device(device), load_clip('tinyclip', device=device)
     tuned, alphas = _moved(clip), np.linspace(0, 1, points).tolist()
@@ -57,48 +64,105 @@ def bench_sweep(device='auto', pictures: int = 48, side: int = 1024, scenes: int
         picture_folder(folder, pictures, side)
         data = load_dataset('folder', root=folder, split='test')
         once = lambda: line_features(clip, tuned, data, alphas, device=device)
-        def loop(): return torch.stack([torch.cat([interpolate(clip, tuned, a).encode_image(b['image'].to(device), data.bands).cpu() for b in batches(data)]) for a in alphas])
-        next(iter(batches(data))) # into the page cache
+
+        def loop():
+            return torch.stack(
+                [
+                    torch.cat(
+                        [
+                            interpolate(clip, tuned, a).encode_image(b['image'].to(device), data.bands).cpu()
+                            for b in batches(data)
+                        ]
+                    )
+                    for a in alphas
+                ]
+            )
+
+        next(iter(batches(data)))  # into the page cache
         seconds, theirs, a, b = side_by_side(once, loop, 1, warm=False)
-    rows = [Row(f'{points} alphas, {pictures} jpg of {side} px', seconds, 'a loader per alpha', theirs, 3, note=f'largest difference {(a - b).abs().max():.0e}')]
-    tasks = [type(t)(*map(in_memory, t)) for t in (load_dataset(name, n=(1, scenes, scenes)) for name in ('miniworld', 'shapes', 'miniworld-landcover'))]
+    rows = [
+        Row(
+            f'{points} alphas, {pictures} jpg of {side} px',
+            seconds,
+            'a loader per alpha',
+            theirs,
+            3,
+            note=f'largest difference {(a - b).abs().max():.0e}',
+        )
+    ]
+    tasks = [
+        type(t)(*map(in_memory, t))
+        for t in (load_dataset(name, n=(1, scenes, scenes)) for name in ('miniworld', 'shapes', 'miniworld-landcover'))
+    ]
     parts = [d for t in tasks for d in (t.val, t.test)]
     ready = [clip.preprocess(b['image'].to(device), d.bands) for d in parts for b in batches(d)]
     towers = [interpolate(clip, tuned, alpha).visual.eval() for alpha in alphas]
-    def passes(): return [tower(x).float().cpu() for x in ready for tower in towers]
-    towers[0](ready[0]) # warm
+
+    def passes():
+        return [tower(x).float().cpu() for x in ready for tower in towers]
+
+    towers[0](ready[0])  # warm
     whole = lambda: sweep(clip, tuned, tasks[:1], tasks[1:], alphas=alphas, device=device, progress=False)
     seconds, alone, curve, _ = side_by_side(whole, passes, repeats, warm=False)
     images = sum(map(len, parts))
-    return rows + [Row(f'sweep, {points} alphas x 3 data sets, {images:,} images', seconds, 'forward passes alone', alone, 1.15, sense='cost', note=f'{len(curve.rows)} scores with intervals')]
+    return rows + [
+        Row(
+            f'sweep, {points} alphas x 3 data sets, {images:,} images',
+            seconds,
+            'forward passes alone',
+            alone,
+            1.15,
+            sense='cost',
+            note=f'{len(curve.rows)} scores with intervals',
+        )
+    ]
 
 # %% ../../nbs/bench/training.ipynb #b947a708
 class Clock(Callback):
     "Reads the watch at both ends of every step."
-    def __init__(self): self.begins, self.ends = [], []
+
+    def __init__(self):
+        self.begins, self.ends = [], []
+
     def read(self, device):
-        if device.type == 'cuda': torch.cuda.synchronize(device) # a step is over when the GPU says so
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)  # a step is over when the GPU says so
         self.ends.append(time.perf_counter())
-    def on_train_batch_start(self, *_): self.begins.append(time.perf_counter())
-    def on_train_batch_end(self, trainer, stage, *_): self.read(stage.device)
+
+    def on_train_batch_start(self, *_):
+        self.begins.append(time.perf_counter())
+
+    def on_train_batch_end(self, trainer, stage, *_):
+        self.read(stage.device)
+
     def steps(self, first: int = 1) -> list:
         "Seconds of each step, the first ones left out."
-        return np.diff(self.ends)[first - 1:].tolist()
+        return np.diff(self.ends)[first - 1 :].tolist()
+
     def waits(self, first: int = 1) -> list:
         "Seconds from the end of each step to the batch of the next one."
-        return np.subtract(self.begins[first:], self.ends[first - 1:-1]).tolist()
+        return np.subtract(self.begins[first:], self.ends[first - 1 : -1]).tolist()
+
 
 def _bare(stage, dataset, recipe, steps, device, loss_of) -> list:
     "the loop that one writes: AdamW, warm-up and cosine, clipped gradients"
     clock, net = Clock(), stage.net.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=recipe.betas, fused=device.type == 'cuda')
+    optimizer = torch.optim.AdamW(
+        net.parameters(),
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        betas=recipe.betas,
+        fused=device.type == 'cuda',
+    )
     precision = pick_precision(recipe.precision, device)
     autocast = torch.autocast(device.type, torch.bfloat16) if 'bf16' in precision else nullcontext()
     for t, keys in enumerate(Steps(len(dataset), recipe.batch_size, steps)):
-        for group in optimizer.param_groups: group['lr'] = recipe.lr * warmup_cosine(t, recipe.warmup(steps), steps)
+        for group in optimizer.param_groups:
+            group['lr'] = recipe.lr * warmup_cosine(t, recipe.warmup(steps), steps)
         index = [i for _, i in keys]
         batch = collate(dataset.__getitems__(index))
-        with step_seed(0, t, device), attention(device, precision), autocast: loss = loss_of(net, batch['image'].to(device), batch['label'].to(device), index)
+        with step_seed(0, t, device), attention(device, precision), autocast:
+            loss = loss_of(net, batch['image'].to(device), batch['label'].to(device), index)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
@@ -106,9 +170,10 @@ def _bare(stage, dataset, recipe, steps, device, loss_of) -> list:
         clock.read(device)
     return clock.steps()
 
+
 def _overhead(name, make, dataset, recipe, steps, device, loss_of, repeats) -> list:
     ours, theirs, waits = [], [], []
-    for _ in range(repeats): # by turns
+    for _ in range(repeats):  # by turns
         engine, bare, clock = make(), make(), Clock()
         fit(engine, dataset, device=device, progress=False, callbacks=[clock])
         ours += clock.steps()
@@ -117,8 +182,26 @@ def _overhead(name, make, dataset, recipe, steps, device, loss_of, repeats) -> l
     a, b = engine.net.state_dict(), bare.net.state_dict()
     far = max((a[k] - b[k]).abs().max().item() for k in a if a[k].is_floating_point())
     step, wait = statistics.median(ours), statistics.median(waits)
-    return [Row(f'{name}, a step of {recipe.batch_size}', step, 'bare PyTorch loop', statistics.median(theirs), 1.05, sense='cost', note=f'weights differ by {far:.0e}'),
-            Row(f'{name}, the wait for its batch included', step, 'the batch at hand', step - wait, 1.05, sense='cost', note='scenes in memory, read by the process that trains')]
+    return [
+        Row(
+            f'{name}, a step of {recipe.batch_size}',
+            step,
+            'bare PyTorch loop',
+            statistics.median(theirs),
+            1.05,
+            sense='cost',
+            note=f'weights differ by {far:.0e}',
+        ),
+        Row(
+            f'{name}, the wait for its batch included',
+            step,
+            'the batch at hand',
+            step - wait,
+            1.05,
+            sense='cost',
+            note='scenes in memory, read by the process that trains',
+        ),
+    ]
 
 # %% ../../nbs/bench/training.ipynb #ccdef656
 def bench_overhead(device='auto', steps: int = 12, batch_size: int = 64, repeats: int = 3) -> list:
@@ -129,28 +212,67 @@ def bench_overhead(device='auto', steps: int = 12, batch_size: int = 64, repeats
     flip = lambda images, variants: dihedral(images, torch.randint(variants, (len(images),)).to(device))
 
     recipe, seen = replace(PATCH_RECIPES['paint'], flips='dihedral', batch_size=batch_size), composites(world, clip)
+
     def patching_loss(net, images, label, _):
         f = F.normalize(net(clip.preprocess(flip(images, 8), seen.bands)).float(), dim=-1)
         return F.cross_entropy(clip.logit_scale * f @ head.T, label)
-    rows = _overhead('patching', lambda: PatchStage(clip.clone(), head, seen.bands, recipe, steps), seen, recipe, steps, device, patching_loss, repeats)
+
+    rows = _overhead(
+        'patching',
+        lambda: PatchStage(clip.clone(), head, seen.bands, recipe, steps),
+        seen,
+        recipe,
+        steps,
+        device,
+        patching_loss,
+        repeats,
+    )
 
     recipe = replace(ALIGN_RECIPES['paper'], batch_size=batch_size, flips='none')
     targets = torch.randn(len(world), 1, clip.embed_dim, generator=torch.Generator().manual_seed(0))
+
     def student():
         encoder = create_encoder('vit_micro', world.bands, clip.embed_dim)
         encoder.fit_normalization(torch.stack([s['image'] for s in world.__getitems__(range(64))]), world.bands)
         return encoder.to(device)
+
     def alignment_loss(net, images, label, index):
         f = net(net.preprocess(flip(images, 1), world.bands)).float()
         logits = clip.logit_scale * F.normalize(f, dim=-1) @ head.T
-        return F.mse_loss(f, targets[index, 0].to(device)) + .05 * F.cross_entropy(logits, label)
+        return F.mse_loss(f, targets[index, 0].to(device)) + 0.05 * F.cross_entropy(logits, label)
+
     pairs = Pairs(world, world.bands, world.labelset)
-    return rows + _overhead('alignment', lambda: AlignStage(student(), targets, head, clip.logit_scale, recipe, steps), pairs, recipe, steps, device, alignment_loss, repeats)
+    return rows + _overhead(
+        'alignment',
+        lambda: AlignStage(student(), targets, head, clip.logit_scale, recipe, steps),
+        pairs,
+        recipe,
+        steps,
+        device,
+        alignment_loss,
+        repeats,
+    )
 
 # %% ../../nbs/bench/training.ipynb #f33f728f
 #: FLOP/s of dense bf16 products by the data sheets; the first name that a device's name holds.
-DATASHEET = {'H100 PCIe': 756e12, 'H100 NVL': 835e12, 'H100': 989e12, 'H200': 989e12, 'B200': 2250e12, 'A100': 312e12, 'A40': 149.7e12, 'A30': 165e12, 'A10G': 70e12,
-             'A10': 125e12, 'L40S': 362e12, 'L40': 181e12, 'L4': 121e12, 'RTX 4090': 165e12, 'RTX 3090': 71e12}
+DATASHEET = {
+    'H100 PCIe': 756e12,
+    'H100 NVL': 835e12,
+    'H100': 989e12,
+    'H200': 989e12,
+    'B200': 2250e12,
+    'A100': 312e12,
+    'A40': 149.7e12,
+    'A30': 165e12,
+    'A10G': 70e12,
+    'A10': 125e12,
+    'L40S': 362e12,
+    'L40': 181e12,
+    'L4': 121e12,
+    'RTX 4090': 165e12,
+    'RTX 3090': 71e12,
+}
+
 
 def product_rate(device, dtype, n: int | None = None, repeats: int = 10) -> float:
     "FLOP/s of a product of two n x n matrices."
@@ -162,12 +284,15 @@ def product_rate(device, dtype, n: int | None = None, repeats: int = 10) -> floa
         clock.read(device)
     return 2 * n**3 / statistics.median(clock.steps(2))
 
+
 def flops_of(net, x) -> int:
     "Operations of a forward and backward pass over the batch `x`."
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
+
     net.requires_grad_(True).train()
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: net(x).float().sum().backward()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net(x).float().sum().backward()
     net.zero_grad(set_to_none=True)
     return counter.get_total_flops()
 
@@ -178,8 +303,11 @@ def _patching(name, batch, steps, device):
     images = np.random.default_rng(0).integers(0, 256, (2 * batch, 3, clip.image_size, clip.image_size), np.uint8)
     data = ArrayDataset(images, np.arange(len(images)) % 10, sensor=RGB)
     head = F.normalize(torch.randn(10, clip.embed_dim), dim=1).to(device)
-    stage = PatchStage(clip, head, data.bands, replace(PATCH_RECIPES['paint'], flips='dihedral', batch_size=batch), steps)
+    stage = PatchStage(
+        clip, head, data.bands, replace(PATCH_RECIPES['paint'], flips='dihedral', batch_size=batch), steps
+    )
     return stage, data, clip.preprocess(torch.from_numpy(images[:2]).to(device), data.bands)
+
 
 def _alignment(name, batch, steps, device):
     "an alignment stage on random 13-band scenes of 120 pixels, resized and normalised on the device"
@@ -190,42 +318,73 @@ def _alignment(name, batch, steps, device):
     encoder.to(device)
     recipe = replace(ALIGN_RECIPES['paper'], batch_size=batch)
     targets, head = torch.randn(len(data), 4, 512), F.normalize(torch.randn(10, 512), dim=1).to(device)
-    stage = AlignStage(encoder, targets, head, 100., recipe, steps)
+    stage = AlignStage(encoder, targets, head, 100.0, recipe, steps)
     return stage, data, encoder.preprocess(torch.from_numpy(images[:2].astype(np.float32)).to(device), S2_L1C.bands)
 
+
 #: (title, stage, network, batch) on a GPU, and on a CPU.
-SHAPES = {'cuda': (('patching ViT-B/32', _patching, 'ViT-B-32-quickgelu', 512), ('patching ViT-B/16', _patching, 'ViT-B-16-quickgelu', 256),
-                   ('patching ViT-L/14', _patching, 'ViT-L-14-quickgelu', 64), ('alignment ViT-S/16, 13 bands', _alignment, 'vit_small_patch16_224', 256)),
-          'cpu': (('patching TinyCLIP', _patching, 'tinyclip', 32), ('alignment vit_micro, 13 bands', _alignment, 'vit_micro', 32))}
+SHAPES = {
+    'cuda': (
+        ('patching ViT-B/32', _patching, 'ViT-B-32-quickgelu', 512),
+        ('patching ViT-B/16', _patching, 'ViT-B-16-quickgelu', 256),
+        ('patching ViT-L/14', _patching, 'ViT-L-14-quickgelu', 64),
+        ('alignment ViT-S/16, 13 bands', _alignment, 'vit_small_patch16_224', 256),
+    ),
+    'cpu': (
+        ('patching TinyCLIP', _patching, 'tinyclip', 32),
+        ('alignment vit_micro, 13 bands', _alignment, 'vit_micro', 32),
+    ),
+}
+
 
 def throughput(title, make, name, batch, device, steps: int = 30, warm: int = 10, compile: bool = False) -> Row:
     "Images a second of one stage through the engine."
     stage, data, x = make(name, batch, steps, device)
     flops, clock, on_gpu = flops_of(stage.net, x) / len(x), Clock(), device.type == 'cuda'
-    if on_gpu: torch.cuda.reset_peak_memory_stats(device)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
     fit(stage, data, device=device, progress=False, callbacks=[clock], compile=compile)
-    rate = batch / statistics.median(clock.steps(warm)) # median step: the first ones compile and choose kernels
+    rate = batch / statistics.median(clock.steps(warm))  # median step: the first ones compile and choose kernels
     precision = pick_precision('auto', device)
     reached = product_rate(device, torch.bfloat16 if 'bf16' in precision else torch.float32)
     peak = next((p for key, p in DATASHEET.items() if on_gpu and key in torch.cuda.get_device_name(device)), None)
     said = [precision, f'{flops / 1e9:.1f} GFLOP an image']
-    if on_gpu: said.append(f'{amount(torch.cuda.max_memory_allocated(device), "bytes")} peak')
-    if peak: said.append(f'{rate * flops / peak:.0%} of {peak / 1e12:.0f} TFLOP/s')
+    if on_gpu:
+        said.append(f'{amount(torch.cuda.max_memory_allocated(device), "bytes")} peak')
+    if peak:
+        said.append(f'{rate * flops / peak:.0%} of {peak / 1e12:.0f} TFLOP/s')
     said.append(f'{rate * flops / reached:.0%} of a large product ({reached / 1e12:.3g} TFLOP/s)')
-    return Row(f'{title}, batch {batch}{", compiled" if compile else ""}', rate, unit='images/s', sense='amount', note=', '.join(said))
+    return Row(
+        f'{title}, batch {batch}{", compiled" if compile else ""}',
+        rate,
+        unit='images/s',
+        sense='amount',
+        note=', '.join(said),
+    )
+
 
 def bench_throughput(device='auto', steps: int | None = None, compiled: bool | None = None) -> list:
     "Images a second, memory and share of the peak of both stages. `compiled`: with torch.compile as well; None: on a GPU."
     device = pick_device(device)
     on_gpu = device.type == 'cuda'
     steps = steps or (40 if on_gpu else 8)
-    shapes = [(s, c) for s in SHAPES['cuda' if on_gpu else 'cpu'] for c in ((False, True) if (on_gpu if compiled is None else compiled) else (False,))]
+    shapes = [
+        (s, c)
+        for s in SHAPES['cuda' if on_gpu else 'cpu']
+        for c in ((False, True) if (on_gpu if compiled is None else compiled) else (False,))
+    ]
     rows = []
     for shape, compile in shapes:
         rows.append(throughput(*shape, device, steps, steps // 3, compile))
-        if on_gpu: torch.cuda.empty_cache()
+        if on_gpu:
+            torch.cuda.empty_cache()
     return rows
 
-def bench_train(device='auto', steps: int = 12, batch_size: int = 64, repeats: int = 3, compiled: bool | None = None, **_) -> list:
+
+def bench_train(
+    device='auto', steps: int = 12, batch_size: int = 64, repeats: int = 3, compiled: bool | None = None, **_
+) -> list:
     "The engine's overhead, and the throughput of both stages."
-    return bench_overhead(device, steps, batch_size, repeats) + bench_throughput(device, None if steps > 5 else steps, compiled)
+    return bench_overhead(device, steps, batch_size, repeats) + bench_throughput(
+        device, None if steps > 5 else steps, compiled
+    )

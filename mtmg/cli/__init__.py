@@ -8,9 +8,24 @@ __all__ = []
 # %% ../../nbs/cli/front.ipynb #5ab7da6d
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'options': ['Data', 'load_model', 'Run', 'Training'],
-    'commands': ['align', 'bench', 'compare', 'demo', 'embed', 'evaluate', 'info', 'patch', 'predict', 'quickstart',
-        'shards', 'TASKS'],
-    'entry': ['Command', 'COMMANDS', 'comments', 'EXPECTED', 'main', 'usage'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'options': ['Data', 'load_model', 'Run', 'Training'],
+        'commands': [
+            'align',
+            'bench',
+            'compare',
+            'demo',
+            'embed',
+            'evaluate',
+            'info',
+            'patch',
+            'predict',
+            'quickstart',
+            'shards',
+            'TASKS',
+        ],
+        'entry': ['Command', 'COMMANDS', 'comments', 'EXPECTED', 'main', 'usage'],
+    },
+)

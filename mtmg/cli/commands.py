@@ -22,197 +22,316 @@ from .options import _clip, _prompts, _request, _task, Data, load_model, Run, Tr
 def _output(out, name, ours, what, overwrite) -> Path:
     "the file to write, if it is free, holds the same kind of thing, or may be replaced"
     path = Path(out or name)
-    if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; name a file with --out')
+    if path.is_dir():
+        raise IsADirectoryError(f'{path} is a folder; name a file with --out')
     if path.exists() and not overwrite and not ours(path):
-        raise ValueError(f'{path} holds something else than {what}; choose another file with --out, or --overwrite to replace it')
+        raise ValueError(
+            f'{path} holds something else than {what}; choose another file with --out, or --overwrite to replace it'
+        )
     from mtmg.engine.runs import need_room
+
     need_room(path.parent, 0)
     return path
+
 
 def _answers(scenes, answer, batch_size, path, top) -> int:
     "the csv of `answer(indices)` for all scenes; those that cannot be read are named and left out"
     from tqdm.auto import tqdm
+
     found, failed = [], []
     try:
-        for start in tqdm(range(0, len(scenes), batch_size), desc='predicting', unit='batch', disable=len(scenes) <= batch_size):
+        for start in tqdm(
+            range(0, len(scenes), batch_size), desc='predicting', unit='batch', disable=len(scenes) <= batch_size
+        ):
             at = list(range(start, min(start + batch_size, len(scenes))))
-            try: found.append(answer(at))
-            except (ValueError, OSError): # one image spoils its batch: one by one
+            try:
+                found.append(answer(at))
+            except (ValueError, OSError):  # one image spoils its batch: one by one
                 for i in at:
-                    try: found.append(answer([i]))
-                    except (ValueError, OSError) as error: failed.append(str(error))
-                if not found: raise
+                    try:
+                        found.append(answer([i]))
+                    except (ValueError, OSError) as error:
+                        failed.append(str(error))
+                if not found:
+                    raise
     finally:
         if found:
             import torch
             from mtmg.embed.passes import Predictions
-            rows = Predictions(found[0].classnames, torch.cat([f.probabilities for f in found]), [i for f in found for i in f.ids])
+
+            rows = Predictions(
+                found[0].classnames, torch.cat([f.probabilities for f in found]), [i for f in found for i in f.ids]
+            )
             rows.to_csv(path, k=top)
             print(f'{len(rows)} of {len(scenes)} images: {path}')
-    for message in failed: print(f'left out: {message}', file=sys.stderr)
+    for message in failed:
+        print(f'left out: {message}', file=sys.stderr)
     return int(bool(failed))
 
+
 def predict(
-    images: str, /, # a folder of images (tif, jpg, png; in class folders or not), or one image
+    images: str,
+    /,  # a folder of images (tif, jpg, png; in class folders or not), or one image
     *,
-    model: str = 'tinyclip', # NAME[,WEIGHTS] or the folder of a CLIP or of an encoder
-    classnames: list[str] | None = None, # the classes to choose from
-    labelset: str | None = None, # or a label set, by its name or as a text file
-    templates: list[str] | None = None, # prompts with {} for a class name, or the name of a prompt set
-    file_bands: list[str] | None = None, # names of the channels of tifs that carry none, in order; or a sensor's name
-    sensor: str | None = None, # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
-    offset: float = 0, # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
-    text: str | None = None, # CLIP that embeds class names which an encoder does not carry
-    multilabel: bool = False, # independent probabilities
-    top: int = 5, # answers an image
-    map: bool = False, # a map (GeoTIFF) instead of a csv; of one tif larger than a tile by default
-    tile: int | None = None, # of a map: pixels a side that are looked at together; by default the model's image size
-    stride: int | None = None, # of a map: pixels from tile to tile, and the side of a cell; by default tiles do not overlap
-    gsd: float | None = None, # of a map: metres of a pixel that the model knows; by default those of its bands
-    nodata: float | None = None, # of a map: the value without data; by default what the file says
-    full_resolution: bool = False, # of a map: written in the raster's pixels instead of cells
-    out: str | None = None, # file to write; by default predictions.csv, or map.tif
-    batch_size: int = 64, # images at once
-    device: str = 'auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-    overwrite: bool = False, # replace a file of something else
+    model: str = 'tinyclip',  # NAME[,WEIGHTS] or the folder of a CLIP or of an encoder
+    classnames: list[str] | None = None,  # the classes to choose from
+    labelset: str | None = None,  # or a label set, by its name or as a text file
+    templates: list[str] | None = None,  # prompts with {} for a class name, or the name of a prompt set
+    file_bands: list[str] | None = None,  # names of the channels of tifs that carry none, in order; or a sensor's name
+    sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
+    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    text: str | None = None,  # CLIP that embeds class names which an encoder does not carry
+    multilabel: bool = False,  # independent probabilities
+    top: int = 5,  # answers an image
+    map: bool = False,  # a map (GeoTIFF) instead of a csv; of one tif larger than a tile by default
+    tile: int | None = None,  # of a map: pixels a side that are looked at together; by default the model's image size
+    stride: int
+    | None = None,  # of a map: pixels from tile to tile, and the side of a cell; by default tiles do not overlap
+    gsd: float | None = None,  # of a map: metres of a pixel that the model knows; by default those of its bands
+    nodata: float | None = None,  # of a map: the value without data; by default what the file says
+    full_resolution: bool = False,  # of a map: written in the raster's pixels instead of cells
+    out: str | None = None,  # file to write; by default predictions.csv, or map.tif
+    batch_size: int = 64,  # images at once
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    overwrite: bool = False,  # replace a file of something else
 ):
     "The likeliest classes, zero-shot: of each image in a folder as csv, of each cell of one large raster as GeoTIFF."
-    if classnames is not None and labelset is not None: raise ValueError('give either --classnames or --labelset, not both')
-    if top < 1: raise ValueError(f'top is {top}; it must be 1 or more')
-    if batch_size < 1: raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
+    if classnames is not None and labelset is not None:
+        raise ValueError('give either --classnames or --labelset, not both')
+    if top < 1:
+        raise ValueError(f'top is {top}; it must be 1 or more')
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
     from mtmg.embed.passes import predict
     from mtmg.data.files import TIF_SUFFIXES, FileScenes
     from mtmg.data.folders import _file_sensor, folder_scenes
     from mtmg.labels.labelsets import labelset as known
     from mtmg.evaluate.maps import is_map, predict_map
     from mtmg.data.rasters import open_raster
+
     source = Path(images)
-    if map and source.is_dir(): raise ValueError(f'{source} is a folder; a map is made of one raster')
+    if map and source.is_dir():
+        raise ValueError(f'{source} is a folder; a map is made of one raster')
     file_bands = file_bands[0] if file_bands and len(file_bands) == 1 else file_bands
-    raster = open_raster(source, file_bands, sensor) if map or (source.is_file() and source.suffix.lower() in TIF_SUFFIXES and not str(out).endswith('.csv')) else None
+    raster = (
+        open_raster(source, file_bands, sensor)
+        if map or (source.is_file() and source.suffix.lower() in TIF_SUFFIXES and not str(out).endswith('.csv'))
+        else None
+    )
     encoder, words = load_model(model, device), text and load_model(text, device)
-    if classnames is None and labelset is None and getattr(encoder, 'labelset', None) is None: raise ValueError('give either --classnames or --labelset')
-    classes = known(labelset, _prompts(templates)) if labelset else classnames and templates and known(classnames, _prompts(templates)) or classnames
+    if classnames is None and labelset is None and getattr(encoder, 'labelset', None) is None:
+        raise ValueError('give either --classnames or --labelset')
+    classes = (
+        known(labelset, _prompts(templates))
+        if labelset
+        else classnames and templates and known(classnames, _prompts(templates)) or classnames
+    )
     if map or (raster is not None and max(raster.shape) > (tile or encoder.image_size)):
         path = _output(out, 'map.tif', is_map, 'a map', overwrite)
-        if path.suffix.lower() not in TIF_SUFFIXES: raise ValueError(f"a map is a GeoTIFF, and '{path}' does not end in .tif; name another file with --out")
-        try: found = predict_map(encoder, raster, classes, tile=tile, stride=stride, gsd=gsd, offset=offset, nodata=nodata, text=words, multilabel=multilabel,
-                                 batch_size=batch_size, device=device)
-        except KeyboardInterrupt: raise KeyboardInterrupt('no map was written') from None
+        if path.suffix.lower() not in TIF_SUFFIXES:
+            raise ValueError(f"a map is a GeoTIFF, and '{path}' does not end in .tif; name another file with --out")
+        try:
+            found = predict_map(
+                encoder,
+                raster,
+                classes,
+                tile=tile,
+                stride=stride,
+                gsd=gsd,
+                offset=offset,
+                nodata=nodata,
+                text=words,
+                multilabel=multilabel,
+                batch_size=batch_size,
+                device=device,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt('no map was written') from None
         found.save(path, full_resolution)
         return print(f'{found}\nclasses: {path}, scores: {path.with_name(f"{path.stem}_scores{path.suffix}")}')
-    path = _output(out, 'predictions.csv', lambda p: p.read_text(errors='replace').startswith('id,class1'), 'predictions', overwrite)
+    path = _output(
+        out,
+        'predictions.csv',
+        lambda p: p.read_text(errors='replace').startswith('id,class1'),
+        'predictions',
+        overwrite,
+    )
     if source.is_file():
         sensor, bands, file_bands = _file_sensor([source], file_bands, sensor)
-        scenes = FileScenes([source], name='file', sensor=sensor, bands=bands, file_bands=file_bands, size=encoder.image_size, offset=offset, ids=[source.name])
-    else: scenes = folder_scenes(images, file_bands=file_bands, sensor=sensor, size=encoder.image_size, offset=offset)
-    answer = lambda at: predict(encoder, scenes.subset(at), classes, text=words, multilabel=multilabel, batch_size=batch_size, device=device)
+        scenes = FileScenes(
+            [source],
+            name='file',
+            sensor=sensor,
+            bands=bands,
+            file_bands=file_bands,
+            size=encoder.image_size,
+            offset=offset,
+            ids=[source.name],
+        )
+    else:
+        scenes = folder_scenes(images, file_bands=file_bands, sensor=sensor, size=encoder.image_size, offset=offset)
+    answer = lambda at: predict(
+        encoder, scenes.subset(at), classes, text=words, multilabel=multilabel, batch_size=batch_size, device=device
+    )
     return _answers(scenes, answer, batch_size, path, top)
 
 # %% ../../nbs/cli/commands.ipynb #12db469f
 def _has_images(path: Path) -> bool:
     from mtmg.data.files import IMAGE_SUFFIXES, image_files
-    if path.is_file(): return path.suffix.lower() in IMAGE_SUFFIXES
+
+    if path.is_file():
+        return path.suffix.lower() in IMAGE_SUFFIXES
     return path.is_dir() and (bool(image_files(path)) or any(image_files(d) for d in path.iterdir() if d.is_dir()))
+
 
 def _header(file: Path) -> str:
     "what the header of an image says"
     from mtmg.data.files import PHOTO_SUFFIXES
     from mtmg.data.rasters import open_raster
-    if file.suffix.lower() not in PHOTO_SUFFIXES: return repr(open_raster(file)).partition(': ')[2].removesuffix(')')
+
+    if file.suffix.lower() not in PHOTO_SUFFIXES:
+        return repr(open_raster(file)).partition(': ')[2].removesuffix(')')
     from PIL import Image
-    with Image.open(file) as photo: return f'{photo.height} x {photo.width} pixels, {photo.format} picture'
+
+    with Image.open(file) as photo:
+        return f'{photo.height} x {photo.width} pixels, {photo.format} picture'
+
 
 def _about_images(path: Path) -> str:
     "how many images there are, of what kinds"
     import warnings
     from collections import Counter
     from mtmg.data.files import image_files
-    groups = {path.parent.name: [path]} if path.is_file() else {path.name: image_files(path)} | {d.name: image_files(d) for d in sorted(path.iterdir()) if d.is_dir()}
+
+    groups = (
+        {path.parent.name: [path]}
+        if path.is_file()
+        else {path.name: image_files(path)} | {d.name: image_files(d) for d in sorted(path.iterdir()) if d.is_dir()}
+    )
     groups = {name: files for name, files in groups.items() if files}
     kinds, first, places = Counter(), {}, {}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         for file in (f for files in groups.values() for f in files):
-            try: about = _header(file)
-            except (ValueError, OSError) as error: about = str(error).removeprefix(f'{file}: ')
+            try:
+                about = _header(file)
+            except (ValueError, OSError) as error:
+                about = str(error).removeprefix(f'{file}: ')
             about, _, place = about.partition(' in EPSG')
             kinds[about] += 1
             first.setdefault(about, file.name)
-            if place: places.setdefault(about, {})[f'EPSG{place}'] = None
-    notes = dict.fromkeys(str(w.message).partition(': ')[2] or str(w.message) for w in said) # the same of every file, but for its name
-    sizes = ', '.join(f'{name} {len(files)}' for name, files in list(groups.items())[:12]) + (', …' if len(groups) > 12 else '')
+            if place:
+                places.setdefault(about, {})[f'EPSG{place}'] = None
+    notes = dict.fromkeys(
+        str(w.message).partition(': ')[2] or str(w.message) for w in said
+    )  # the same of every file, but for its name
+    sizes = ', '.join(f'{name} {len(files)}' for name, files in list(groups.items())[:12]) + (
+        ', …' if len(groups) > 12 else ''
+    )
     lines = [f'{path}: {sum(kinds.values())} image{"s" * (sum(kinds.values()) > 1)} ({sizes})']
     for about, n in kinds.most_common(8):
         grids = list(places.get(about, ()))
-        where = f' in {", ".join(grids[:3])}' + (f' and {len(grids) - 3} more' if len(grids) > 3 else '') if grids else ''
+        where = (
+            f' in {", ".join(grids[:3])}' + (f' and {len(grids) - 3} more' if len(grids) > 3 else '') if grids else ''
+        )
         lines.append(f'  {n} x {about}{where} ({first[about]}{", …" if n > 1 else ""})')
-    if len(kinds) > 8: lines.append(f'  and {len(kinds) - 8} more kinds')
+    if len(kinds) > 8:
+        lines.append(f'  and {len(kinds) - 8} more kinds')
     return '\n'.join(lines + [f'  {note}' for note in notes])
 
+
 def info(
-    names: list[str] = (), /, # data sets, label sets, models; images, or folders of them
+    names: list[str] = (),
+    /,  # data sets, label sets, models; images, or folders of them
 ):
     "What is known of a data set, a label set, a model or of images; without a name, what there is."
     import torch
     from mtmg.data.catalog import CATALOG, dataset_info
     from mtmg.labels.labelsets import LABELSETS, labelset
+
     if not names:
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
-        print(f'mtmg {__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}, GPU: {gpu}\n\ndata sets')
-        for name, facts in CATALOG.items(): print(f'  {name:<22}{facts.title}')
-        print('\nlabel sets\n  ' + ', '.join(LABELSETS) + '\n\nmore: mtmg info NAME, with a data set, a label set or a model')
+        print(
+            f'mtmg {__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}, GPU: {gpu}\n\ndata sets'
+        )
+        for name, facts in CATALOG.items():
+            print(f'  {name:<22}{facts.title}')
+        print(
+            '\nlabel sets\n  '
+            + ', '.join(LABELSETS)
+            + '\n\nmore: mtmg info NAME, with a data set, a label set or a model'
+        )
     for name in names:
-        if name in CATALOG: print(dataset_info(name))
+        if name in CATALOG:
+            print(dataset_info(name))
         elif name in LABELSETS:
             known = labelset(name)
             print(f'{known.name}: {", ".join(known.classnames)}\nprompts: {"; ".join(known.templates)}')
-        elif _has_images(Path(name)): print(_about_images(Path(name)))
-        elif Path(name).is_dir() and not any(Path(name).iterdir()): raise ValueError(f'{name} is an empty folder: neither images nor a model')
+        elif _has_images(Path(name)):
+            print(_about_images(Path(name)))
+        elif Path(name).is_dir() and not any(Path(name).iterdir()):
+            raise ValueError(f'{name} is an empty folder: neither images nor a model')
         elif Path(name).exists() or ',' in name or name == 'tinyclip':
             model = load_model(name)
             print(f'{model!r}\nhash {model.hash()}')
-            for record in model.exposure.records: print('  ' + json.dumps(record, ensure_ascii=False))
-            if not model.exposure.known: print('  what it was trained on is not known')
+            for record in model.exposure.records:
+                print('  ' + json.dumps(record, ensure_ascii=False))
+            if not model.exposure.known:
+                print('  what it was trained on is not known')
         else:
             near = difflib.get_close_matches(name, [*CATALOG, *LABELSETS], 1)
-            raise ValueError(f'{name!r} is no data set, label set or model' + (f'; did you mean {near[0]!r}?' if near else '; mtmg info lists them'))
+            raise ValueError(
+                f'{name!r} is no data set, label set or model'
+                + (f'; did you mean {near[0]!r}?' if near else '; mtmg info lists them')
+            )
 
 # %% ../../nbs/cli/commands.ipynb #93809a3b
 def quickstart(
     *,
-    dataset: str = 'miniworld', # any multispectral data set; `mtmg info` lists them
-    root: str = 'data', # folder that holds it
-    controls: bool = False, # add the controls, the unseen classes and the null world (up to 12 minutes)
-    out: str = 'runs/quickstart', # folder of results, report, figures and models
-    seed: int = 0, # of everything random
-    device: str = 'auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-    overwrite: bool = False, # replace what another run has left in --out
+    dataset: str = 'miniworld',  # any multispectral data set; `mtmg info` lists them
+    root: str = 'data',  # folder that holds it
+    controls: bool = False,  # add the controls, the unseen classes and the null world (up to 12 minutes)
+    out: str = 'runs/quickstart',  # folder of results, report, figures and models
+    seed: int = 0,  # of everything random
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    overwrite: bool = False,  # replace what another run has left in --out
 ):
     "The whole method on embedded data: patch, align, measure, report. Needs no network and about 3 minutes."
     from mtmg.data.catalog import CATALOG, unknown_name
-    if dataset not in CATALOG: raise unknown_name('data set', dataset, CATALOG)
-    if getattr(CATALOG[dataset].sensor, 'name', '') == 'rgb': raise ValueError(f'{dataset} has red, green and blue only; quickstart aligns other bands with them: take eurosat or a miniworld')
+
+    if dataset not in CATALOG:
+        raise unknown_name('data set', dataset, CATALOG)
+    if getattr(CATALOG[dataset].sensor, 'name', '') == 'rgb':
+        raise ValueError(
+            f'{dataset} has red, green and blue only; quickstart aligns other bands with them: take eurosat or a miniworld'
+        )
     from mtmg.quickstart.method import quickstart
+
     quickstart(seed=seed, out=out, dataset=dataset, root=root, controls=controls, overwrite=overwrite, device=device)
 
 # %% ../../nbs/cli/commands.ipynb #cac1fb9f
 def patch(
-    data: Data, run: Run, *,
-    model: str = 'tinyclip', # CLIP to patch: NAME[,WEIGHTS] or a folder
-    supported: list[str] = ('digits', 'shapes'), # tasks to keep, or none; NAME or NAME@ROOT
-    recipe: str = 'default', # preset: default, paper, paint
-    alpha: float | None = None, # point on the line, 0 to 1; by default chosen on validation data
-    rule: str = 'mean', # how alpha is chosen: mean, drop
-    max_drop: float = 0.01, # for `drop`: what a supported task may lose (0.01 is one point)
+    data: Data,
+    run: Run,
+    *,
+    model: str = 'tinyclip',  # CLIP to patch: NAME[,WEIGHTS] or a folder
+    supported: list[str] = ('digits', 'shapes'),  # tasks to keep, or none; NAME or NAME@ROOT
+    recipe: str = 'default',  # preset: default, paper, paint
+    alpha: float | None = None,  # point on the line, 0 to 1; by default chosen on validation data
+    rule: str = 'mean',  # how alpha is chosen: mean, drop
+    max_drop: float = 0.01,  # for `drop`: what a supported task may lose (0.01 is one point)
     training: Training = Training(),
     **changes,
 ):
     "Stage 1: fine-tune a CLIP's image tower on a satellite task, and go back along the line to where both worlds are kept."
-    if _spread('patch', locals()): return
-    if alpha is not None and not 0 <= alpha <= 1: raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
-    if rule not in ('mean', 'drop'): raise ValueError(f"rule {rule!r} is not one of mean, drop")
-    if max_drop < 0: raise ValueError(f'max_drop is {max_drop}; it must be 0 or more')
+    if _spread('patch', locals()):
+        return
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
+    if rule not in ('mean', 'drop'):
+        raise ValueError(f"rule {rule!r} is not one of mean, drop")
+    if max_drop < 0:
+        raise ValueError(f'max_drop is {max_drop}; it must be 0 or more')
     from mtmg.clip.model import load_clip
     from mtmg.engine.steps import pick
     from mtmg.embed.passes import model_hash
@@ -223,59 +342,112 @@ def patch(
     from mtmg.compute import from_first, is_first, sharing
     from mtmg.engine.runs import claimed
     from mtmg.data.scenes import atomic_write_json
+
     recipe, out = pick(recipe, PATCH_RECIPES, **changes), run.where('patch')
-    if alpha is not None: recipe = replace(recipe, alphas=tuple(sorted({0., alpha, 1.})))
-    if not all(0 <= a <= 1 for a in recipe.alphas): raise ValueError(f'alphas are {", ".join(f"{a:g}" for a in recipe.alphas)}; they must lie between 0 and 1')
-    clip, task, kept = _clip(model, run.device), data.load(), [_task(name, data.root) for name in supported if name != 'none']
-    with claimed(out, _request('patch', data, run, model=model_hash(clip), supported=list(supported), recipe=recipe.to_dict(),
-                               alpha=alpha, rule=rule, max_drop=max_drop), run.overwrite) as resumed:
-        if from_first(lambda: resumed and (out/'tuned'/'open_clip_config.json').exists()): tuned = load_clip(str(out/'tuned'), device=run.device)
+    if alpha is not None:
+        recipe = replace(recipe, alphas=tuple(sorted({0.0, alpha, 1.0})))
+    if not all(0 <= a <= 1 for a in recipe.alphas):
+        raise ValueError(f'alphas are {", ".join(f"{a:g}" for a in recipe.alphas)}; they must lie between 0 and 1')
+    clip, task, kept = (
+        _clip(model, run.device),
+        data.load(),
+        [_task(name, data.root) for name in supported if name != 'none'],
+    )
+    with claimed(
+        out,
+        _request(
+            'patch',
+            data,
+            run,
+            model=model_hash(clip),
+            supported=list(supported),
+            recipe=recipe.to_dict(),
+            alpha=alpha,
+            rule=rule,
+            max_drop=max_drop,
+        ),
+        run.overwrite,
+    ) as resumed:
+        if from_first(lambda: resumed and (out / 'tuned' / 'open_clip_config.json').exists()):
+            tuned = load_clip(str(out / 'tuned'), device=run.device)
         else:
-            tuned = finetune(clip, task.train, recipe, seed=run.seed, out=out/'finetune', trainer=training.options(), **run.options())
-            if is_first(): tuned.save(out/'tuned')
-        with sharing(): curve = sweep(clip, tuned, patching=[task], supported=kept, alphas=recipe.alphas, rule=rule, max_drop=max_drop, **run.options())
-        if not is_first(): return
-        if alpha is not None: curve.alpha, curve.reason = alpha, 'given with --alpha'
-        interpolate(clip, tuned, curve.alpha).save(out/'patched')
-        atomic_write_json(out/'curve.json', curve.to_dict())
-        save_figure(plot_alpha(curve), out/'alpha.png')
+            tuned = finetune(
+                clip,
+                task.train,
+                recipe,
+                seed=run.seed,
+                out=out / 'finetune',
+                trainer=training.options(),
+                **run.options(),
+            )
+            if is_first():
+                tuned.save(out / 'tuned')
+        with sharing():
+            curve = sweep(
+                clip,
+                tuned,
+                patching=[task],
+                supported=kept,
+                alphas=recipe.alphas,
+                rule=rule,
+                max_drop=max_drop,
+                **run.options(),
+            )
+        if not is_first():
+            return
+        if alpha is not None:
+            curve.alpha, curve.reason = alpha, 'given with --alpha'
+        interpolate(clip, tuned, curve.alpha).save(out / 'patched')
+        atomic_write_json(out / 'curve.json', curve.to_dict())
+        save_figure(plot_alpha(curve), out / 'alpha.png')
     print(curve)
-    print(f'patched at alpha {curve.alpha:g}: {out/"patched"}')
+    print(f'patched at alpha {curve.alpha:g}: {out / "patched"}')
 
 # %% ../../nbs/cli/commands.ipynb #bf0876d6
 def _spread(command, given: dict) -> bool:
     "Start the processes that --devices asks for, unless torchrun or srun has; then let those that are here meet. Whether it started them."
     from mtmg.compute import pick_device
     from mtmg.compute import launch, launched, meet
+
     training = given['training']
     if (training.devices or 1) == 1 or launched():
         if training.num_nodes > 1 and not launched():
-            raise ValueError(f'--num-nodes {training.num_nodes}: start the command on every node: srun python -m mtmg.cli.entry {command} ..., or torchrun --nnodes {training.num_nodes} ... -m mtmg.cli.entry {command} ...')
+            raise ValueError(
+                f'--num-nodes {training.num_nodes}: start the command on every node: srun python -m mtmg.cli.entry {command} ..., or torchrun --nnodes {training.num_nodes} ... -m mtmg.cli.entry {command} ...'
+            )
         return meet(pick_device(given['run'].device))
     import tempfile
+
     flags = {}
-    for name, value in given.items(): flags |= vars(value) if is_dataclass(value) else value if name == 'changes' else {name: value}
+    for name, value in given.items():
+        flags |= vars(value) if is_dataclass(value) else value if name == 'changes' else {name: value}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, 'flags.yaml').write_text(json.dumps({k: v for k, v in flags.items() if v not in (None, [], ())}))
-        try: launch(training.devices, '-m', 'mtmg.cli.entry', command, '--config', f'{folder}/flags.yaml')
-        except ChildProcessError as error: raise ChildProcessError(f'{error}; the same command goes on from the last checkpoint') from None
+        try:
+            launch(training.devices, '-m', 'mtmg.cli.entry', command, '--config', f'{folder}/flags.yaml')
+        except ChildProcessError as error:
+            raise ChildProcessError(f'{error}; the same command goes on from the last checkpoint') from None
     return True
 
 # %% ../../nbs/cli/commands.ipynb #e4ad3ec2
 def align(
-    data: Data, run: Run, *,
-    model: str = 'runs/patch', # teacher: the patched CLIP
-    backbone: str = 'vit_micro', # student: a timm or torchgeo name, or a saved encoder: its folder, or that of its run
-    weights: str | None = None, # pretrained weights of the student: torchgeo's name or a file
-    bands: list[str] | None = None, # what the student sees; by default all bands of the data set
-    views: str | None = None, # for a sensor that the teacher cannot see: the optical scenes of the same places in the same order, NAME or NAME@ROOT
-    unlabelled: list[str] = (), # further scenes, whose labels are not looked at: NAME@ROOT, npz@FILE
-    recipe: str = 'default', # preset: default, paper, unlabelled
+    data: Data,
+    run: Run,
+    *,
+    model: str = 'runs/patch',  # teacher: the patched CLIP
+    backbone: str = 'vit_micro',  # student: a timm or torchgeo name, or a saved encoder: its folder, or that of its run
+    weights: str | None = None,  # pretrained weights of the student: torchgeo's name or a file
+    bands: list[str] | None = None,  # what the student sees; by default all bands of the data set
+    views: str
+    | None = None,  # for a sensor that the teacher cannot see: the optical scenes of the same places in the same order, NAME or NAME@ROOT
+    unlabelled: list[str] = (),  # further scenes, whose labels are not looked at: NAME@ROOT, npz@FILE
+    recipe: str = 'default',  # preset: default, paper, unlabelled
     training: Training = Training(),
     **changes,
 ):
     "Stage 2: train an encoder of all bands, or of another sensor, to embed scenes where the patched CLIP puts their RGB image."
-    if _spread('align', locals()): return
+    if _spread('align', locals()):
+        return
     from mtmg.alignment.aligning import ALIGN_RECIPES, align
     from mtmg.clip.model import Clip
     from mtmg.encoders.encoder import create_encoder
@@ -283,24 +455,63 @@ def align(
     from mtmg.embed.passes import model_hash
     from mtmg.compute import is_first
     from mtmg.engine.runs import claimed
+
     recipe, out = pick(recipe, ALIGN_RECIPES, **changes), run.where('align')
     teacher, task = _clip(model, run.device), data.load()
     encoder = None
     if Path(backbone).is_dir():
         encoder = load_model(backbone, 'cpu')
-        if isinstance(encoder, Clip): raise ValueError(f'{backbone} is a CLIP; --backbone takes a name, or the folder of an encoder or of the run that aligned it')
-    elif weights: encoder = create_encoder(backbone, bands or task.train.bands, teacher.embed_dim, weights=weights, seed=run.seed, drop_path=recipe.drop_path)
+        if isinstance(encoder, Clip):
+            raise ValueError(
+                f'{backbone} is a CLIP; --backbone takes a name, or the folder of an encoder or of the run that aligned it'
+            )
+    elif weights:
+        encoder = create_encoder(
+            backbone,
+            bands or task.train.bands,
+            teacher.embed_dim,
+            weights=weights,
+            seed=run.seed,
+            drop_path=recipe.drop_path,
+        )
     more, seen = [_task(name, data.root) for name in unlabelled], None
     if views:
         name, _, elsewhere = views.partition('@')
         seen = replace(data, dataset=name, root=elsewhere or data.root, labelset=None).load()
-    with claimed(out, _request('align', data, run, model=model_hash(teacher), backbone=backbone, weights=weights, bands=bands and list(bands),
-                               views=views, unlabelled=list(unlabelled), recipe=recipe.to_dict()), run.overwrite):
-        student = align(teacher, task, recipe, encoder=encoder, backbone=backbone, bands=bands, views=seen, unlabelled=more,
-                        seed=run.seed, out=out/'training', trainer=training.options(), **run.options())
-        if not is_first(): return
-        student.save(out/'student')
-    print(f'aligned student: {out/"student"}')
+    with claimed(
+        out,
+        _request(
+            'align',
+            data,
+            run,
+            model=model_hash(teacher),
+            backbone=backbone,
+            weights=weights,
+            bands=bands and list(bands),
+            views=views,
+            unlabelled=list(unlabelled),
+            recipe=recipe.to_dict(),
+        ),
+        run.overwrite,
+    ):
+        student = align(
+            teacher,
+            task,
+            recipe,
+            encoder=encoder,
+            backbone=backbone,
+            bands=bands,
+            views=seen,
+            unlabelled=more,
+            seed=run.seed,
+            out=out / 'training',
+            trainer=training.options(),
+            **run.options(),
+        )
+        if not is_first():
+            return
+        student.save(out / 'student')
+    print(f'aligned student: {out / "student"}')
 
 # %% ../../nbs/cli/commands.ipynb #1f21c301
 def _models(specs, device) -> dict:
@@ -308,63 +519,92 @@ def _models(specs, device) -> dict:
     found = {}
     for spec in specs:
         name, equals, model = spec.partition('=')
-        if equals and not (name and model): raise ValueError(f'--models {spec!r} is not of the form MODALITY=MODEL')
+        if equals and not (name and model):
+            raise ValueError(f'--models {spec!r} is not of the form MODALITY=MODEL')
         name, model = (name, model) if equals else (Path(spec.partition(',')[0]).name, spec)
-        if name in found: raise ValueError(f'two models are called {name!r}; name them: --models one={model} two=...')
+        if name in found:
+            raise ValueError(f'two models are called {name!r}; name them: --models one={model} two=...')
         found[name] = load_model(model, device)
     return found
 
+
 TASKS = 'zero_shot', 'retrieval', 'linear_probe', 'knn', 'gap'
 
+
 def evaluate(
-    data: Data, run: Run, *,
-    also: list[str] = (), # further data sets to measure on, NAME or NAME@ROOT
-    models: list[str] = ('tinyclip',), # MODALITY=MODEL, or MODEL; several are compared and retrieved between
-    tasks: list[str] = ('zero_shot', 'retrieval'), # zero_shot, retrieval, linear_probe, knn, gap
-    split: str = 'test', # which scenes
-    text: str | None = None, # CLIP whose words to use; by default the first CLIP of --models
+    data: Data,
+    run: Run,
+    *,
+    also: list[str] = (),  # further data sets to measure on, NAME or NAME@ROOT
+    models: list[str] = ('tinyclip',),  # MODALITY=MODEL, or MODEL; several are compared and retrieved between
+    tasks: list[str] = ('zero_shot', 'retrieval'),  # zero_shot, retrieval, linear_probe, knn, gap
+    split: str = 'test',  # which scenes
+    text: str | None = None,  # CLIP whose words to use; by default the first CLIP of --models
 ):
     "Measure models on data sets: one json a result, and a table for the terminal, as markdown and as csv."
     unknown = [t for t in tasks if t not in TASKS]
-    if unknown: raise ValueError(f'task {unknown[0]!r} is not one of {", ".join(TASKS)}')
+    if unknown:
+        raise ValueError(f'task {unknown[0]!r} is not one of {", ".join(TASKS)}')
     from mtmg.embed.passes import embed
     from mtmg.gap.measures import gap_report
     from mtmg.embed.passes import model_hash
     from mtmg.evaluate.results import compare
     from mtmg.engine.runs import claimed
     from mtmg.data.scenes import atomic_write_json, atomic_write_text
+
     out, named = run.where('evaluate'), _models(models, run.device)
     words = text and load_model(text, run.device)
     needed = dict.fromkeys([split] + ['train'] * ('linear_probe' in tasks or 'knn' in tasks))
     sets = {d.dataset: {s: d.load(s) for s in needed} for d in _datasets(data, also)}
     able = {d: _able(named, scenes[split], bool(also)) for d, scenes in sets.items()}
     table, differences, gaps = {}, [], {}
-    with claimed(out, _request('evaluate', data, run, also=list(also), models={k: model_hash(m) for k, m in named.items()}, tasks=list(tasks), split=split), run.overwrite):
+    with claimed(
+        out,
+        _request(
+            'evaluate',
+            data,
+            run,
+            also=list(also),
+            models={k: model_hash(m) for k, m in named.items()},
+            tasks=list(tasks),
+            split=split,
+        ),
+        run.overwrite,
+    ):
         for d, scenes in sets.items():
-            E = {s: embed(able[d], part, text=words, cache=out/'cache', **run.options()) for s, part in scenes.items()}
+            E = {
+                s: embed(able[d], part, text=words, cache=out / 'cache', **run.options()) for s, part in scenes.items()
+            }
             results = _measures(E[split], E.get('train'), list(able[d]), tasks)
             for name, rows in results.items():
                 table.setdefault(name, []).extend(rows)
                 stem = re.sub(r'[^A-Za-z0-9.]+', '-', f'{name} {d}' if also else name)
-                for r in rows: r.save(out/f'{stem}_{r["kind"]}.json', model=name)
+                for r in rows:
+                    r.save(out / f'{stem}_{r["kind"]}.json', model=name)
             first, *others = [rows[0] for rows in (results[n] for n in able[d]) if rows] or [None]
             differences += [compare(first, other) for other in others]
             if 'gap' in tasks:
                 gaps[d] = gap_report(E[split])
-                atomic_write_json(out/(f'gap-{d}.json' if also else 'gap.json'), gaps[d].to_dict())
-        for style, suffix in (('markdown', 'md'), ('csv', 'csv')): atomic_write_text(out/f'table.{suffix}', _tables(table, style) + '\n')
+                atomic_write_json(out / (f'gap-{d}.json' if also else 'gap.json'), gaps[d].to_dict())
+        for style, suffix in (('markdown', 'md'), ('csv', 'csv')):
+            atomic_write_text(out / f'table.{suffix}', _tables(table, style) + '\n')
     print(_tables(table))
-    for found in (*differences, *gaps.values()): print(found)
+    for found in (*differences, *gaps.values()):
+        print(found)
     print(f'results: {out}')
+
 
 def _tables(results, style='terminal', metrics=None) -> str:
     "models in one table and pairs of modalities in another: they have no column in common"
     from mtmg.evaluate.results import results_table
-    if style == 'csv': return results_table(results, style, metrics)
+
+    if style == 'csv':
+        return results_table(results, style, metrics)
     pairs = {k: [r for r in rows if r['kind'] == 'retrieval'] for k, rows in results.items()}
     models = {k: [r for r in rows if r['kind'] != 'retrieval'] for k, rows in results.items()}
     kept = [part for t in (models, pairs) if (part := {k: rows for k, rows in t.items() if rows})]
     return '\n\n'.join(results_table(part, style, metrics).rstrip('\n') for part in kept)
+
 
 def _datasets(data, also) -> list:
     "`data`, and the further data sets as they come"
@@ -373,67 +613,97 @@ def _datasets(data, also) -> list:
         name, _, root = spec.partition('@')
         found.append(Data(name, root or data.root, download=data.download))
     names = [d.dataset for d in found]
-    if twice := [n for n in names if names.count(n) > 1]: raise ValueError(f'data set {twice[0]!r} is named twice; measure one in a run of its own')
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise ValueError(f'data set {twice[0]!r} is named twice; measure one in a run of its own')
     return found
+
 
 def _able(named, scenes, several) -> dict:
     "the models that have their bands in `scenes`; with several data sets the others are left out"
-    without = {n: lost for n, m in named.items() if (lost := [b for b in getattr(m, 'bands', ()) if b not in scenes.bands])}
+    without = {
+        n: lost for n, m in named.items() if (lost := [b for b in getattr(m, 'bands', ()) if b not in scenes.bands])
+    }
     if without and (not several or len(without) == len(named)):
         n, lost = next(iter(without.items()))
-        raise ValueError(f'{n} needs band {", ".join(lost[:4])}{", …" if len(lost) > 4 else ""}, and {scenes.name} has {", ".join(scenes.bands)}')
-    for n in without: print(f'left out: {n} on {scenes.name}, which has not its bands', file=sys.stderr)
+        raise ValueError(
+            f'{n} needs band {", ".join(lost[:4])}{", …" if len(lost) > 4 else ""}, and {scenes.name} has {", ".join(scenes.bands)}'
+        )
+    for n in without:
+        print(f'left out: {n} on {scenes.name}, which has not its bands', file=sys.stderr)
     return {n: m for n, m in named.items() if n not in without}
+
 
 def _measures(here, train, names, tasks) -> dict:
     "{row: results} of one data set"
     from mtmg.evaluate.probes import knn, linear_probe
     from mtmg.evaluate.ranking import retrieval
     from mtmg.evaluate.zeroshot import zero_shot
+
     found = {}
     for name in names:
         rows = found.setdefault(name, [])
-        if 'zero_shot' in tasks and here.labels is not None: rows.append(zero_shot(here, name))
-        if 'linear_probe' in tasks: rows.append(linear_probe(train, here, name))
-        if 'knn' in tasks: rows.append(knn(train, here, name))
+        if 'zero_shot' in tasks and here.labels is not None:
+            rows.append(zero_shot(here, name))
+        if 'linear_probe' in tasks:
+            rows.append(linear_probe(train, here, name))
+        if 'knn' in tasks:
+            rows.append(knn(train, here, name))
     if 'retrieval' in tasks:
         for a in [*names, *(['captions'] if here.caption_text is not None else [])]:
             for b in names:
-                if a != b: found.setdefault(f'{a} -> {b}', []).append(retrieval(here, a, b))
+                if a != b:
+                    found.setdefault(f'{a} -> {b}', []).append(retrieval(here, a, b))
     return found
 
 # %% ../../nbs/cli/commands.ipynb #c0942d7f
 def compare(
-    results: list[str], /, # result files, or folders of them
+    results: list[str],
+    /,  # result files, or folders of them
     *,
-    style: str = 'terminal', # terminal, markdown, csv
-    metrics: list[str] | None = None, # by default the headline of each result
+    style: str = 'terminal',  # terminal, markdown, csv
+    metrics: list[str] | None = None,  # by default the headline of each result
 ):
     "One table of results that `mtmg evaluate` has saved."
     from mtmg.evaluate.results import load_result
-    files = [f for name in results for f in (sorted(p for p in Path(name).rglob('*_*.json') if '.before' not in p.parts) if Path(name).is_dir() else [Path(name)])]
-    if not files: raise FileNotFoundError(f'no results in {", ".join(results)}; mtmg evaluate writes them')
+
+    files = [
+        f
+        for name in results
+        for f in (
+            sorted(p for p in Path(name).rglob('*_*.json') if '.before' not in p.parts)
+            if Path(name).is_dir()
+            else [Path(name)]
+        )
+    ]
+    if not files:
+        raise FileNotFoundError(f'no results in {", ".join(results)}; mtmg evaluate writes them')
     rows = {}
     for f in files:
         r = load_result(f)
-        rows.setdefault(f'{r.get("model")} ({f.parent.name})' if len({f.parent for f in files}) > 1 else str(r.get('model')), []).append(r)
+        rows.setdefault(
+            f'{r.get("model")} ({f.parent.name})' if len({f.parent for f in files}) > 1 else str(r.get('model')), []
+        ).append(r)
     print(_tables(rows, style, metrics))
 
 # %% ../../nbs/cli/commands.ipynb #2527da4d
 def embed(
-    data: Data, run: Run, *,
-    models: list[str] = ('tinyclip',), # MODALITY=MODEL, or MODEL
-    split: str = 'test', # which scenes
-    text: str | None = None, # CLIP whose words to use
-    half: bool = False, # float16, half the size
+    data: Data,
+    run: Run,
+    *,
+    models: list[str] = ('tinyclip',),  # MODALITY=MODEL, or MODEL
+    split: str = 'test',  # which scenes
+    text: str | None = None,  # CLIP whose words to use
+    half: bool = False,  # float16, half the size
 ):
     "Embed a data set with one or several models: one safetensors file, to be measured many times."
     from mtmg.embed.passes import embed
     from mtmg.engine.runs import need_room
     import torch
+
     out = run.where(f'embeddings/{data.dataset}-{split}.safetensors')
-    if out.exists() and not run.overwrite: raise FileExistsError(f'{out} exists; choose another file with --out, or --overwrite to replace it')
-    parts = out.with_name(f'.{out.name}.parts') # finished blocks, for a run that is broken off
+    if out.exists() and not run.overwrite:
+        raise FileExistsError(f'{out} exists; choose another file with --out, or --overwrite to replace it')
+    parts = out.with_name(f'.{out.name}.parts')  # finished blocks, for a run that is broken off
     named, scenes, words = _models(models, run.device), data.load(split), text and load_model(text, run.device)
     need_room(out.parent, 0)
     E = embed(named, scenes, text=words, cache=parts, **run.options())
@@ -443,19 +713,27 @@ def embed(
 
 # %% ../../nbs/cli/commands.ipynb #bffe3e71
 def shards(
-    action: str = 'write', /, # write, or verify: compare the shards in --out with their check sums
-    *, data: Data, run: Run,
-    scenes_per_shard: int | None = None, # by default as many as make 256 MB
-    image_format: str = 'png', # of the RGB picture: png (faster), webp (smaller)
+    action: str = 'write',
+    /,  # write, or verify: compare the shards in --out with their check sums
+    *,
+    data: Data,
+    run: Run,
+    scenes_per_shard: int | None = None,  # by default as many as make 256 MB
+    image_format: str = 'png',  # of the RGB picture: png (faster), webp (smaller)
 ):
     "Write a data set as tar shards, which stream fast and which CLIP_benchmark reads too."
     from mtmg.data.shards.reading import shard_splits, verify_shards
     from mtmg.data.shards.layout import write_shards
-    if action not in ('write', 'verify'): raise ValueError(f'{action!r} is not one of write, verify')
+
+    if action not in ('write', 'verify'):
+        raise ValueError(f'{action!r} is not one of write, verify')
     out = run.where(f'shards/{data.dataset}')
     if action == 'verify':
         broken = [b for split in shard_splits(out) for b in verify_shards(out, split)]
-        if broken: raise ValueError('; '.join(map(str, broken[:3])) + (f'; and {len(broken) - 3} more' if len(broken) > 3 else ''))
+        if broken:
+            raise ValueError(
+                '; '.join(map(str, broken[:3])) + (f'; and {len(broken) - 3} more' if len(broken) > 3 else '')
+            )
         print(f'{out}: every member is as it was written')
         return
     write_shards(data.load(), out, scenes_per_shard, image_format, num_workers=run.num_workers, overwrite=run.overwrite)
@@ -463,23 +741,27 @@ def shards(
 
 # %% ../../nbs/cli/commands.ipynb #76699052
 def demo(
-    run: str | None = None, # folder of `mtmg quickstart`; by default runs/quickstart, else a small run that is made once
-    port: int = 8866, # of the app, on localhost
-    browser: bool = False, # open it in a browser
+    run: str
+    | None = None,  # folder of `mtmg quickstart`; by default runs/quickstart, else a small run that is made once
+    port: int = 8866,  # of the app, on localhost
+    browser: bool = False,  # open it in a browser
 ):
     "The widgets (zero-shot, alpha, gap, retrieval) as an app on localhost."
     from mtmg.demo.widgets import demo
+
     demo(run, port=port, browser=browser)
 
 # %% ../../nbs/cli/commands.ipynb #b2bebe7f
 def bench(
-    what: list[str] = (), /, # sweep, evaluate, train, data; by default all
+    what: list[str] = (),
+    /,  # sweep, evaluate, train, data; by default all
     *,
-    out: str = 'runs/bench', # folder of the report
-    device: str = 'auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-    quick: bool = False, # small sizes, one repetition: to see that it runs
-    full: bool = False, # the sizes of the largest data sets, every label and class: half an hour
+    out: str = 'runs/bench',  # folder of the report
+    device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    quick: bool = False,  # small sizes, one repetition: to see that it runs
+    full: bool = False,  # the sizes of the largest data sets, every label and class: half an hour
 ):
     "Speed of the work beside what one would do instead, as ratios measured in one run."
     from mtmg.bench.tables import BENCHES, bench
+
     print(bench(what or tuple(BENCHES), out=out, device=device, quick=quick, full=full))

@@ -25,35 +25,52 @@ from . import commands
 # %% ../../nbs/cli/entry.ipynb #0b6e7594
 def comments(definition) -> dict:
     "{parameter or field: the comment beside it}, those of base classes included."
-    parts = [c for c in reversed(definition.__mro__) if c is not object] if inspect.isclass(definition) else [definition]
+    parts = (
+        [c for c in reversed(definition.__mro__) if c is not object] if inspect.isclass(definition) else [definition]
+    )
     found = {}
     for part in parts:
-        try: source = inspect.getsource(part)
-        except OSError: continue # a class of a notebook's cell has none before Python 3.13
+        try:
+            source = inspect.getsource(part)
+        except OSError:
+            continue  # a class of a notebook's cell has none before Python 3.13
         found |= dict(re.findall(r'^\s+(\w+)\s*[:=,].*?[,=\s]#\s+(.+)$', source, re.M))
     return found
 
 # %% ../../nbs/cli/entry.ipynb #aae8fd23
 def _kind(annotation) -> tuple:
     "The type of one value, and whether there are several."
-    if type(None) in typing.get_args(annotation): annotation, = (a for a in typing.get_args(annotation) if a is not type(None))
-    return (typing.get_args(annotation)[0], True) if typing.get_origin(annotation) in (list, tuple) else (annotation, False)
+    if type(None) in typing.get_args(annotation):
+        (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
+    return (
+        (typing.get_args(annotation)[0], True)
+        if typing.get_origin(annotation) in (list, tuple)
+        else (annotation, False)
+    )
+
 
 def _add(parser, name, annotation, default, help, positional=False):
     kind, several = _kind(annotation)
-    if isinstance(default, tuple): default = list(default) # as YAML would give it
-    if kind is bool: return parser.add_argument(f'--{name}', action='store_true', help=help)
+    if isinstance(default, tuple):
+        default = list(default)  # as YAML would give it
+    if kind is bool:
+        return parser.add_argument(f'--{name}', action='store_true', help=help)
     required = default is inspect.Parameter.empty
     options = {'nargs': '+'} if several else {}
     if positional:
-        if not required: options = {'nargs': '*' if several else '?', 'default': default}
+        if not required:
+            options = {'nargs': '*' if several else '?', 'default': default}
         return parser.add_argument(name, type=kind, help=help, **options)
-    parser.add_argument(f'--{name}', type=kind, default=None if required else default, required=required, help=help, **options)
+    parser.add_argument(
+        f'--{name}', type=kind, default=None if required else default, required=required, help=help, **options
+    )
+
 
 def _fields(parser, group, presets=None):
     hints, help, default = typing.get_type_hints(group), comments(group), (presets or {}).get('default')
     for f in fields(group):
-        if presets is not None and f.name == 'preset': continue
+        if presets is not None and f.name == 'preset':
+            continue
         start = f.default if f.default is not MISSING else f.default_factory()
         about = help.get(f.name, '') + (f' (recipe "default": {getattr(default, f.name)})' if default else '')
         _add(parser, f.name, hints[f.name], None if presets is not None else start, about.replace('%', '%%'))
@@ -61,59 +78,110 @@ def _fields(parser, group, presets=None):
 # %% ../../nbs/cli/entry.ipynb #a503e0bb
 class Command:
     "A function and the parser of its arguments, which is built when it is asked for."
+
     def __init__(self, function, presets: str | None = None):
         self.function, self.where, self.name, self.help = function, presets, function.__name__, inspect.getdoc(function)
+
     def presets(self) -> dict:
         "The recipes by name that `changes` change; imported when they are asked for ('module:name')."
         module, name = self.where.split(':')
         return getattr(importlib.import_module(module), name)
+
     def parser(self):
         from jsonargparse import ArgumentParser
-        parser = ArgumentParser(prog=f'mtmg {self.name}', description=self.help, exit_on_error=False, allow_abbrev=False)
+
+        parser = ArgumentParser(
+            prog=f'mtmg {self.name}', description=self.help, exit_on_error=False, allow_abbrev=False
+        )
         help, hints = comments(self.function), typing.get_type_hints(self.function)
         for name, p in inspect.signature(self.function).parameters.items():
-            if p.kind == p.VAR_KEYWORD: _fields(parser, type(self.presets()['default']), self.presets())
-            elif is_dataclass(hints[name]): _fields(parser, hints[name])
-            else: _add(parser, name, hints[name], p.default, help.get(name, ''), p.kind == p.POSITIONAL_ONLY)
+            if p.kind == p.VAR_KEYWORD:
+                _fields(parser, type(self.presets()['default']), self.presets())
+            elif is_dataclass(hints[name]):
+                _fields(parser, hints[name])
+            else:
+                _add(parser, name, hints[name], p.default, help.get(name, ''), p.kind == p.POSITIONAL_ONLY)
         parser.add_argument('--config', action='config', help='YAML file with any of these; flags after it win')
         parser.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
         return parser
-    def flags(self) -> list: return [f'--{a.dest}' for a in self.parser()._actions]
+
+    def flags(self) -> list:
+        return [f'--{a.dest}' for a in self.parser()._actions]
+
     def __call__(self, argv: list) -> int:
         given = vars(self.parser().parse_args(argv))
         hints, positional, named = typing.get_type_hints(self.function), [], {}
         for name, p in inspect.signature(self.function).parameters.items():
-            if p.kind == p.VAR_KEYWORD: named |= {f.name: given[f.name] for f in fields(self.presets()['default']) if given.get(f.name) is not None}
-            elif p.kind == p.POSITIONAL_ONLY: positional.append(given[name])
-            else: named[name] = hints[name](**{f.name: given[f.name] for f in fields(hints[name])}) if is_dataclass(hints[name]) else given[name]
+            if p.kind == p.VAR_KEYWORD:
+                named |= {
+                    f.name: given[f.name] for f in fields(self.presets()['default']) if given.get(f.name) is not None
+                }
+            elif p.kind == p.POSITIONAL_ONLY:
+                positional.append(given[name])
+            else:
+                named[name] = (
+                    hints[name](**{f.name: given[f.name] for f in fields(hints[name])})
+                    if is_dataclass(hints[name])
+                    else given[name]
+                )
         return self.function(*positional, **named) or 0
 
 # %% ../../nbs/cli/entry.ipynb #7ff0cfee
-COMMANDS = {c.name: c for c in (
-    Command(commands.quickstart), Command(commands.patch, 'mtmg.patching:PATCH_RECIPES'),
-    Command(commands.align, 'mtmg.alignment:ALIGN_RECIPES'), Command(commands.predict), Command(commands.evaluate),
-    Command(commands.compare), Command(commands.embed), Command(commands.shards), Command(commands.info),
-    Command(commands.demo), Command(commands.bench))}
+COMMANDS = {
+    c.name: c
+    for c in (
+        Command(commands.quickstart),
+        Command(commands.patch, 'mtmg.patching:PATCH_RECIPES'),
+        Command(commands.align, 'mtmg.alignment:ALIGN_RECIPES'),
+        Command(commands.predict),
+        Command(commands.evaluate),
+        Command(commands.compare),
+        Command(commands.embed),
+        Command(commands.shards),
+        Command(commands.info),
+        Command(commands.demo),
+        Command(commands.bench),
+    )
+}
 
 # %% ../../nbs/cli/entry.ipynb #42616c28
 def usage() -> str:
     "The help of `mtmg` itself."
-    lines = ['usage: mtmg COMMAND [...]', '', 'Mind the modality gap: patch a CLIP for satellite images, align other sensors with it, and look at the joint space.', '']
+    lines = [
+        'usage: mtmg COMMAND [...]',
+        '',
+        'Mind the modality gap: patch a CLIP for satellite images, align other sensors with it, and look at the joint space.',
+        '',
+    ]
     lines += [f'  {name:<12}{c.help}' for name, c in COMMANDS.items()]
-    return '\n'.join(lines + ['', 'mtmg COMMAND --help lists the flags of a command; --config FILE.yaml reads them from a file.'])
+    return '\n'.join(
+        lines + ['', 'mtmg COMMAND --help lists the flags of a command; --config FILE.yaml reads them from a file.']
+    )
+
 
 def _one_line(message: str) -> str:
     "jsonargparse's messages in our words"
     message = re.sub(r'Parser key "([\w.]+)":\s*', r'--\1: ', ' '.join(message.split()))
     message = re.sub(r"<class '(\w+)'>", r'\1', message)
-    return re.sub(r'Expected an? (\w+)\. Got value: (.*)', r"expected \1, got '\2'", message).replace('"', "'").rstrip('.')
+    return (
+        re.sub(r'Expected an? (\w+)\. Got value: (.*)', r"expected \1, got '\2'", message).replace('"', "'").rstrip('.')
+    )
+
 
 def _as_flags(message: str, flags: list) -> str:
     "What a message calls `name=` is the flag --name here, or a `--options name=`."
+
     def flag(found):
-        if f'--{found[1]}' in flags: return f'--{found[1].replace("_", "-")}{" " * (found[2] not in ("", ";", ",", ")"))}{found[2]}'
-        return f'--options {found[0]}' if '--options' in flags and found[1] in ('file_bands', 'sensor', 'size', 'nomenclature') else found[0]
+        if f'--{found[1]}' in flags:
+            return f'--{found[1].replace("_", "-")}{" " * (found[2] not in ("", ";", ",", ")"))}{found[2]}'
+        return (
+            f'--options {found[0]}'
+            if '--options' in flags and found[1] in ('file_bands', 'sensor', 'size', 'nomenclature')
+            else found[0]
+        )
+
     return re.sub(r"(?<![\w(-])(\w+)=(\S?)", flag, message)
+
 
 def _dashes(argv: list) -> list:
     "--num-workers is --num_workers"
@@ -122,18 +190,31 @@ def _dashes(argv: list) -> list:
 # %% ../../nbs/cli/entry.ipynb #7b72020d
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError, MemoryError)
 
+
 def _fail(chosen, error, debug) -> int:
-    if debug: raise error
+    if debug:
+        raise error
     name, message = chosen.name, _as_flags(' '.join(str(error).split()) or type(error).__name__, chosen.flags())
-    if isinstance(error, ModuleNotFoundError) and 'pip install' not in message: message += f"; pip install 'mtmg[{'demo' if name == 'demo' else 'dev'}]' brings what is optional"
-    elif isinstance(error, OSError) and error.filename and error.strerror: message = f'{error.filename}: {error.strerror.lower()}'
-    elif not isinstance(error, EXPECTED): message = f'{type(error).__name__}: {message} (not foreseen; mtmg {name} --debug shows where)'
+    if isinstance(error, ModuleNotFoundError) and 'pip install' not in message:
+        message += f"; pip install 'mtmg[{'demo' if name == 'demo' else 'dev'}]' brings what is optional"
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        message = f'{error.filename}: {error.strerror.lower()}'
+    elif not isinstance(error, EXPECTED):
+        message = f'{type(error).__name__}: {message} (not foreseen; mtmg {name} --debug shows where)'
     print(f'mtmg {name}{_which()}: {message}', file=sys.stderr)
     return 1
 
+
 def _which() -> str:
     "of the processes that torchrun or srun has started"
-    r, n = next(((r, os.environ.get(all, '1')) for one, all in (('RANK', 'WORLD_SIZE'), ('SLURM_PROCID', 'SLURM_NTASKS')) if (r := os.environ.get(one))), (None, '1'))
+    r, n = next(
+        (
+            (r, os.environ.get(all, '1'))
+            for one, all in (('RANK', 'WORLD_SIZE'), ('SLURM_PROCID', 'SLURM_NTASKS'))
+            if (r := os.environ.get(one))
+        ),
+        (None, '1'),
+    )
     return '' if r is None or n == '1' else f' (process {r} of {n})'
 
 # %% ../../nbs/cli/entry.ipynb #539640f4
@@ -146,45 +227,82 @@ def _unreadable(chosen, error, argv) -> int:
     print(f'mtmg {chosen.name}: {message}{hint}', file=sys.stderr)
     return 2
 
+
 def _keep_freed_memory():
     "On Linux: freed memory stays with this process. Else each large tensor goes back to the kernel, which clears it anew at the next step: a tenth of the time of training on a CPU."
-    try: mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError): return # another C library
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
     M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)): mallopt(parameter, value)
+    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
+        mallopt(parameter, value)
+
 
 def _wait_idly():
     "On Linux, beside other work: a thread that waits for another gives its core away. Else it holds it, and the other thread, which has none, keeps it waiting."
-    def running(): return int(Path('/proc/loadavg').read_text().split()[3].partition('/')[0]) # this process is one of them
-    try: busy = min(running() for _ in range(3) if time.sleep(.01) is None) > 1
-    except (OSError, ValueError, IndexError): return # another system
-    if busy and 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000') # read when torch is imported
+
+    def running():
+        return int(Path('/proc/loadavg').read_text().split()[3].partition('/')[0])  # this process is one of them
+
+    try:
+        busy = min(running() for _ in range(3) if time.sleep(0.01) is None) > 1
+    except (OSError, ValueError, IndexError):
+        return  # another system
+    if busy and 'OMP_WAIT_POLICY' not in os.environ:
+        os.environ.setdefault('GOMP_SPINCOUNT', '1000')  # read when torch is imported
+
 
 def main(argv: list | None = None) -> int:
     "The command `mtmg`. Returns the exit status."
-    if argv is None: _keep_freed_memory() # the process is ours
+    if argv is None:
+        _keep_freed_memory()  # the process is ours
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ('-h', '--help', 'help'): return print(usage()) or 0
-    if argv[0] in ('-V', '--version'): return print(f'mtmg {__version__}') or 0
+    if not argv or argv[0] in ('-h', '--help', 'help'):
+        return print(usage()) or 0
+    if argv[0] in ('-V', '--version'):
+        return print(f'mtmg {__version__}') or 0
     if argv[0] not in COMMANDS:
         near = difflib.get_close_matches(argv[0], COMMANDS, 1)
-        print(f'mtmg: {argv[0]!r} is not one of {", ".join(COMMANDS)}' + (f'; did you mean {near[0]!r}?' if near else ''), file=sys.stderr)
+        print(
+            f'mtmg: {argv[0]!r} is not one of {", ".join(COMMANDS)}' + (f'; did you mean {near[0]!r}?' if near else ''),
+            file=sys.stderr,
+        )
         return 2
-    if 'torch' not in sys.modules: _wait_idly()
+    if 'torch' not in sys.modules:
+        _wait_idly()
     chosen, argv, debug = COMMANDS[argv[0]], _dashes(argv[1:]), '--debug' in argv
     with warnings.catch_warnings():
-        if not debug: warnings.showwarning = lambda message, category, *where: print(f'warning: {_as_flags(" ".join(str(message).split()), chosen.flags())}', file=sys.stderr)
+        if not debug:
+            warnings.showwarning = lambda message, category, *where: print(
+                f'warning: {_as_flags(" ".join(str(message).split()), chosen.flags())}', file=sys.stderr
+            )
         try:
             from jsonargparse import ArgumentError
-            try: return chosen(argv)
-            except ArgumentError as error: return _unreadable(chosen, error, argv)
+
+            try:
+                return chosen(argv)
+            except ArgumentError as error:
+                return _unreadable(chosen, error, argv)
         except KeyboardInterrupt as error:
-            again = ', and the same command goes on from there' if chosen.name in ('quickstart', 'patch', 'align', 'embed', 'shards') else ''
-            print(f'mtmg {chosen.name}: interrupted; {error}' if str(error) else f'mtmg {chosen.name}: interrupted; what was finished is kept{again}', file=sys.stderr)
+            again = (
+                ', and the same command goes on from there'
+                if chosen.name in ('quickstart', 'patch', 'align', 'embed', 'shards')
+                else ''
+            )
+            print(
+                f'mtmg {chosen.name}: interrupted; {error}'
+                if str(error)
+                else f'mtmg {chosen.name}: interrupted; what was finished is kept{again}',
+                file=sys.stderr,
+            )
             return 130
-        except BrokenPipeError: # the reader of our output has gone: `mtmg info | head`
+        except BrokenPipeError:  # the reader of our output has gone: `mtmg info | head`
             sys.stdout = None
             return 141
-        except Exception as error: return _fail(chosen, error, debug)
+        except Exception as error:
+            return _fail(chosen, error, debug)
 
-if __name__ == '__main__' and globals().get('__spec__'): sys.exit(main()) # python -m mtmg.cli, not a notebook
+
+if __name__ == '__main__' and globals().get('__spec__'):
+    sys.exit(main())  # python -m mtmg.cli, not a notebook

@@ -13,95 +13,148 @@ from .. import __version__
 
 # %% ../../nbs/cli/options.ipynb #0b380d55
 def load_model(
-    spec: str, # NAME[,WEIGHTS], a folder, or a file of weights
+    spec: str,  # NAME[,WEIGHTS], a folder, or a file of weights
     device: str = 'auto',
 ):
     "A `Clip` or a `ModalityEncoder`."
     name, _, weights = spec.partition(',')
-    folder = next((p for p in (Path(name)/'student', Path(name)/'patched', Path(name)) if (p/'config.json').is_file() or (p/'open_clip_config.json').is_file()), None)
-    if folder is not None and not (folder/'open_clip_config.json').is_file():
+    folder = next(
+        (
+            p
+            for p in (Path(name) / 'student', Path(name) / 'patched', Path(name))
+            if (p / 'config.json').is_file() or (p / 'open_clip_config.json').is_file()
+        ),
+        None,
+    )
+    if folder is not None and not (folder / 'open_clip_config.json').is_file():
         from mtmg.encoders.encoder import ModalityEncoder
+
         return ModalityEncoder.from_pretrained(folder)
     from mtmg.clip.model import load_clip
-    return load_clip(str(folder or name), pretrained=weights if weights not in ('', 'random') else None, random=weights == 'random', device=device)
+
+    return load_clip(
+        str(folder or name),
+        pretrained=weights if weights not in ('', 'random') else None,
+        random=weights == 'random',
+        device=device,
+    )
 
 # %% ../../nbs/cli/options.ipynb #a57bd858
 def _prompts(templates):
     "one word is the name of a prompt set"
     return templates[0] if templates and len(templates) == 1 else templates
 
+
 def _values(given, flag) -> dict:
     "NAME=VALUE ... as a dictionary; a value is read as YAML reads it"
     import yaml
+
     found = {}
     for option in given:
         key, equals, value = option.partition('=')
-        if not equals: raise ValueError(f'{flag} {option!r} is not of the form name=value')
+        if not equals:
+            raise ValueError(f'{flag} {option!r} is not of the form name=value')
         found[key] = yaml.safe_load(value)
     return found
+
 
 @dataclass(frozen=True)
 class Data:
     "A data set as the command line names it."
-    dataset: str = 'miniworld' # name of a data set; `mtmg info` lists them
-    root: str = 'data' # folder that holds it
-    labelset: str | None = None # class names, by the name of a label set or a text file; by default the data set's own
-    templates: list[str] | None = None # prompts with {} for a class name, or the name of a prompt set
-    options: list[str] = field(default_factory=list) # what the data set takes beside: nomenclature=43 n=500 file_bands=[B04,B03,B02]
-    download: bool = False # fetch it where it is missing
+
+    dataset: str = 'miniworld'  # name of a data set; `mtmg info` lists them
+    root: str = 'data'  # folder that holds it
+    labelset: str | None = None  # class names, by the name of a label set or a text file; by default the data set's own
+    templates: list[str] | None = None  # prompts with {} for a class name, or the name of a prompt set
+    options: list[str] = field(
+        default_factory=list
+    )  # what the data set takes beside: nomenclature=43 n=500 file_bands=[B04,B03,B02]
+    download: bool = False  # fetch it where it is missing
 
     def load(self, split=None):
         from mtmg.data.loading import load_dataset
+
         more = _values(self.options, '--options')
-        if self.labelset is not None: more['labelset'] = self.labelset
-        return load_dataset(self.dataset, self.root, split=split, download=self.download, templates=_prompts(self.templates), **more)
+        if self.labelset is not None:
+            more['labelset'] = self.labelset
+        return load_dataset(
+            self.dataset, self.root, split=split, download=self.download, templates=_prompts(self.templates), **more
+        )
+
 
 @dataclass(frozen=True)
 class Run:
     "Where a run is kept, and on what it runs."
-    out: str | None = None # folder of the run; by default runs/COMMAND
-    seed: int = 0 # of everything random
-    device: str = 'auto' # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-    num_workers: int = 0 # processes that decode images
-    overwrite: bool = False # replace what another run has left in --out
+
+    out: str | None = None  # folder of the run; by default runs/COMMAND
+    seed: int = 0  # of everything random
+    device: str = 'auto'  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    num_workers: int = 0  # processes that decode images
+    overwrite: bool = False  # replace what another run has left in --out
 
     def __post_init__(self):
-        if self.num_workers < 0: raise ValueError(f'num_workers is {self.num_workers}; it must be 0 or more')
-    def where(self, name): return Path(self.out or f'runs/{name}')
-    def options(self): return {'device': self.device, 'num_workers': self.num_workers}
+        if self.num_workers < 0:
+            raise ValueError(f'num_workers is {self.num_workers}; it must be 0 or more')
+
+    def where(self, name):
+        return Path(self.out or f'runs/{name}')
+
+    def options(self):
+        return {'device': self.device, 'num_workers': self.num_workers}
+
 
 @dataclass(frozen=True)
 class Training:
     "How training is carried out. Nothing here changes what is computed."
-    devices: int | None = None # processes on this machine, one a GPU; by default one, or as torchrun or srun says
-    num_nodes: int = 1 # machines, on each of which torchrun or srun starts the command
-    strategy: str = 'auto' # of Lightning: ddp, fsdp, ...; fsdp2 lets each process hold a part of the weights
-    compile: bool = False # torch.compile the network
-    checkpoint_activations: bool = False # compute activations again in the backward pass: less memory, more time
-    checkpoint_every: int = 200 # steps
-    logger: str = 'csv' # csv, tensorboard, wandb, mlflow, none
-    log_every_n_steps: int = 10 # between two lines of the log
-    trainer: list[str] = field(default_factory=list) # what Lightning's Trainer takes beside, but for what the recipe says: detect_anomaly=true
+
+    devices: int | None = None  # processes on this machine, one a GPU; by default one, or as torchrun or srun says
+    num_nodes: int = 1  # machines, on each of which torchrun or srun starts the command
+    strategy: str = 'auto'  # of Lightning: ddp, fsdp, ...; fsdp2 lets each process hold a part of the weights
+    compile: bool = False  # torch.compile the network
+    checkpoint_activations: bool = False  # compute activations again in the backward pass: less memory, more time
+    checkpoint_every: int = 200  # steps
+    logger: str = 'csv'  # csv, tensorboard, wandb, mlflow, none
+    log_every_n_steps: int = 10  # between two lines of the log
+    trainer: list[str] = field(
+        default_factory=list
+    )  # what Lightning's Trainer takes beside, but for what the recipe says: detect_anomaly=true
 
     def __post_init__(self):
         for name in ('devices', 'num_nodes', 'checkpoint_every', 'log_every_n_steps'):
-            if (value := getattr(self, name)) is not None and value < 1: raise ValueError(f'{name} is {value}; it must be 1 or more')
-    def options(self): return {k: v for k, v in vars(self).items() if k != 'trainer' and v != getattr(Training, k)} | _values(self.trainer, '--trainer')
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f'{name} is {value}; it must be 1 or more')
+
+    def options(self):
+        return {k: v for k, v in vars(self).items() if k != 'trainer' and v != getattr(Training, k)} | _values(
+            self.trainer, '--trainer'
+        )
 
 # %% ../../nbs/cli/options.ipynb #9e3b2ce5
 def _clip(spec, device):
     "a `Clip`; ValueError for the folder of an encoder"
     from mtmg.clip.model import Clip
+
     model = load_model(spec, device)
-    if not isinstance(model, Clip): raise ValueError(f'{spec} is an encoder of {len(model.bands)} bands; --model takes a CLIP: a name, or the folder of a patched one')
+    if not isinstance(model, Clip):
+        raise ValueError(
+            f'{spec} is an encoder of {len(model.bands)} bands; --model takes a CLIP: a name, or the folder of a patched one'
+        )
     return model
+
 
 def _task(name, root):
     "A data set written NAME or NAME@ROOT."
     from mtmg.data.loading import load_dataset
+
     name, _, elsewhere = name.partition('@')
     return load_dataset(name, elsewhere or root)
 
+
 def _request(name, data, run, **more) -> dict:
     "What decides the result of a run, to know it again."
-    return {'command': name, 'mtmg': __version__, 'seed': run.seed, **{f.name: getattr(data, f.name) for f in fields(data) if f.name != 'download'}} | more
+    return {
+        'command': name,
+        'mtmg': __version__,
+        'seed': run.seed,
+        **{f.name: getattr(data, f.name) for f in fields(data) if f.name != 'download'},
+    } | more

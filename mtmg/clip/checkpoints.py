@@ -19,10 +19,13 @@ from torch import nn
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'net', 'params')
 _PREFIXES = ('module.', '_orig_mod.', 'model.', 'clip_model.', 'clip.', 'image_encoder.')
 
+
 def _unwrap(found) -> dict:
     "the dictionary of tensors inside `found`, without wrappers and prefixes"
-    if not isinstance(found, dict): return {}
-    while inner := [found[w] for w in _WRAPPERS if isinstance(found.get(w), dict)]: found = inner[0]
+    if not isinstance(found, dict):
+        return {}
+    while inner := [found[w] for w in _WRAPPERS if isinstance(found.get(w), dict)]:
+        found = inner[0]
     state = {k: v for k, v in found.items() if isinstance(v, torch.Tensor)}
     while state and (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state)), None)):
         state = {k.removeprefix(prefix): v for k, v in state.items()}
@@ -31,16 +34,32 @@ def _unwrap(found) -> dict:
 # %% ../../nbs/clip/checkpoints.ipynb #cab6c236
 class _PassedOver:
     "Stands for an object that is not wanted: it takes anything, keeps nothing and runs nothing."
-    def __init__(self, *_): pass
-    def __setstate__(self, _): pass
 
-_BESIDE = ('argparse.Namespace', 'types.SimpleNamespace', # under the names that all versions of Python and numpy write
-           *(f'{module}.{kind}Path' for module in ('pathlib', 'pathlib._local') for kind in ('Posix', 'Windows', 'PurePosix', 'PureWindows')),
-           'numpy.dtype', 'numpy.ndarray', *(f'numpy.{core}.multiarray.{make}' for core in ('core', '_core') for make in ('scalar', '_reconstruct')))
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, _):
+        pass
+
+
+_BESIDE = (
+    'argparse.Namespace',
+    'types.SimpleNamespace',  # under the names that all versions of Python and numpy write
+    *(
+        f'{module}.{kind}Path'
+        for module in ('pathlib', 'pathlib._local')
+        for kind in ('Posix', 'Windows', 'PurePosix', 'PureWindows')
+    ),
+    'numpy.dtype',
+    'numpy.ndarray',
+    *(f'numpy.{core}.multiarray.{make}' for core in ('core', '_core') for make in ('scalar', '_reconstruct')),
+)
+
 
 def _unreadable(path: Path, error: Exception) -> str:
     "why `path` cannot be read, and the way out"
-    with path.open('rb') as file: start = file.read(40)
+    with path.open('rb') as file:
+        start = file.read(40)
     if start.startswith(b'version https://git-lfs'):
         return 'is a Git LFS pointer, not the weights; fetch them with `git lfs pull`'
     if 'TorchScript' in str(error):
@@ -49,72 +68,114 @@ def _unreadable(path: Path, error: Exception) -> str:
         return f"holds a pickled '{found[1]}' beside tensors, which could run code; have its author save a state dict"
     return f'is cut short or no file of weights ({type(error).__name__}); get it again'
 
+
 def read_checkpoint(
-    path # safetensors, or a PyTorch file with a state dict, bare or wrapped; what it is, its beginning says and not its name
+    path,  # safetensors, or a PyTorch file with a state dict, bare or wrapped; what it is, its beginning says and not its name
 ) -> dict:
     "The tensors of a file by name, on the CPU. Raises FileNotFoundError or ValueError, in one line."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no file of weights at '{path}'")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of weights at '{path}'")
     try:
-        with path.open('rb') as file: start = file.read(9)
-        if start[8:] == b'{': # the length of a header in json, and the header
+        with path.open('rb') as file:
+            start = file.read(9)
+        if start[8:] == b'{':  # the length of a header in json, and the header
             from safetensors.torch import load_file
+
             found = load_file(path)
         else:
             with torch.serialization.safe_globals([(_PassedOver, name) for name in _BESIDE]):
                 found = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL: raise # a cut zip sends the reader to places that no file has
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # a cut zip sends the reader to places that no file has
         raise ValueError(f"'{path}' {_unreadable(path, error)}") from None
     state = _unwrap(found)
-    if not state: raise ValueError(f"'{path}' holds no state dict; found {sorted(map(str, found))[:5] if isinstance(found, dict) else type(found).__name__}")
+    if not state:
+        raise ValueError(
+            f"'{path}' holds no state dict; found {sorted(map(str, found))[:5] if isinstance(found, dict) else type(found).__name__}"
+        )
     return state
 
 # %% ../../nbs/clip/checkpoints.ipynb #09321946
 _MEANING = {
-    'visual': 'image tower', 'transformer': 'text transformer', 'text': 'text tower', 'token_embedding': 'token table of the text tower',
-    'positional_embedding': 'positions of the text tower', 'ln_final': 'last norm of the text tower',
-    'text_projection': 'projection of the text tower', 'text_decoder': 'caption decoder', 'logit_scale': 'temperature',
-    'logit_bias': 'logit bias', 'attn_mask': 'mask of the text transformer, computed anew',
-    'input_resolution': 'bookkeeping', 'context_length': 'bookkeeping', 'vocab_size': 'bookkeeping',
-    'classification_head': 'head of one task', 'head': 'head', 'fc': 'head', 'patch_embed': 'input layer', 'conv1': 'input layer',
-    'cls_token': 'class token', 'pos_embed': 'positions', 'channel_embed': 'embedding of the band groups',
-    'channel_cls_embed': 'embedding of the band groups', 'blocks': 'transformer blocks', 'layer1': 'residual blocks',
-    'layer2': 'residual blocks', 'layer3': 'residual blocks', 'layer4': 'residual blocks', 'norm': 'last norm',
-    'fc_norm': 'last norm', 'mask_token': 'decoder of masked pretraining', 'decoder_embed': 'decoder of masked pretraining',
-    'decoder_pos_embed': 'decoder of masked pretraining', 'decoder_channel_embed': 'decoder of masked pretraining',
-    'decoder_blocks': 'decoder of masked pretraining', 'decoder_norm': 'decoder of masked pretraining',
-    'decoder_pred': 'decoder of masked pretraining'}
+    'visual': 'image tower',
+    'transformer': 'text transformer',
+    'text': 'text tower',
+    'token_embedding': 'token table of the text tower',
+    'positional_embedding': 'positions of the text tower',
+    'ln_final': 'last norm of the text tower',
+    'text_projection': 'projection of the text tower',
+    'text_decoder': 'caption decoder',
+    'logit_scale': 'temperature',
+    'logit_bias': 'logit bias',
+    'attn_mask': 'mask of the text transformer, computed anew',
+    'input_resolution': 'bookkeeping',
+    'context_length': 'bookkeeping',
+    'vocab_size': 'bookkeeping',
+    'classification_head': 'head of one task',
+    'head': 'head',
+    'fc': 'head',
+    'patch_embed': 'input layer',
+    'conv1': 'input layer',
+    'cls_token': 'class token',
+    'pos_embed': 'positions',
+    'channel_embed': 'embedding of the band groups',
+    'channel_cls_embed': 'embedding of the band groups',
+    'blocks': 'transformer blocks',
+    'layer1': 'residual blocks',
+    'layer2': 'residual blocks',
+    'layer3': 'residual blocks',
+    'layer4': 'residual blocks',
+    'norm': 'last norm',
+    'fc_norm': 'last norm',
+    'mask_token': 'decoder of masked pretraining',
+    'decoder_embed': 'decoder of masked pretraining',
+    'decoder_pos_embed': 'decoder of masked pretraining',
+    'decoder_channel_embed': 'decoder of masked pretraining',
+    'decoder_blocks': 'decoder of masked pretraining',
+    'decoder_norm': 'decoder of masked pretraining',
+    'decoder_pred': 'decoder of masked pretraining',
+}
+
 
 def describe_keys(keys) -> str:
     "Keys of a state dict in the words of the field: `text transformer (144: transformer.resblocks.0…, …)`."
     groups = {}
-    for key in keys: groups.setdefault(_MEANING.get(key.split('.')[0], 'unknown to this architecture'), []).append(key)
-    return '; '.join(f'{meaning} ({len(found)}: {found[0]}{", …" if len(found) > 1 else ""})' for meaning, found in groups.items())
+    for key in keys:
+        groups.setdefault(_MEANING.get(key.split('.')[0], 'unknown to this architecture'), []).append(key)
+    return '; '.join(
+        f'{meaning} ({len(found)}: {found[0]}{", …" if len(found) > 1 else ""})' for meaning, found in groups.items()
+    )
 
 # %% ../../nbs/clip/checkpoints.ipynb #3d8875ef
 @dataclass(frozen=True)
 class LoadReport:
     "What of a state dict went into a module."
-    loaded: tuple # keys that were set
-    missing: tuple # keys of the module that the file has not: they keep their values
-    unexpected: tuple # keys of the file that the module has not: they are left out
+
+    loaded: tuple  # keys that were set
+    missing: tuple  # keys of the module that the file has not: they keep their values
+    unexpected: tuple  # keys of the file that the module has not: they are left out
 
     def __str__(self):
         parts = [f'{len(self.loaded)} tensors loaded']
-        if self.missing: parts.append(f'missing: {describe_keys(self.missing)}')
-        if self.unexpected: parts.append(f'left out: {describe_keys(self.unexpected)}')
+        if self.missing:
+            parts.append(f'missing: {describe_keys(self.missing)}')
+        if self.unexpected:
+            parts.append(f'left out: {describe_keys(self.unexpected)}')
         return '; '.join(parts)
 
 # %% ../../nbs/clip/checkpoints.ipynb #417c298e
-def _among(key: str, prefixes: tuple) -> bool: return any(key == p or key.startswith(p) for p in prefixes)
+def _among(key: str, prefixes: tuple) -> bool:
+    return any(key == p or key.startswith(p) for p in prefixes)
+
 
 def load_weights(
     module: nn.Module,
-    state: dict, # tensors by name
-    source='the weights', # what to call them in messages
-    may_miss: tuple = (), # beginnings of keys of the module that may be absent from `state`
-    ignore: tuple = (), # beginnings of keys of `state` that are left out without a word
+    state: dict,  # tensors by name
+    source='the weights',  # what to call them in messages
+    may_miss: tuple = (),  # beginnings of keys of the module that may be absent from `state`
+    ignore: tuple = (),  # beginnings of keys of `state` that are left out without a word
 ) -> LoadReport:
     "Copy `state` into `module`; ValueError where a needed key is missing or a shape differs, UserWarning where keys are left out."
     own = module.state_dict()
@@ -122,53 +183,91 @@ def load_weights(
     unexpected = tuple(k for k in state if k not in own and not _among(k, ignore))
     other = [k for k in state if k in own and state[k].shape != own[k].shape]
     if needed := [k for k in missing if not _among(k, may_miss)]:
-        raise ValueError(f'{source}: missing {describe_keys(needed)}'
-                         + (f'; not understood: {describe_keys(unexpected)}' if unexpected else ''))
+        raise ValueError(
+            f'{source}: missing {describe_keys(needed)}'
+            + (f'; not understood: {describe_keys(unexpected)}' if unexpected else '')
+        )
     if other:
-        raise ValueError(f'{source}: {len(other)} tensors of another shape, the first {other[0]} is {tuple(state[other[0]].shape)} '
-                         f'but {tuple(own[other[0]].shape)} is wanted: another architecture, image size or dimension')
+        raise ValueError(
+            f'{source}: {len(other)} tensors of another shape, the first {other[0]} is {tuple(state[other[0]].shape)} '
+            f'but {tuple(own[other[0]].shape)} is wanted: another architecture, image size or dimension'
+        )
     module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
     report = LoadReport(tuple(k for k in own if k in state), missing, unexpected)
-    if missing or unexpected: warnings.warn(f'{source}: {report}', UserWarning, stacklevel=2)
+    if missing or unexpected:
+        warnings.warn(f'{source}: {report}', UserWarning, stacklevel=2)
     return report
 
 # %% ../../nbs/clip/checkpoints.ipynb #4ba86f9c
 def _shape_of_config(config: dict):
     "(embed_dim, image layers, image width, patch, image tokens, text width, text layers, context, vocabulary) of an open_clip config"
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-    try: vision, text = CLIPVisionCfg(**config['vision_cfg']), CLIPTextCfg(**config['text_cfg'])
-    except TypeError: return None # options of an architecture that is not a plain CLIP
-    if vision.timm_model_name or text.hf_model_name or config.get('custom_text') or 'multimodal_cfg' in config: return None
+
+    try:
+        vision, text = CLIPVisionCfg(**config['vision_cfg']), CLIPTextCfg(**config['text_cfg'])
+    except TypeError:
+        return None  # options of an architecture that is not a plain CLIP
+    if vision.timm_model_name or text.hf_model_name or config.get('custom_text') or 'multimodal_cfg' in config:
+        return None
     size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     residual = isinstance(vision.layers, (list, tuple))
     layers = tuple(vision.layers) if residual else vision.layers
-    patch = 3 if residual else vision.patch_size # the stem of a ResNet is a 3 x 3 convolution of half the width
+    patch = 3 if residual else vision.patch_size  # the stem of a ResNet is a 3 x 3 convolution of half the width
     tokens = (size // (32 if residual else vision.patch_size)) ** 2 + 1
-    return (config['embed_dim'], layers, vision.width // 2 if residual else vision.width, patch, tokens,
-            text.width, text.layers, text.context_length, text.vocab_size)
+    return (
+        config['embed_dim'],
+        layers,
+        vision.width // 2 if residual else vision.width,
+        patch,
+        tokens,
+        text.width,
+        text.layers,
+        text.context_length,
+        text.vocab_size,
+    )
+
 
 def _shape_of_state(state: dict):
     "the same nine numbers of a state dict, or None where it is no plain CLIP"
-    def blocks(prefix): return len({k.removeprefix(prefix).split('.')[0] for k in state if k.startswith(prefix)})
+
+    def blocks(prefix):
+        return len({k.removeprefix(prefix).split('.')[0] for k in state if k.startswith(prefix)})
+
     try:
         residual = 'visual.layer1.0.conv1.weight' in state
         width, _, patch, _ = state['visual.conv1.weight'].shape
         if residual:
             layers = tuple(blocks(f'visual.layer{i}.') for i in range(1, 5))
-            tokens, embed_dim = len(state['visual.attnpool.positional_embedding']), len(state['visual.attnpool.c_proj.bias'])
+            tokens, embed_dim = (
+                len(state['visual.attnpool.positional_embedding']),
+                len(state['visual.attnpool.c_proj.bias']),
+            )
         else:
             layers = blocks('visual.transformer.resblocks.')
             tokens, embed_dim = len(state['visual.positional_embedding']), state['visual.proj'].shape[1]
         vocabulary, text_width = state['token_embedding.weight'].shape
-        return (embed_dim, layers, width, patch, tokens, text_width, blocks('transformer.resblocks.'),
-                len(state['positional_embedding']), vocabulary)
-    except (KeyError, ValueError): return None
+        return (
+            embed_dim,
+            layers,
+            width,
+            patch,
+            tokens,
+            text_width,
+            blocks('transformer.resblocks.'),
+            len(state['positional_embedding']),
+            vocabulary,
+        )
+    except (KeyError, ValueError):
+        return None
+
 
 def architectures(
-    state: dict # tensors by name, as `read_checkpoint` gives them
+    state: dict,  # tensors by name, as `read_checkpoint` gives them
 ) -> list[str]:
     "Names of the open_clip architectures whose shapes fit a state dict."
     import open_clip
+
     shape = _shape_of_state(state)
-    if shape is None: return []
+    if shape is None:
+        return []
     return [name for name in open_clip.list_models() if _shape_of_config(open_clip.get_model_config(name)) == shape]

@@ -32,37 +32,52 @@ from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848
 def resize(
-    x: torch.Tensor, # (N, 3, H, W), float in 0 … 1
-    size: int, # side of the square to give back
-    mode: str = 'shortest', # open_clip's resize_mode: 'shortest' (and cut the middle out), 'longest' (and fill with black), 'squash'
-    interpolation: str = 'bicubic', # or 'bilinear'
-) -> torch.Tensor: # (N, 3, size, size)
+    x: torch.Tensor,  # (N, 3, H, W), float in 0 … 1
+    size: int,  # side of the square to give back
+    mode: str = 'shortest',  # open_clip's resize_mode: 'shortest' (and cut the middle out), 'longest' (and fill with black), 'squash'
+    interpolation: str = 'bicubic',  # or 'bilinear'
+) -> torch.Tensor:  # (N, 3, size, size)
     "Antialiased resize, as CLIP's transforms do it."
     height, width = x.shape[-2:]
-    if (height, width) == (size, size): return x
-    if mode == 'squash': target = (size, size)
+    if (height, width) == (size, size):
+        return x
+    if mode == 'squash':
+        target = (size, size)
     elif mode in ('shortest', 'longest'):
         side = (min if mode == 'shortest' else max)(height, width)
-        target = (int(size * height / side), int(size * width / side)) if mode == 'shortest' else (round(size * height / side), round(size * width / side))
-    else: raise ValueError(f"resize mode '{mode}' is not one of shortest, longest, squash")
+        target = (
+            (int(size * height / side), int(size * width / side))
+            if mode == 'shortest'
+            else (round(size * height / side), round(size * width / side))
+        )
+    else:
+        raise ValueError(f"resize mode '{mode}' is not one of shortest, longest, squash")
     x = F.interpolate(x, target, mode='bilinear' if interpolation == 'bilinear' else 'bicubic', antialias=True)
-    x = x.clamp(0, 1) # bicubic overshoots at edges
-    if target == (size, size): return x
+    x = x.clamp(0, 1)  # bicubic overshoots at edges
+    if target == (size, size):
+        return x
     (height, width) = target
     if mode == 'longest':
         left, top = (size - width) // 2, (size - height) // 2
         return F.pad(x, (left, size - width - left, top, size - height - top))
     top, left = round((height - size) / 2), round((width - size) / 2)
-    return x[..., top:top + size, left:left + size]
+    return x[..., top : top + size, left : left + size]
 
 # %% ../../nbs/clip/model.ipynb #71d6d116
 def warn_if_shrunk(shape, size: int, bands: Sequence = ()):
     "A UserWarning where images of a known ground sampling distance are to be shrunk more than twofold."
     height, width = shape[-2:]
-    metres = min((b.resolution for b in bands if getattr(b, 'resolution', None)), default=None) # the finest band is the grid of all
-    if metres is None or min(height, width) <= 2 * size: return
-    warnings.warn(f'{height} x {width} pixels are shrunk to {size} x {size}: pixels of {metres:g} m become {metres * min(height, width) / size:g} m; '
-                  'cut large scenes into tiles instead', UserWarning, stacklevel=4)
+    metres = min(
+        (b.resolution for b in bands if getattr(b, 'resolution', None)), default=None
+    )  # the finest band is the grid of all
+    if metres is None or min(height, width) <= 2 * size:
+        return
+    warnings.warn(
+        f'{height} x {width} pixels are shrunk to {size} x {size}: pixels of {metres:g} m become {metres * min(height, width) / size:g} m; '
+        'cut large scenes into tiles instead',
+        UserWarning,
+        stacklevel=4,
+    )
 
 # %% ../../nbs/clip/model.ipynb #36124f59
 @contextmanager
@@ -70,8 +85,11 @@ def evaluating(module: nn.Module):
     "Dropout and the like off inside the block, and back as it was afterwards."
     was = module.training
     module.eval()
-    try: yield module
-    finally: module.train(was)
+    try:
+        yield module
+    finally:
+        module.train(was)
+
 
 def content_hash(tensors: dict, *more) -> str:
     "sha256 over names, shapes and values, whatever the device and the order."
@@ -85,17 +103,18 @@ def content_hash(tensors: dict, *more) -> str:
 # %% ../../nbs/clip/model.ipynb #b81e0bcb
 class Clip:
     "A CLIP for images of any optical sensor."
+
     def __init__(
         self,
-        model: nn.Module, # an open_clip model
-        tokenizer, # of open_clip
-        name: str, # what `load_clip` was asked for
-        pretrained: str | None = None, # tag or file of the weights
-        model_cfg: dict | None = None, # open_clip's configuration of the architecture
-        composite: str = 'true_color', # recipe of `mtmg.bands.composite`
-        exposure: Exposure | None = None, # None: unknown
-        recipe: dict | None = None, # how it was made, in plain types
-        words: Sequence[str] | None = None, # the only words its text tower was trained on; None for no limit
+        model: nn.Module,  # an open_clip model
+        tokenizer,  # of open_clip
+        name: str,  # what `load_clip` was asked for
+        pretrained: str | None = None,  # tag or file of the weights
+        model_cfg: dict | None = None,  # open_clip's configuration of the architecture
+        composite: str = 'true_color',  # recipe of `mtmg.bands.composite`
+        exposure: Exposure | None = None,  # None: unknown
+        recipe: dict | None = None,  # how it was made, in plain types
+        words: Sequence[str] | None = None,  # the only words its text tower was trained on; None for no limit
     ):
         self.model, self.tokenizer, self.name, self.pretrained = model.eval(), tokenizer, name, pretrained
         self.model_cfg, self.composite, self.recipe = copy.deepcopy(model_cfg or {}), composite, dict(recipe or {})
@@ -103,23 +122,35 @@ class Clip:
         self.words = None if words is None else frozenset(words)
 
     @property
-    def visual(self) -> nn.Module: return self.model.visual
+    def visual(self) -> nn.Module:
+        return self.model.visual
+
     @property
-    def preprocess_cfg(self) -> dict: return dict(self.visual.preprocess_cfg)
+    def preprocess_cfg(self) -> dict:
+        return dict(self.visual.preprocess_cfg)
+
     @property
     def image_size(self) -> int:
         size = self.visual.image_size
         return size if isinstance(size, int) else size[0]
+
     @property
-    def embed_dim(self) -> int: return self.model_cfg['embed_dim']
+    def embed_dim(self) -> int:
+        return self.model_cfg['embed_dim']
+
     @property
-    def logit_scale(self) -> float: return self.model.logit_scale.exp().item()
+    def logit_scale(self) -> float:
+        return self.model.logit_scale.exp().item()
+
     @property
-    def device(self) -> torch.device: return next(self.model.parameters()).device
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def to(self, device) -> 'Clip':
         "Move to a device, in place."
         self.model.to(pick_device(device))
         return self
+
     def __repr__(self):
         size = sum(p.numel() for p in self.model.parameters()) / 1e6
         weights = f', {self.pretrained}' if self.pretrained else ''
@@ -128,14 +159,16 @@ class Clip:
     def _square(self, images, bands) -> torch.Tensor:
         "images of a sensor to (N, 3, S, S), floats of 0 … 1"
         images = torch.as_tensor(np.asarray(images) if not isinstance(images, torch.Tensor) else images)
-        if images.ndim == 3: images = images[None]
-        if images.ndim != 4: raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
+        if images.ndim == 3:
+            images = images[None]
+        if images.ndim != 4:
+            raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
         if bands is None and images.shape[1] != 3:
             raise ValueError(f'{images.shape[1]} channels without names; give bands=, such as S2_L1C.bands')
         bands, cfg = RGB.bands if bands is None else as_bands(bands), self.preprocess_cfg
-        recipe = 'true_color' if all(b in RGB for b in bands) else self.composite # a picture is its own composite
+        recipe = 'true_color' if all(b in RGB for b in bands) else self.composite  # a picture is its own composite
         warn_if_shrunk(images.shape, self.image_size, bands)
-        pictures = composite(check_image(images, bands), bands, recipe) # (N, C, H, W) -> (N, 3, H, W) uint8
+        pictures = composite(check_image(images, bands), bands, recipe)  # (N, C, H, W) -> (N, 3, H, W) uint8
         return resize(pictures.float() / 255, self.image_size, cfg['resize_mode'], cfg['interpolation'])
 
     def compose(self, images, bands=None) -> torch.Tensor:
@@ -144,9 +177,9 @@ class Clip:
 
     def preprocess(
         self,
-        images, # (N, C, H, W) in the sensor's unit, array or tensor
-        bands=None, # the names of its C bands; None for RGB
-    ) -> torch.Tensor: # (N, 3, S, S)
+        images,  # (N, C, H, W) in the sensor's unit, array or tensor
+        bands=None,  # the names of its C bands; None for RGB
+    ) -> torch.Tensor:  # (N, 3, S, S)
         "What the image tower takes: composed, resized, normalised, on the device of `images`."
         x, cfg = self._square(images, bands), self.preprocess_cfg
         mean, std = (torch.tensor(cfg[k], dtype=x.dtype, device=x.device).view(-1, 1, 1) for k in ('mean', 'std'))
@@ -157,27 +190,40 @@ class Clip:
         "Raw image embeddings (N, D), fp32, of images as `preprocess` takes them."
         images = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.asarray(images))
         images = images[None] if images.ndim == 3 else images
-        if not len(images): return torch.zeros(0, self.embed_dim, device=self.device)
+        if not len(images):
+            return torch.zeros(0, self.embed_dim, device=self.device)
         with evaluating(self.model):
-            rows = [self.model.encode_image(self.preprocess(part.to(self.device), bands)).float() for part in images.split(batch_size)]
+            rows = [
+                self.model.encode_image(self.preprocess(part.to(self.device), bands)).float()
+                for part in images.split(batch_size)
+            ]
         return torch.cat(rows)
 
     def _check_words(self, texts):
         "a word that the text tower was never shown has an embedding, but one that means nothing"
-        if self.words is None: return
+        if self.words is None:
+            return
         unknown = dict.fromkeys(w for t in texts for w in re.findall('[a-z]+', t.lower()) if w not in self.words)
         if unknown:
-            warnings.warn(f'{self.name} was not trained on the word{"s" * (len(unknown) > 1)} {", ".join(map(repr, unknown))}: what '
-                          f'it makes of such a prompt means nothing; it knows {len(self.words)} words (clip.words)', UserWarning, stacklevel=4) # past no_grad
+            warnings.warn(
+                f'{self.name} was not trained on the word{"s" * (len(unknown) > 1)} {", ".join(map(repr, unknown))}: what '
+                f'it makes of such a prompt means nothing; it knows {len(self.words)} words (clip.words)',
+                UserWarning,
+                stacklevel=4,
+            )  # past no_grad
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         "Raw text embeddings (M, D), fp32."
-        if isinstance(texts, str): raise ValueError(f"texts is one text, '{texts}'; give a list of them")
+        if isinstance(texts, str):
+            raise ValueError(f"texts is one text, '{texts}'; give a list of them")
         texts = list(texts)
         self._check_words(texts)
         with evaluating(self.model):
-            rows = [self.model.encode_text(self.tokenizer(texts[i:i + batch_size]).to(self.device)).float() for i in range(0, len(texts), batch_size)]
+            rows = [
+                self.model.encode_text(self.tokenizer(texts[i : i + batch_size]).to(self.device)).float()
+                for i in range(0, len(texts), batch_size)
+            ]
         return torch.cat(rows) if texts else torch.zeros(0, self.embed_dim, device=self.device)
 
     @torch.no_grad()
@@ -189,15 +235,21 @@ class Clip:
         self._check_words(texts)
         total = torch.zeros(len(prompts), self.embed_dim, device=self.device)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore' if self.words is not None else 'default') # said once, above
-            for i in range(0, len(texts), batch_size): # 80,000 prompts of ImageNet need the memory of one batch
-                total.index_add_(0, of[i:i + batch_size], F.normalize(self.encode_text(texts[i:i + batch_size]), dim=-1))
-        return F.normalize(total, dim=-1) # the direction of the sum is that of the mean
+            warnings.simplefilter('ignore' if self.words is not None else 'default')  # said once, above
+            for i in range(0, len(texts), batch_size):  # 80,000 prompts of ImageNet need the memory of one batch
+                total.index_add_(
+                    0, of[i : i + batch_size], F.normalize(self.encode_text(texts[i : i + batch_size]), dim=-1)
+                )
+        return F.normalize(total, dim=-1)  # the direction of the sum is that of the mean
 
     def clone(self) -> 'Clip':
         "A copy that shares no weight with this one."
         twin = copy.copy(self)
-        twin.model, twin.model_cfg, twin.recipe = copy.deepcopy(self.model), copy.deepcopy(self.model_cfg), copy.deepcopy(self.recipe)
+        twin.model, twin.model_cfg, twin.recipe = (
+            copy.deepcopy(self.model),
+            copy.deepcopy(self.model_cfg),
+            copy.deepcopy(self.recipe),
+        )
         return twin
 
     def with_visual(self, state: dict) -> 'Clip':
@@ -206,7 +258,9 @@ class Clip:
         own = self.visual.state_dict()
         if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
             odd = [k for k in {**own, **state} if k not in own or k not in state or own[k].shape != state[k].shape]
-            raise ValueError(f'weights of another image tower than that of {self.name}: {len(odd)} keys or shapes differ, such as {odd[0]}')
+            raise ValueError(
+                f'weights of another image tower than that of {self.name}: {len(odd)} keys or shapes differ, such as {odd[0]}'
+            )
         twin.visual.load_state_dict(state)
         return twin
 
@@ -217,59 +271,100 @@ class Clip:
     def save(self, folder) -> Path:
         "Write an open_clip folder: `open_clip.create_model_and_transforms('local-dir:' + folder)` and `load_clip(folder)` read it."
         from safetensors.torch import save_file
+
         folder, cfg = Path(folder), self.preprocess_cfg
-        if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"'{folder}' is a file; name a folder to save into")
-        config = {'model_cfg': self.model_cfg,
-                  'preprocess_cfg': {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in cfg.items()},
-                  'mtmg': {'name': self.name, 'pretrained': self.pretrained, 'composite': self.composite, 'recipe': self.recipe,
-                           'exposure': self.exposure.to_dict(), 'words': None if self.words is None else sorted(self.words), 'hash': self.hash()}}
-        with atomic_path(folder/'open_clip_model.safetensors') as aside:
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}, aside, metadata={'format': 'pt'})
-        if hasattr(self.tokenizer, 'save_pretrained'): self.tokenizer.save_pretrained(folder)
-        atomic_write_json(folder/'open_clip_config.json', config) # last: a folder with it is whole
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"'{folder}' is a file; name a folder to save into")
+        config = {
+            'model_cfg': self.model_cfg,
+            'preprocess_cfg': {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in cfg.items()},
+            'mtmg': {
+                'name': self.name,
+                'pretrained': self.pretrained,
+                'composite': self.composite,
+                'recipe': self.recipe,
+                'exposure': self.exposure.to_dict(),
+                'words': None if self.words is None else sorted(self.words),
+                'hash': self.hash(),
+            },
+        }
+        with atomic_path(folder / 'open_clip_model.safetensors') as aside:
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()},
+                aside,
+                metadata={'format': 'pt'},
+            )
+        if hasattr(self.tokenizer, 'save_pretrained'):
+            self.tokenizer.save_pretrained(folder)
+        atomic_write_json(folder / 'open_clip_config.json', config)  # last: a folder with it is whole
         return folder
 
 # %% ../../nbs/clip/model.ipynb #fe8627b9
 @contextmanager
 def _no_random_warning():
     "open_clip logs that it made random weights; inside the block they are about to be filled, or asked for"
-    drop = lambda record: not any(text in record.getMessage() for text in ('initialized randomly', 'no CLIP weights found'))
+    drop = lambda record: (
+        not any(text in record.getMessage() for text in ('initialized randomly', 'no CLIP weights found'))
+    )
     logging.getLogger().addFilter(drop)
-    try: yield
-    finally: logging.getLogger().removeFilter(drop)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(drop)
+
 
 def _build(source: Source, seed: int):
     "an open_clip model with random weights that depend on the seed alone, and its tokenizer"
     import open_clip
+
     cfg = source.config.get('preprocess_cfg') or {}
     cfg = {k: cfg[k] for k in ('mean', 'std', 'interpolation', 'resize_mode') if cfg.get(k) is not None}
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), _no_random_warning():
         name = source.open_clip_name
-        if name is None: # an architecture that open_clip does not list
-            atomic_write_json(Path(folder)/'open_clip_config.json', {'model_cfg': source.config['model_cfg']})
+        if name is None:  # an architecture that open_clip does not list
+            atomic_write_json(Path(folder) / 'open_clip_config.json', {'model_cfg': source.config['model_cfg']})
             name = f'local-dir:{folder}'
         torch.manual_seed(seed)
         model = open_clip.create_model(name, load_weights=False, pretrained_text=False, force_preprocess_cfg=cfg)
         try:
-            with without_retries(): return model, open_clip.get_tokenizer(name)
-        except Exception as error: # those of SigLIP and the like need transformers, and a download
-            raise ValueError(f"the tokenizer of '{name}' cannot be made ({' '.join(str(error).split())[:120]}); it may need the package transformers, or a network") from None
+            with without_retries():
+                return model, open_clip.get_tokenizer(name)
+        except Exception as error:  # those of SigLIP and the like need transformers, and a download
+            raise ValueError(
+                f"the tokenizer of '{name}' cannot be made ({' '.join(str(error).split())[:120]}); it may need the package transformers, or a network"
+            ) from None
 
-_BOOKKEEPING = ('attn_mask', 'text.attn_mask', 'input_resolution', 'context_length', 'vocab_size', 'text.transformer.embeddings.position_ids')
+
+_BOOKKEEPING = (
+    'attn_mask',
+    'text.attn_mask',
+    'input_resolution',
+    'context_length',
+    'vocab_size',
+    'text.transformer.embeddings.position_ids',
+)
+
 
 def _fill(model: nn.Module, state: dict, source: str):
     "full weights into both towers, from any layout that open_clip converts; ValueError where a tower would stay random"
     from open_clip.factory import convert_state_dict, convert_to_custom_text_state_dict
+
     state = convert_state_dict(model, state)
-    if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'): state = convert_to_custom_text_state_dict(state)
+    if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'):
+        state = convert_to_custom_text_state_dict(state)
     own = model.state_dict()
-    for key in {'logit_scale', 'logit_bias'} & own.keys() & state.keys(): # a scalar in some files, of length 1 in others
+    for key in (
+        {'logit_scale', 'logit_bias'} & own.keys() & state.keys()
+    ):  # a scalar in some files, of length 1 in others
         state[key] = state[key].reshape(own[key].shape)
     lost = [k for k in own if k not in state and k != 'logit_scale']
     if lost and not any(k.startswith('visual.') for k in lost):
-        raise ValueError(f"{source} has no whole text tower, missing {describe_keys(lost)}; load what it was fine-tuned from, and this "
-                         f"file as its image tower: load_clip(name, pretrained=tag, visual={source})")
+        raise ValueError(
+            f"{source} has no whole text tower, missing {describe_keys(lost)}; load what it was fine-tuned from, and this "
+            f"file as its image tower: load_clip(name, pretrained=tag, visual={source})"
+        )
     load_weights(model, state, source, may_miss=('logit_scale',), ignore=_BOOKKEEPING)
+
 
 def _fill_visual(model: nn.Module, path):
     "an image tower alone, bare or as the `visual.` part of a file"
@@ -279,27 +374,39 @@ def _fill_visual(model: nn.Module, path):
 
 # %% ../../nbs/clip/model.ipynb #a9d8ca74
 def load_clip(
-    name: str, # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
-    pretrained: str | None = None, # for a model of open_clip: a tag such as 'openai', or a file of weights
-    random: bool = False, # random weights, on purpose
+    name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
+    pretrained: str | None = None,  # for a model of open_clip: a tag such as 'openai', or a file of weights
+    random: bool = False,  # random weights, on purpose
     device='auto',
-    visual=None, # a file with an image tower alone, put over that of `pretrained`
-    composite: str | None = None, # recipe of the RGB composite; None for the one saved with the model, else 'true_color'
-    seed: int = 0, # of random weights
+    visual=None,  # a file with an image tower alone, put over that of `pretrained`
+    composite: str
+    | None = None,  # recipe of the RGB composite; None for the one saved with the model, else 'true_color'
+    seed: int = 0,  # of random weights
 ) -> Clip:
     "A CLIP from any form of checkpoint; refuses to go on without weights unless `random=True`."
     name, pretrained, device = str(name), None if pretrained is None else str(pretrained), pick_device(device)
     source = find_source(name, pretrained, random)
-    state = None if random else source.weights() # before the model is built: what cannot be read fails at once
+    state = None if random else source.weights()  # before the model is built: what cannot be read fails at once
     model, tokenizer = _build(source, seed)
-    if state is not None: _fill(model, state, repr(pretrained or name))
-    if visual is not None: _fill_visual(model, visual)
+    if state is not None:
+        _fill(model, state, repr(pretrained or name))
+    if visual is not None:
+        _fill_visual(model, visual)
     saved = source.config.get('mtmg') or {}
     about = {} if random else saved
     exposure = Exposure() if random else Exposure.from_dict(about.get('exposure'))
     weights, recipe = pretrained or about.get('pretrained') or ('random' if random else None), about.get('recipe')
-    if visual is not None: # whatever made the rest, it has not made this tower
+    if visual is not None:  # whatever made the rest, it has not made this tower
         weights, recipe = ', '.join(filter(None, (weights, f'image tower of {Path(visual).name}'))), None
         exposure = Exposure(exposure.records, known=False)
-    return Clip(model, tokenizer, saved.get('name') or name, weights, source.config['model_cfg'],
-                composite or saved.get('composite') or 'true_color', exposure, recipe, about.get('words')).to(device)
+    return Clip(
+        model,
+        tokenizer,
+        saved.get('name') or name,
+        weights,
+        source.config['model_cfg'],
+        composite or saved.get('composite') or 'true_color',
+        exposure,
+        recipe,
+        about.get('words'),
+    ).to(device)

@@ -25,138 +25,224 @@ from .checkpoints import architectures, describe_keys, read_checkpoint
 @dataclass(frozen=True)
 class Source:
     "Where a CLIP comes from."
-    config: dict # `model_cfg` and `preprocess_cfg` as in open_clip_config.json, and `mtmg` where we saved it
-    weights: Callable | None = None # gives the state dict when called; None: none were asked for
-    open_clip_name: str | None = None # by which open_clip builds the model and its tokenizer; None: from `config` alone
+
+    config: dict  # `model_cfg` and `preprocess_cfg` as in open_clip_config.json, and `mtmg` where we saved it
+    weights: Callable | None = None  # gives the state dict when called; None: none were asked for
+    open_clip_name: str | None = (
+        None  # by which open_clip builds the model and its tokenizer; None: from `config` alone
+    )
 
 # %% ../../nbs/clip/sources.ipynb #fe4bab8e
 def _refuse_wrong_activation(name: str, tag: str, tag_cfg: dict, model_cfg: dict):
     quick = bool(tag_cfg.get('quick_gelu', False))
-    if quick == bool(model_cfg.get('quick_gelu', False)): return
+    if quick == bool(model_cfg.get('quick_gelu', False)):
+        return
     import open_clip
+
     right = f'{name}-quickgelu' if quick else name.removesuffix('-quickgelu')
-    way = f"load_clip('{right}', pretrained='{tag}')" if right != name and right in open_clip.list_models() else 'another architecture'
-    raise ValueError(f"the weights '{tag}' were trained with {'QuickGELU' if quick else 'GELU'} and '{name}' computes "
-                     f"{'GELU' if quick else 'QuickGELU'}, its embeddings would be wrong; use {way}")
+    way = (
+        f"load_clip('{right}', pretrained='{tag}')"
+        if right != name and right in open_clip.list_models()
+        else 'another architecture'
+    )
+    raise ValueError(
+        f"the weights '{tag}' were trained with {'QuickGELU' if quick else 'GELU'} and '{name}' computes "
+        f"{'GELU' if quick else 'QuickGELU'}, its embeddings would be wrong; use {way}"
+    )
+
 
 @contextmanager
 def without_retries():
     "where the hub's name does not resolve, its client looks into its cache alone: it would retry for a minute"
     from huggingface_hub import constants
+
     def unplugged():
-        if constants.HF_HUB_OFFLINE or getproxies(): return False # said so already, or a proxy resolves names
-        try: return not socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
-        except OSError: return True
+        if constants.HF_HUB_OFFLINE or getproxies():
+            return False  # said so already, or a proxy resolves names
+        try:
+            return not socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+        except OSError:
+            return True
+
     was = constants.HF_HUB_OFFLINE
-    if unplugged(): constants.HF_HUB_OFFLINE = True
-    try: yield
-    finally: constants.HF_HUB_OFFLINE = was
+    if unplugged():
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was
+
 
 def _out_of_reach(what: str, error: Exception, way_out: str) -> FileNotFoundError:
     reason = ' '.join(str(error).split())
     return FileNotFoundError(f"{what} is neither in the cache nor within reach ({reason[:160]}); {way_out}")
 
+
 def _tag_weights(name: str, tag: str, cfg: dict) -> Callable:
     def weights():
         import open_clip
+
         try:
-            with without_retries(): path = open_clip.download_pretrained(cfg)
-        except Exception as error: # urllib, huggingface_hub and requests each have errors of their own
-            raise _out_of_reach(f"the file of '{tag}' for {name}", error, 'check the network, or give a file as pretrained=') from None
+            with without_retries():
+                path = open_clip.download_pretrained(cfg)
+        except Exception as error:  # urllib, huggingface_hub and requests each have errors of their own
+            raise _out_of_reach(
+                f"the file of '{tag}' for {name}", error, 'check the network, or give a file as pretrained='
+            ) from None
         return read_checkpoint(path)
+
     return weights
+
 
 def _named(name: str, pretrained: str | None, random: bool) -> Source:
     import open_clip
+
     model_cfg, tags = open_clip.get_model_config(name), open_clip.list_pretrained_tags_by_model(name)
     config = {'model_cfg': model_cfg, 'preprocess_cfg': {}}
-    if random: return Source(config, None, name)
+    if random:
+        return Source(config, None, name)
     if pretrained is None:
         some = ', '.join(tags[:6]) + (', …' if len(tags) > 6 else '') or 'none is published'
-        raise ValueError(f"'{name}' is an architecture without weights; give pretrained= a tag ({some}) or a file, or ask for random=True")
+        raise ValueError(
+            f"'{name}' is an architecture without weights; give pretrained= a tag ({some}) or a file, or ask for random=True"
+        )
     if cfg := open_clip.get_pretrained_cfg(name, pretrained):
         _refuse_wrong_activation(name, pretrained, cfg, model_cfg)
         return Source(config | {'preprocess_cfg': cfg}, _tag_weights(name, pretrained, cfg), name)
     path = Path(pretrained)
-    if path.is_file(): return Source(config, lambda: read_checkpoint(path), name)
-    if path.suffix in ('.pt', '.pth', '.bin', '.safetensors'): raise FileNotFoundError(f"no file of weights at '{path}'")
+    if path.is_file():
+        return Source(config, lambda: read_checkpoint(path), name)
+    if path.suffix in ('.pt', '.pth', '.bin', '.safetensors'):
+        raise FileNotFoundError(f"no file of weights at '{path}'")
     near = difflib.get_close_matches(pretrained, tags, 1)
-    raise ValueError(f"'{pretrained}' is neither a tag of {name} ({', '.join(tags) or 'it has none'}) nor a file"
-                     + (f"; did you mean '{near[0]}'?" if near else ''))
+    raise ValueError(
+        f"'{pretrained}' is neither a tag of {name} ({', '.join(tags) or 'it has none'}) nor a file"
+        + (f"; did you mean '{near[0]}'?" if near else '')
+    )
 
 # %% ../../nbs/clip/sources.ipynb #edfe14b6
-_WEIGHT_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors', 'open_clip_pytorch_model.bin',
-                 'model.safetensors', 'pytorch_model.bin') # in the order in which open_clip prefers them
+_WEIGHT_FILES = (
+    'open_clip_model.safetensors',
+    'open_clip_pytorch_model.safetensors',
+    'open_clip_pytorch_model.bin',
+    'model.safetensors',
+    'pytorch_model.bin',
+)  # in the order in which open_clip prefers them
+
 
 def _config_file(path: Path) -> dict:
-    try: config = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError: raise ValueError(f"'{path}' is no json; save the model again") from None
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError:
+        raise ValueError(f"'{path}' is no json; save the model again") from None
     if not isinstance(config, dict) or 'model_cfg' not in config:
         raise ValueError(f"'{path}' has no 'model_cfg'; it is no configuration of open_clip")
     return config
 
+
 def _folder(folder: Path) -> Source:
-    if not (folder/'open_clip_config.json').is_file():
-        other = '; it holds an encoder, which ModalityEncoder.from_pretrained reads' if (folder/'config.json').is_file() else ''
+    if not (folder / 'open_clip_config.json').is_file():
+        other = (
+            '; it holds an encoder, which ModalityEncoder.from_pretrained reads'
+            if (folder / 'config.json').is_file()
+            else ''
+        )
         raise FileNotFoundError(f"'{folder}' has no open_clip_config.json{other}")
+
     def weights():
-        path = next((folder/n for n in _WEIGHT_FILES if (folder/n).is_file()), None)
+        path = next((folder / n for n in _WEIGHT_FILES if (folder / n).is_file()), None)
         if path is None:
-            raise FileNotFoundError(f"'{folder}' has a configuration but no weights; put {_WEIGHT_FILES[0]} there, or ask for random=True")
+            raise FileNotFoundError(
+                f"'{folder}' has a configuration but no weights; put {_WEIGHT_FILES[0]} there, or ask for random=True"
+            )
         return read_checkpoint(path)
-    return Source(_config_file(folder/'open_clip_config.json'), weights, f'local-dir:{folder}')
+
+    return Source(_config_file(folder / 'open_clip_config.json'), weights, f'local-dir:{folder}')
+
 
 def _hub_file(repo: str, filename: str | None = None) -> Path:
     from open_clip import pretrained as published
+
     try:
-        with without_retries(): return Path(published.download_pretrained_from_hf(repo, filename=filename))
+        with without_retries():
+            return Path(published.download_pretrained_from_hf(repo, filename=filename))
     except Exception as error:
-        raise _out_of_reach(f"'hf-hub:{repo}'", error, 'check the name and the network, or copy the folder here') from None
+        raise _out_of_reach(
+            f"'hf-hub:{repo}'", error, 'check the name and the network, or copy the folder here'
+        ) from None
+
 
 def _hub(repo: str) -> Source:
-    return Source(_config_file(_hub_file(repo, 'open_clip_config.json')), lambda: read_checkpoint(_hub_file(repo)), f'hf-hub:{repo}')
+    return Source(
+        _config_file(_hub_file(repo, 'open_clip_config.json')),
+        lambda: read_checkpoint(_hub_file(repo)),
+        f'hf-hub:{repo}',
+    )
+
 
 def _tinyclip() -> Source:
-    folder = Path(str(files('mtmg.clip')))/'weights'
-    config = json.loads((folder/'tinyclip.json').read_text(encoding='utf-8'))
+    folder = Path(str(files('mtmg.clip'))) / 'weights'
+    config = json.loads((folder / 'tinyclip.json').read_text(encoding='utf-8'))
+
     def weights():
-        state = {k: v.float() if v.is_floating_point() else v for k, v in read_checkpoint(folder/'tinyclip.safetensors').items()}
+        state = {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in read_checkpoint(folder / 'tinyclip.safetensors').items()
+        }
         ids, rows = state.pop('token_ids').long(), state['token_embedding.weight']
         table = torch.zeros(config['model_cfg']['text_cfg']['vocab_size'], rows.shape[1])
         table[ids] = rows
         return state | {'token_embedding.weight': table}
+
     return Source(config | {'mtmg': {k: config.get(k) for k in ('exposure', 'recipe', 'words')}}, weights)
 
 # %% ../../nbs/clip/sources.ipynb #05063191
 def _lone_file(path: Path) -> Source:
     state = read_checkpoint(path)
     fits = architectures(state)
-    if len(fits) == 1: return Source({'model_cfg': _named(fits[0], None, True).config['model_cfg']}, lambda: state, fits[0])
+    if len(fits) == 1:
+        return Source({'model_cfg': _named(fits[0], None, True).config['model_cfg']}, lambda: state, fits[0])
     if not fits:
-        raise ValueError(f"the shapes of '{path}' fit no plain CLIP of open_clip ({describe_keys(state)}); name the architecture, "
-                         f"load_clip(name, pretrained='{path}'), or an image tower alone, load_clip(name, pretrained=tag, visual='{path}')")
-    raise ValueError(f"the shapes of '{path}' fit {', '.join(fits[:6])}{', …' if len(fits) > 6 else ''}, which differ in the activation or "
-                     f"the like; name the one it was trained with: load_clip('{fits[0]}', pretrained='{path}')")
+        raise ValueError(
+            f"the shapes of '{path}' fit no plain CLIP of open_clip ({describe_keys(state)}); name the architecture, "
+            f"load_clip(name, pretrained='{path}'), or an image tower alone, load_clip(name, pretrained=tag, visual='{path}')"
+        )
+    raise ValueError(
+        f"the shapes of '{path}' fit {', '.join(fits[:6])}{', …' if len(fits) > 6 else ''}, which differ in the activation or "
+        f"the like; name the one it was trained with: load_clip('{fits[0]}', pretrained='{path}')"
+    )
 
 # %% ../../nbs/clip/sources.ipynb #e3ac88ed
 def find_source(
-    name: str, # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
-    pretrained: str | None = None, # for a model of open_clip: a tag or a file of weights
-    random: bool = False, # no weights, on purpose
+    name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
+    pretrained: str | None = None,  # for a model of open_clip: a tag or a file of weights
+    random: bool = False,  # no weights, on purpose
 ) -> Source:
     "What a name leads to; ValueError or FileNotFoundError, in one line, where it leads nowhere."
     import open_clip
+
     path = Path(name.removeprefix('local-dir:'))
     listed = name in open_clip.list_models()
-    if pretrained is not None and random: raise ValueError(f"pretrained='{pretrained}' and random=True contradict each other; give one")
+    if pretrained is not None and random:
+        raise ValueError(f"pretrained='{pretrained}' and random=True contradict each other; give one")
     if pretrained is not None and not listed and (name == 'tinyclip' or name.startswith('hf-hub:') or path.exists()):
-        raise ValueError(f"pretrained='{pretrained}' goes with a model of open_clip, and '{name}' brings its own weights; leave one out")
-    if name == 'tinyclip': return _tinyclip()
-    if name.startswith('hf-hub:'): return _hub(name.removeprefix('hf-hub:'))
-    if listed: return _named(name, pretrained, random)
-    if path.is_dir(): return _folder(path)
-    if name.startswith('local-dir:'): raise FileNotFoundError(f"no folder at '{path}'")
-    if path.is_file(): return _lone_file(path)
+        raise ValueError(
+            f"pretrained='{pretrained}' goes with a model of open_clip, and '{name}' brings its own weights; leave one out"
+        )
+    if name == 'tinyclip':
+        return _tinyclip()
+    if name.startswith('hf-hub:'):
+        return _hub(name.removeprefix('hf-hub:'))
+    if listed:
+        return _named(name, pretrained, random)
+    if path.is_dir():
+        return _folder(path)
+    if name.startswith('local-dir:'):
+        raise FileNotFoundError(f"no folder at '{path}'")
+    if path.is_file():
+        return _lone_file(path)
     near = difflib.get_close_matches(name, ['tinyclip', *open_clip.list_models()], 3)
-    raise ValueError(f"'{name}' is neither 'tinyclip' nor a model of open_clip (open_clip.list_models()) nor a folder or file"
-                     + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ''))
+    raise ValueError(
+        f"'{name}' is neither 'tinyclip' nor a model of open_clip (open_clip.list_models()) nor a folder or file"
+        + (f"; did you mean {' or '.join(map(repr, near))}?" if near else '')
+    )

@@ -7,102 +7,274 @@ __all__ = ['CATALOG', 'Facts', 'DatasetInfo', 'unknown_name', 'dataset_info', 'f
 
 # %% ../../nbs/data/catalog.ipynb #c7d3cfb9
 from dataclasses import dataclass
+import errno
 import hashlib
+import http.client
 from pathlib import Path
 import urllib.error
 import urllib.request
 
 from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor, did_you_mean
 from ..labels.labelsets import labelset
+from .scenes import put_in_place
 
 # %% ../../nbs/data/catalog.ipynb #e9d54c2f
 @dataclass(frozen=True)
 class Facts:
     "What is known of a data set before it is on disk."
+
     title: str
-    source: str # whose images; data sets of one source show the same scenes
-    sensor: Sensor | None # None: whatever the files hold
-    labelset: str | None # name of the default label set
-    counts: tuple | None # scenes in train, val, test
-    pixels: str # size of a scene
-    size: str # what is downloaded or stored
+    source: str  # whose images; data sets of one source show the same scenes
+    sensor: Sensor | None  # None: whatever the files hold
+    labelset: str | None  # name of the default label set
+    counts: tuple | None  # scenes in train, val, test
+    pixels: str  # size of a scene
+    size: str  # what is downloaded or stored
     licence: str
     citation: str
     url: str
-    get: str # how to get it
-    options: str = '' # keyword arguments of load_dataset beyond the common ones
+    get: str  # how to get it
+    options: str = ''  # keyword arguments of load_dataset beyond the common ones
+
 
 _BY_TORCHGEO = 'load_dataset({name!r}, root, download=True)'
 _MTMG = 'the mtmg package, Apache-2.0'
 
 # %% ../../nbs/data/catalog.ipynb #913ca857
 def _miniworld(name, title, sensor=S2_L1C, labels='miniworld'):
-    return Facts(title, 'miniworld', sensor, labels, (4000, 1000, 1000), '64 x 64 at 10 m', 'generated on the fly', 'Apache-2.0', _MTMG,
-                 '', f"load_dataset('{name}'): nothing to fetch", 'n=, seed=')
+    return Facts(
+        title,
+        'miniworld',
+        sensor,
+        labels,
+        (4000, 1000, 1000),
+        '64 x 64 at 10 m',
+        'generated on the fly',
+        'Apache-2.0',
+        _MTMG,
+        '',
+        f"load_dataset('{name}'): nothing to fetch",
+        'n=, seed=',
+    )
 
-_HELBER = ('Helber, Bischke, Dengel, Borth: EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use and Land Cover '
-           'Classification, IEEE JSTARS 2019; splits: Neumann et al., arXiv:1911.06721')
+
+_HELBER = (
+    'Helber, Bischke, Dengel, Borth: EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use and Land Cover '
+    'Classification, IEEE JSTARS 2019; splits: Neumann et al., arXiv:1911.06721'
+)
+
+
 def _eurosat(title, counts, size):
-    return Facts(title, 'eurosat', S2_L1C, 'eurosat', counts, '64 x 64 at 10 m', size, 'MIT', _HELBER,
-                 'https://github.com/phelber/EuroSAT', _BY_TORCHGEO, 'labelset=')
+    return Facts(
+        title,
+        'eurosat',
+        S2_L1C,
+        'eurosat',
+        counts,
+        '64 x 64 at 10 m',
+        size,
+        'MIT',
+        _HELBER,
+        'https://github.com/phelber/EuroSAT',
+        _BY_TORCHGEO,
+        'labelset=',
+    )
+
 
 CATALOG = {
-    'miniworld': _miniworld('miniworld', 'Mini-world: procedural 13-band Sentinel-2 L1C scenes of the ten EuroSAT classes'),
-    'miniworld-multilabel': _miniworld('miniworld-multilabel', 'Mini-world with all classes present in a scene', labels='miniworld-multilabel'),
-    'miniworld-landcover': _miniworld('miniworld-landcover', 'Mini-world, the same scenes in five land-cover classes', labels='miniworld-landcover'),
+    'miniworld': _miniworld(
+        'miniworld', 'Mini-world: procedural 13-band Sentinel-2 L1C scenes of the ten EuroSAT classes'
+    ),
+    'miniworld-multilabel': _miniworld(
+        'miniworld-multilabel', 'Mini-world with all classes present in a scene', labels='miniworld-multilabel'
+    ),
+    'miniworld-landcover': _miniworld(
+        'miniworld-landcover', 'Mini-world, the same scenes in five land-cover classes', labels='miniworld-landcover'
+    ),
     'miniworld-null': _miniworld('miniworld-null', 'Mini-world whose other bands tell nothing beyond RGB (a control)'),
     'miniworld-l2a': _miniworld('miniworld-l2a', 'Mini-world as 12-band L2A (no B10)', S2_L2A),
     'miniworld-s1': _miniworld('miniworld-s1', 'Mini-world as Sentinel-1 VV, VH', S1_GRD),
-    'digits': Facts('Handwritten digits (UCI optdigits, as scikit-learn ships them)', 'digits', RGB, 'digits', None, '8 x 8, drawn on 64 x 64',
-                    'shipped with scikit-learn', 'CC BY 4.0', 'Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI 1998',
-                    'https://archive.ics.uci.edu/dataset/80', "load_dataset('digits'): nothing to fetch"),
-    'shapes': Facts('Coloured shapes, 8 shapes x 8 colours', 'shapes', RGB, 'shapes', (4000, 1000, 1000), '64 x 64', 'generated on the fly', 'Apache-2.0',
-                    _MTMG, '', "load_dataset('shapes'): nothing to fetch", 'n=, seed='),
+    'digits': Facts(
+        'Handwritten digits (UCI optdigits, as scikit-learn ships them)',
+        'digits',
+        RGB,
+        'digits',
+        None,
+        '8 x 8, drawn on 64 x 64',
+        'shipped with scikit-learn',
+        'CC BY 4.0',
+        'Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI 1998',
+        'https://archive.ics.uci.edu/dataset/80',
+        "load_dataset('digits'): nothing to fetch",
+    ),
+    'shapes': Facts(
+        'Coloured shapes, 8 shapes x 8 colours',
+        'shapes',
+        RGB,
+        'shapes',
+        (4000, 1000, 1000),
+        '64 x 64',
+        'generated on the fly',
+        'Apache-2.0',
+        _MTMG,
+        '',
+        "load_dataset('shapes'): nothing to fetch",
+        'n=, seed=',
+    ),
     'eurosat': _eurosat('EuroSAT, 13 bands, random split', (16200, 5400, 5400), '2.0 GB'),
     'eurosat-spatial': _eurosat('EuroSAT, 13 bands, split by longitude', (16200, 5400, 5400), '2.0 GB'),
     'eurosat-100': _eurosat('EuroSAT, 100 patches for tutorials', (60, 20, 20), '8 MB'),
-    'bigearthnet-v1': Facts('BigEarthNet-MM v1, Sentinel-1 and Sentinel-2 L2A pairs, multi-label', 'bigearthnet', S2_L2A, 'bigearthnet-19',
-                            (269695, 123723, 125866), '120 x 120 at 10 m', '66 GB (S2), 55 GB (S1)', 'CDLA-Permissive-1.0',
-                            'Sumbul et al.: BigEarthNet-MM: A Large-Scale, Multimodal, Multilabel Benchmark Archive, IEEE GRSM 2021',
-                            'https://bigearth.net', _BY_TORCHGEO, "nomenclature=5|19|43, modality='s2'|'s1'|'s1+s2'"),
-    'bigearthnet-v2': Facts('BigEarthNet v2 (reBEN), Sentinel-1 and Sentinel-2 L2A pairs, multi-label', 'bigearthnet', S2_L2A, 'bigearthnet-19',
-                            (237871, 122342, 119825), '120 x 120 at 10 m', '60 GB (S2), 55 GB (S1)', 'CDLA-Permissive-1.0',
-                            'Clasen et al.: reBEN: Refined BigEarthNet Dataset for Remote Sensing Image Analysis, IGARSS 2025',
-                            'https://bigearth.net', _BY_TORCHGEO + ' (needs pyarrow: pip install mtmg[bigearthnet])',
-                            "nomenclature=19, or 43|5 where Reference_Maps is on disk; modality='s2'|'s1'|'s1+s2'"),
-    'sen12ms': Facts('SEN12MS, Sentinel-1, Sentinel-2 L1C and MODIS land cover', 'sen12ms', S2_L1C, 'sen12ms-10', (162556, 0, 18106),
-                     '256 x 256 at 10 m', 'about 500 GB', 'CC BY 4.0',
-                     'Schmitt, Hughes, Qiu, Zhu: SEN12MS: A Curated Dataset of Georeferenced Multi-Spectral Sentinel-1/2 Imagery, ISPRS Annals 2019',
-                     'https://doi.org/10.14459/2019mp1474000',
-                     'by hand: the archives and split lists that the documentation of torchgeo.datasets.SEN12MS names',
-                     "nomenclature=10|9, multilabel=, threshold=0.1, modality='s2'|'s1'|'s1+s2'"),
-    'resisc45': Facts('NWPU-RESISC45, aerial photographs', 'resisc45', RGB, 'resisc45', (18900, 6300, 6300), '256 x 256', '0.4 GB',
-                      'none stated; public for research', 'Cheng, Han, Lu: Remote Sensing Image Scene Classification, Proceedings of the IEEE 2017',
-                      'https://doi.org/10.1109/jproc.2017.2675998', _BY_TORCHGEO),
-    'ucmerced': Facts('UC Merced Land Use, aerial photographs at 30 cm', 'ucmerced', RGB, 'ucmerced', (1260, 420, 420), '256 x 256', '0.3 GB',
-                      'public domain (USGS)', 'Yang, Newsam: Bag-of-Visual-Words and Spatial Extensions for Land-Use Classification, ACM SIGSPATIAL 2010',
-                      'http://weegee.vision.ucmerced.edu/datasets/landuse.html', _BY_TORCHGEO),
-    'cifar10': Facts('CIFAR-10, small photographs', 'cifar10', RGB, 'cifar10', (50000, 0, 10000), '32 x 32', '0.2 GB', 'none stated; public for research',
-                     'Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009', 'https://www.cs.toronto.edu/~kriz/cifar.html', _BY_TORCHGEO),
-    'imagenet': Facts('ImageNet-1k (ILSVRC 2012)', 'imagenet', RGB, 'imagenet', (1281167, 0, 50000), 'any, delivered as 224 x 224', '145 GB',
-                      'non-commercial research, terms of access', 'Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge, IJCV 2015',
-                      'https://image-net.org', 'by hand, after registration: root/train/n01440764/*.JPEG and root/val/n01440764/*.JPEG', 'size=224'),
-    'folder': Facts('A folder of images, root/[train|val|test/]class/*.jpg|png|tif', 'folder', None, None, None, 'any, all alike or size=', 'yours', 'yours',
-                    'yours', '', 'your files', 'labelset=, file_bands=, bands=, sensor=, size=, offset=, source=, seed='),
-    'npz': Facts('An .npz file with image (N,C,H,W), bands, and label, id, caption where known', 'npz', None, None, None, 'any', 'yours', 'yours', 'yours', '',
-                 'your file', 'labelset=, bands=, sensor=, source=, seed='),
-    'shards': Facts('Tar shards written by mtmg.data.shards.write_shards', 'shards', None, None, None, 'any', 'yours', 'as the data set in them', 'as the data set in them',
-                    '', 'mtmg shards --dataset NAME --out FOLDER', 'labelset=; bands=, nomenclature= for the form of the paper'),
+    'bigearthnet-v1': Facts(
+        'BigEarthNet-MM v1, Sentinel-1 and Sentinel-2 L2A pairs, multi-label',
+        'bigearthnet',
+        S2_L2A,
+        'bigearthnet-19',
+        (269695, 123723, 125866),
+        '120 x 120 at 10 m',
+        '66 GB (S2), 55 GB (S1)',
+        'CDLA-Permissive-1.0',
+        'Sumbul et al.: BigEarthNet-MM: A Large-Scale, Multimodal, Multilabel Benchmark Archive, IEEE GRSM 2021',
+        'https://bigearth.net',
+        _BY_TORCHGEO,
+        "nomenclature=5|19|43, modality='s2'|'s1'|'s1+s2'",
+    ),
+    'bigearthnet-v2': Facts(
+        'BigEarthNet v2 (reBEN), Sentinel-1 and Sentinel-2 L2A pairs, multi-label',
+        'bigearthnet',
+        S2_L2A,
+        'bigearthnet-19',
+        (237871, 122342, 119825),
+        '120 x 120 at 10 m',
+        '60 GB (S2), 55 GB (S1)',
+        'CDLA-Permissive-1.0',
+        'Clasen et al.: reBEN: Refined BigEarthNet Dataset for Remote Sensing Image Analysis, IGARSS 2025',
+        'https://bigearth.net',
+        _BY_TORCHGEO + ' (needs pyarrow: pip install mtmg[bigearthnet])',
+        "nomenclature=19, or 43|5 where Reference_Maps is on disk; modality='s2'|'s1'|'s1+s2'",
+    ),
+    'sen12ms': Facts(
+        'SEN12MS, Sentinel-1, Sentinel-2 L1C and MODIS land cover',
+        'sen12ms',
+        S2_L1C,
+        'sen12ms-10',
+        (162556, 0, 18106),
+        '256 x 256 at 10 m',
+        'about 500 GB',
+        'CC BY 4.0',
+        'Schmitt, Hughes, Qiu, Zhu: SEN12MS: A Curated Dataset of Georeferenced Multi-Spectral Sentinel-1/2 Imagery, ISPRS Annals 2019',
+        'https://doi.org/10.14459/2019mp1474000',
+        'by hand: the archives and split lists that the documentation of torchgeo.datasets.SEN12MS names',
+        "nomenclature=10|9, multilabel=, threshold=0.1, modality='s2'|'s1'|'s1+s2'",
+    ),
+    'resisc45': Facts(
+        'NWPU-RESISC45, aerial photographs',
+        'resisc45',
+        RGB,
+        'resisc45',
+        (18900, 6300, 6300),
+        '256 x 256',
+        '0.4 GB',
+        'none stated; public for research',
+        'Cheng, Han, Lu: Remote Sensing Image Scene Classification, Proceedings of the IEEE 2017',
+        'https://doi.org/10.1109/jproc.2017.2675998',
+        _BY_TORCHGEO,
+    ),
+    'ucmerced': Facts(
+        'UC Merced Land Use, aerial photographs at 30 cm',
+        'ucmerced',
+        RGB,
+        'ucmerced',
+        (1260, 420, 420),
+        '256 x 256',
+        '0.3 GB',
+        'public domain (USGS)',
+        'Yang, Newsam: Bag-of-Visual-Words and Spatial Extensions for Land-Use Classification, ACM SIGSPATIAL 2010',
+        'http://weegee.vision.ucmerced.edu/datasets/landuse.html',
+        _BY_TORCHGEO,
+    ),
+    'cifar10': Facts(
+        'CIFAR-10, small photographs',
+        'cifar10',
+        RGB,
+        'cifar10',
+        (50000, 0, 10000),
+        '32 x 32',
+        '0.2 GB',
+        'none stated; public for research',
+        'Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009',
+        'https://www.cs.toronto.edu/~kriz/cifar.html',
+        _BY_TORCHGEO,
+    ),
+    'imagenet': Facts(
+        'ImageNet-1k (ILSVRC 2012)',
+        'imagenet',
+        RGB,
+        'imagenet',
+        (1281167, 0, 50000),
+        'any, delivered as 224 x 224',
+        '145 GB',
+        'non-commercial research, terms of access',
+        'Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge, IJCV 2015',
+        'https://image-net.org',
+        'by hand, after registration: root/train/n01440764/*.JPEG and root/val/n01440764/*.JPEG',
+        'size=224',
+    ),
+    'folder': Facts(
+        'A folder of images, root/[train|val|test/]class/*.jpg|png|tif',
+        'folder',
+        None,
+        None,
+        None,
+        'any, all alike or size=',
+        'yours',
+        'yours',
+        'yours',
+        '',
+        'your files',
+        'labelset=, file_bands=, bands=, sensor=, size=, offset=, source=, seed=',
+    ),
+    'npz': Facts(
+        'An .npz file with image (N,C,H,W), bands, and label, id, caption where known',
+        'npz',
+        None,
+        None,
+        None,
+        'any',
+        'yours',
+        'yours',
+        'yours',
+        '',
+        'your file',
+        'labelset=, bands=, sensor=, source=, seed=',
+    ),
+    'shards': Facts(
+        'Tar shards written by mtmg.data.shards.write_shards',
+        'shards',
+        None,
+        None,
+        None,
+        'any',
+        'yours',
+        'as the data set in them',
+        'as the data set in them',
+        '',
+        'mtmg shards --dataset NAME --out FOLDER',
+        'labelset=; bands=, nomenclature= for the form of the paper',
+    ),
 }
 
 # %% ../../nbs/data/catalog.ipynb #2cf63a4b
 class DatasetInfo(dict):
     "Facts of a data set as plain json types; printed as a page."
+
     def __repr__(self):
         width = max(map(len, self))
+
         def text(value):
-            if isinstance(value, dict): return ', '.join(f'{k} {v:,}' for k, v in value.items())
+            if isinstance(value, dict):
+                return ', '.join(f'{k} {v:,}' for k, v in value.items())
             return ', '.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
         return '\n'.join(f'{key:<{width}}  {text(value)}' for key, value in self.items() if value not in (None, '', []))
 
 # %% ../../nbs/data/catalog.ipynb #0572174f
@@ -112,80 +284,155 @@ def unknown_name(what: str, name, names) -> ValueError:
 
 # %% ../../nbs/data/catalog.ipynb #99098892
 def dataset_info(
-    name: str, # a name of `CATALOG`
+    name: str,  # a name of `CATALOG`
 ) -> DatasetInfo:
     "Classes, prompts, bands, counts, size, licence, citation of a data set and how to get it. ValueError for unknown names."
-    if name not in CATALOG: raise unknown_name('data set', name, CATALOG)
+    if name not in CATALOG:
+        raise unknown_name('data set', name, CATALOG)
     facts = CATALOG[name]
     labels = None if facts.labelset is None else labelset(facts.labelset)
     return DatasetInfo(
-        name=name, title=facts.title, sensor=facts.sensor and facts.sensor.name,
-        bands=[str(b) for b in facts.sensor.bands] if facts.sensor else None, pixels=facts.pixels,
-        labelset=facts.labelset, multilabel=labels and labels.multilabel, classes=labels and list(labels.classnames),
+        name=name,
+        title=facts.title,
+        sensor=facts.sensor and facts.sensor.name,
+        bands=[str(b) for b in facts.sensor.bands] if facts.sensor else None,
+        pixels=facts.pixels,
+        labelset=facts.labelset,
+        multilabel=labels and labels.multilabel,
+        classes=labels and list(labels.classnames),
         prompts=labels and list(labels.templates),
         counts=None if facts.counts is None else dict(zip(('train', 'val', 'test'), facts.counts)),
-        size=facts.size, licence=facts.licence, citation=facts.citation, url=facts.url, get=facts.get.format(name=name),
-        options=facts.options)
+        size=facts.size,
+        licence=facts.licence,
+        citation=facts.citation,
+        url=facts.url,
+        get=facts.get.format(name=name),
+        options=facts.options,
+    )
 
 # %% ../../nbs/data/catalog.ipynb #2b2b1cad
-def _md5(path, piece=1 << 20):
-    sum = hashlib.md5(usedforsecurity=False)
+def _checksum(path, expected: str, piece=1 << 20) -> str:
+    "the checksum of a file, of the kind whose length `expected` has: md5 or sha256"
+    sum = hashlib.md5(usedforsecurity=False) if len(expected) <= 32 else hashlib.sha256()
     with open(path, 'rb') as file:
-        while block := file.read(piece): sum.update(block)
+        while block := file.read(piece):
+            sum.update(block)
     return sum.hexdigest()
+
+
+def _receive(url, part, start, by_hand, progress) -> bool:
+    "the bytes of `url` from `start` on into `part`; whether the server went on from there"
+    from tqdm.auto import tqdm
+
+    request = urllib.request.Request(url, headers={'Range': f'bytes={start}-'} if start else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if start and error.code == 416:
+            return True  # all of it is there, as the checksum will tell
+        raise ConnectionError(f'{url} cannot be fetched ({error}); {by_hand}') from error
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionError(f'{url} cannot be fetched ({error}); {by_hand}') from error
+    with answer:
+        kind, length = answer.headers.get_content_type(), answer.headers.get('Content-Length')
+        if kind == 'text/html' and Path(part.stem).suffix not in ('.html', '.htm'):
+            raise ConnectionError(f'{url} answers with a web page and not with a file; {by_hand}')
+        resumed = answer.status == 206
+        if resumed and not answer.headers.get('Content-Range', f'bytes {start}-').startswith(f'bytes {start}-'):
+            raise ConnectionError(f'{url} went on from another byte than {start}; remove {part} and run again')
+        total = int(length) + (start if resumed else 0) if length and length.isdigit() else None
+        with (
+            open(part, 'ab' if resumed else 'wb') as file,
+            tqdm(
+                total=total,
+                initial=start if resumed else 0,
+                unit='B',
+                unit_scale=True,
+                desc=part.stem,
+                disable=not progress,
+            ) as bar,
+        ):
+            try:
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+            except (OSError, http.client.HTTPException) as error:  # a chunk that never came
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise
+                raise ConnectionError(f'{url} broke off after {file.tell()} bytes; run again to go on') from error
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise ConnectionError(f'{url} broke off after {size} of {total} bytes; run again to go on')
+    return resumed if total is not None else None
+
 
 def fetch(
     url: str,
-    path, # the file to write
-    md5: str | None = None, # its check sum, where known
+    path,  # the file to write
+    checksum: str | None = None,  # md5 or sha256 in hexadecimal digits, where known
     progress: bool = True,
 ) -> Path:
-    "Get `url` into `path`: resumed where it was broken off, checked, whole or absent. ValueError for a wrong check sum."
-    from tqdm.auto import tqdm
+    "Get `url` into `path`, whole or not at all. ConnectionError where it cannot be got, ValueError where it is not what it should be."
     path = Path(path)
-    if path.exists() and (md5 is None or _md5(path) == md5): return path
+    if path.exists() and (checksum is None or _checksum(path, checksum) == checksum):
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    by_hand = f'fetch it by hand into {path}'
     part = path.with_name(path.name + '.part')
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={'Range': f'bytes={start}-'} if start else {})
-    try: answer = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if not (start and error.code == 416): raise ConnectionError(f'{url} cannot be fetched ({error}); fetch it by hand into {path}') from error
-        answer = None # all of it is there already
-    except OSError as error: raise ConnectionError(f'{url} cannot be fetched ({error}); fetch it by hand into {path}') from error
-    if answer is not None:
-        resumed = answer.status == 206
-        total = int(answer.headers.get('Content-Length') or 0) + (start if resumed else 0)
-        with answer, open(part, 'ab' if resumed else 'wb') as file, \
-             tqdm(total=total or None, initial=start if resumed else 0, unit='B', unit_scale=True, desc=path.name, disable=not progress) as bar:
-            while block := answer.read(1 << 20):
-                file.write(block)
-                bar.update(len(block))
-        if total and part.stat().st_size < total: raise ConnectionError(f'{url} broke off after {part.stat().st_size} of {total} bytes; run again to go on')
-    if md5 is not None and (found := _md5(part)) != md5:
+    if checksum is None:
+        part.unlink(missing_ok=True)  # it may be of another version of the file
+    while True:
+        start = part.stat().st_size if part.exists() else 0
+        resumed = _receive(url, part, start, by_hand, progress)
+        if checksum is None:
+            if resumed is not None:
+                break
+            part.unlink()
+            raise ConnectionError(
+                f'{url} has no checksum and does not say how long it is, so that nobody knows whether it is whole; {by_hand}'
+            )
+        if (found := _checksum(part, checksum)) == checksum:
+            break
         part.unlink()
-        raise ValueError(f'{url} has md5 {found}, expected {md5}; removed, run again')
-    part.replace(path)
+        if not (start and resumed is not False):
+            raise ValueError(f'{url} has the checksum {found}, expected {checksum}; removed, run again')
+        # what lay there was not its beginning: once more from the start
+    put_in_place(part, path)
     return path
 
 # %% ../../nbs/data/catalog.ipynb #4e8cfc5e
-_TORCHGEO = {'eurosat': 'EuroSAT', 'eurosat-spatial': 'EuroSATSpatial', 'eurosat-100': 'EuroSAT100', 'bigearthnet-v1': 'BigEarthNet',
-             'bigearthnet-v2': 'BigEarthNetV2', 'resisc45': 'RESISC45', 'ucmerced': 'UCMerced'}
+_TORCHGEO = {
+    'eurosat': 'EuroSAT',
+    'eurosat-spatial': 'EuroSATSpatial',
+    'eurosat-100': 'EuroSAT100',
+    'bigearthnet-v1': 'BigEarthNet',
+    'bigearthnet-v2': 'BigEarthNetV2',
+    'resisc45': 'RESISC45',
+    'ucmerced': 'UCMerced',
+}
+
 
 def remote_files(name: str) -> list[tuple[str, str, str]]:
-    "(url, file name, md5) of what has to be fetched for a data set. ValueError where its owner wants it fetched by hand."
+    "(url, file name, checksum) of what has to be fetched for a data set. ValueError where its owner wants it fetched by hand."
     if name == 'cifar10':
         from torchvision.datasets import CIFAR10
+
         return [(CIFAR10.url, CIFAR10.filename, CIFAR10.tgz_md5)]
     if name not in _TORCHGEO:
-        if name not in CATALOG: raise unknown_name('data set', name, CATALOG)
+        if name not in CATALOG:
+            raise unknown_name('data set', name, CATALOG)
         raise ValueError(f'{name} cannot be downloaded for you; {CATALOG[name].get}')
     import torchgeo.datasets
+
     spec = getattr(torchgeo.datasets, _TORCHGEO[name])
     if name == 'bigearthnet-v1':
         return [(f['url'], f['filename'], f['md5']) for f in (*spec.metadata.values(), *spec.splits_metadata.values())]
     if name == 'bigearthnet-v2':
-        return [(spec.url.format(file), file, md5) for part in spec.metadata_locs.values() for file, md5 in part['files'].items()]
+        return [
+            (spec.url.format(file), file, md5)
+            for part in spec.metadata_locs.values()
+            for file, md5 in part['files'].items()
+        ]
     if name == 'resisc45':
         lists = [(spec.split_urls[s], f'resisc45-{s}.txt', spec.split_md5s[s]) for s in spec.splits]
         return [(spec.url, spec.filename, spec.md5), *lists]
@@ -194,17 +441,20 @@ def remote_files(name: str) -> list[tuple[str, str, str]]:
 
 # %% ../../nbs/data/catalog.ipynb #6c9ece46
 def download(
-    name: str, # 'eurosat', 'bigearthnet-v1', …
-    root, # folder to fetch and unpack into
+    name: str,  # 'eurosat', 'bigearthnet-v1', …
+    root,  # folder to fetch and unpack into
     progress: bool = True,
 ) -> Path:
     "Fetch and unpack a data set as torchgeo lays it out."
     root = Path(root)
-    for url, filename, md5 in remote_files(name): fetch(url, root/filename, md5, progress)
+    for url, filename, md5 in remote_files(name):
+        fetch(url, root / filename, md5, progress)
     if name == 'cifar10':
         from torchvision.datasets import CIFAR10
-        CIFAR10(root, download=True) # finds the archive, unpacks it
+
+        CIFAR10(root, download=True)  # finds the archive, unpacks it
     else:
         import torchgeo.datasets
-        getattr(torchgeo.datasets, _TORCHGEO[name])(root) # finds the archives, unpacks them
+
+        getattr(torchgeo.datasets, _TORCHGEO[name])(root)  # finds the archives, unpacks them
     return root

@@ -15,9 +15,16 @@ import numpy as np
 import torch
 
 from .published import folder_classes, name_key
-from ..bands.sensors import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of
+from ..bands.sensors import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of, with_white
 from mtmg.data.files import (
-    FileScenes, check_pixels, expect_folder, first_paths, image_files, joint_sensor, known_bands, read_image,
+    FileScenes,
+    check_pixels,
+    expect_folder,
+    first_paths,
+    image_files,
+    joint_sensor,
+    known_bands,
+    read_image,
 )
 from .scenes import check_targets
 from ..labels.labelsets import LabelSet, labelset
@@ -25,33 +32,37 @@ from .scenes import ArrayDataset, SceneDataset, Subset
 
 # %% ../../nbs/data/folders.ipynb #a714e859
 def stratified_split(
-    targets, # (N,) classes, (N, K) multi-hot, or the number of unlabelled scenes
-    fraction: float = .1, # part to hold out
+    targets,  # (N,) classes, (N, K) multi-hot, or the number of unlabelled scenes
+    fraction: float = 0.1,  # part to hold out
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     "Indices to keep and indices held out, both in order; at least one of every class of two scenes or more on each side."
-    if not 0 < fraction < 1: raise ValueError(f'fraction {fraction} is not between 0 and 1')
+    if not 0 < fraction < 1:
+        raise ValueError(f'fraction {fraction} is not between 0 and 1')
     strata = np.zeros(targets, np.int64) if np.ndim(targets) == 0 else np.asarray(targets)
-    if strata.ndim == 2: # the rarest label of each scene; -1 without any
+    if strata.ndim == 2:  # the rarest label of each scene; -1 without any
         order = np.argsort(strata.sum(0), kind='stable')
         strata = np.where(strata.any(1), order[strata[:, order].astype(bool).argmax(1)], -1)
     rng, held = np.random.default_rng(seed), []
     for k in np.unique(strata):
         members = rng.permutation(np.flatnonzero(strata == k))
         n = len(members)
-        held.append(members[:min(max(1, round(n * fraction)), n - 1)] if n > 1 else members[:0])
+        held.append(members[: min(max(1, round(n * fraction)), n - 1)] if n > 1 else members[:0])
     held = np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
     return np.setdiff1d(np.arange(len(strata)), held), held
 
 # %% ../../nbs/data/folders.ipynb #d85357f0
-def hold_out(dataset: SceneDataset, fraction: float = .1, seed: int = 0, split: str = 'val') -> tuple[Subset, Subset]:
+def hold_out(dataset: SceneDataset, fraction: float = 0.1, seed: int = 0, split: str = 'val') -> tuple[Subset, Subset]:
     "A data set without, and only with, a stratified part of it, which becomes `split`."
     kind, strata = ('random', len(dataset)) if dataset.targets is None else ('stratified', dataset.targets)
     kept, held = stratified_split(strata, fraction, seed)
-    if not len(held): # no class has two scenes
+    if not len(held):  # no class has two scenes
         kind = 'random'
         kept, held = stratified_split(len(dataset), fraction, seed)
-    if not len(held): raise ValueError(f'{dataset.name} ({dataset.split}) has {len(dataset)} scenes: too few to hold out {fraction:.0%}')
+    if not len(held):
+        raise ValueError(
+            f'{dataset.name} ({dataset.split}) has {len(dataset)} scenes: too few to hold out {fraction:.0%}'
+        )
     rest, part = dataset.subset(kept), dataset.subset(held)
     part.split = split
     note = f'{split} is a {kind} {fraction:.0%} of {dataset.split}, {len(held)} scenes, seed {seed}'
@@ -60,39 +71,57 @@ def hold_out(dataset: SceneDataset, fraction: float = .1, seed: int = 0, split: 
     return rest, part
 
 # %% ../../nbs/data/folders.ipynb #844a6885
-_SPLIT_FOLDERS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 'dev'), 'test': ('test', 'testing')}
+_SPLIT_FOLDERS = {
+    'train': ('train', 'training'),
+    'val': ('val', 'valid', 'validation', 'dev'),
+    'test': ('test', 'testing'),
+}
+
 
 def split_folders(root: Path) -> dict[str, Path]:
     "split -> folder, of those there are."
     there = {p.name.lower(): p for p in Path(root).iterdir() if p.is_dir()}
     for split, names in _SPLIT_FOLDERS.items():
-        if len(both := [n for n in names if n in there]) > 1: raise ValueError(f'{root} has {" and ".join(both)}, two folders for the split {split!r}; remove or rename one')
+        if len(both := [n for n in names if n in there]) > 1:
+            raise ValueError(
+                f'{root} has {" and ".join(both)}, two folders for the split {split!r}; remove or rename one'
+            )
     return {split: there[n] for split, names in _SPLIT_FOLDERS.items() for n in names if n in there}
 
-def _subfolders(folder): return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
+
+def _subfolders(folder):
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
+
 
 def _pretty(folder):
     "'AnnualCrop', 'baseball_diamond' -> 'annual crop', 'baseball diamond'"
     import re
+
     return ' '.join(re.sub(r'(?<=[a-z])(?=[A-Z])|[_\-]+', ' ', folder).lower().split())
 
 # %% ../../nbs/data/folders.ipynb #bdd542cc
 def _classes(folders, labels, root, name):
     "the label set, and the class of each folder name"
     if labels is None:
-        labels = LabelSet(f'folder {Path(name).name}', tuple(_pretty(f) for f in folders), labelset('miniworld').templates)
+        labels = LabelSet(
+            f'folder {Path(name).name}', tuple(_pretty(f) for f in folders), labelset('miniworld').templates
+        )
         return labels, {name: k for k, name in enumerate(folders)}
     table = folder_classes(labels)
     unknown = [f for f in folders if name_key(f) not in table]
     if unknown:
-        raise ValueError(f'{root}: folder {", ".join(map(repr, unknown[:3]))} is no class of label set {labels.name!r} '
-                         f'({", ".join(labels.classnames[:12])}{", …" if len(labels) > 12 else ""}); rename it or give another labelset')
+        raise ValueError(
+            f'{root}: folder {", ".join(map(repr, unknown[:3]))} is no class of label set {labels.name!r} '
+            f'({", ".join(labels.classnames[:12])}{", …" if len(labels) > 12 else ""}); rename it or give another labelset'
+        )
     classes = {f: table[name_key(f)] for f in folders}
     absent = [labels.classnames[k] for k in range(len(labels)) if k not in classes.values()]
     if absent:
-        raise ValueError(f'{root}: no folder for {len(absent)} of {len(labels)} classes of label set {labels.name!r} '
-                         f'({", ".join(absent[:3])}{", …" if len(absent) > 3 else ""}); it has {", ".join(folders[:3])}, …; '
-                         'add their images, or leave labelset out to take the classes from the folders')
+        raise ValueError(
+            f'{root}: no folder for {len(absent)} of {len(labels)} classes of label set {labels.name!r} '
+            f'({", ".join(absent[:3])}{", …" if len(absent) > 3 else ""}); it has {", ".join(folders[:3])}, …; '
+            'add their images, or leave labelset out to take the classes from the folders'
+        )
     return labels, classes
 
 # %% ../../nbs/data/folders.ipynb #99a0da0c
@@ -100,38 +129,47 @@ def _first_readable(paths, file_bands):
     "path, pixels and names of the first image that can be decoded: a damaged one must not keep the others from being read"
     first = None
     for path in paths:
-        try: return path, *read_image(path, file_bands)
-        except (ValueError, OSError) as error: first = first or error
+        try:
+            return path, *read_image(path, file_bands)
+        except (ValueError, OSError) as error:
+            first = first or error
     raise first
+
 
 def _file_sensor(paths, file_bands, sensor):
     "sensor, and the bands to deliver, of a folder with the images `paths`"
-    if isinstance(sensor, str): sensor = sensor_of((), sensor)
-    if isinstance(file_bands, str): file_bands = sensor_of((), file_bands).bands
+    if isinstance(sensor, str):
+        sensor = sensor_of((), sensor)
+    if isinstance(file_bands, str):
+        file_bands = sensor_of((), file_bands).bands
     path, pixels, named = _first_readable(paths, file_bands)
     bands = known_bands(named, sensor) if named else None
     if bands is None and file_bands is None and sensor is not None and len(sensor.bands) == len(pixels):
-        raise ValueError(f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file], '
-                         f'or file_bands={sensor.name!r} if they are {", ".join(sensor.bands)}')
+        raise ValueError(
+            f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file], '
+            f'or file_bands={sensor.name!r} if they are {", ".join(sensor.bands)}'
+        )
     if bands is None and file_bands is None:
         raise ValueError(f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file]')
-    if bands is None: bands = file_bands = as_bands(file_bands, sensor) # aliases too
-    if sensor is None: sensor = joint_sensor(bands)
+    if bands is None:
+        bands = file_bands = as_bands(file_bands, sensor)  # aliases too
+    if sensor is None:
+        sensor = joint_sensor(bands)
     return sensor, tuple(b for b in sensor.bands if b in bands), file_bands
 
 # %% ../../nbs/data/folders.ipynb #18ccd04a
 def folder_scenes(
-    folder, # class folders, or images without classes
-    labels: LabelSet | None = None, # None: classes are the folders
+    folder,  # class folders, or images without classes
+    labels: LabelSet | None = None,  # None: classes are the folders
     split: str = 'all',
     *,
-    root=None, # where ids begin; None: `folder`
-    file_bands=None, # names of the channels of tifs that carry none (a list, or a sensor's name for its order)
-    bands=None, # bands to deliver; None: all, in the sensor's order
-    sensor=None, # None: as the band names tell
-    size: int | None = None, # side in pixels; None: as stored, all alike
-    offset: float = 0, # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
-    source: str | None = None, # whose images; None: the label set's, or the folder's name
+    root=None,  # where ids begin; None: `folder`
+    file_bands=None,  # names of the channels of tifs that carry none (a list, or a sensor's name for its order)
+    bands=None,  # bands to deliver; None: all, in the sensor's order
+    sensor=None,  # None: as the band names tell
+    size: int | None = None,  # side in pixels; None: as stored, all alike
+    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    source: str | None = None,  # whose images; None: the label set's, or the folder's name
     name: str = 'folder',
 ) -> FileScenes:
     "The images of one folder."
@@ -142,41 +180,63 @@ def folder_scenes(
     if not loose and not any(full.values()):
         raise FileNotFoundError(f'{folder} has no image; expected class/*.jpg, png or tif, found {first_paths(folder)}')
     if loose and folders:
-        raise ValueError(f'{folder} mixes {len(loose)} images ({loose[0].name}, …) with {len(folders)} folders ({folders[0].name}, …); '
-                         'expected class folders only, or images only')
-    if loose: paths, targets, labels = loose, None, None
+        raise ValueError(
+            f'{folder} mixes {len(loose)} images ({loose[0].name}, …) with {len(folders)} folders ({folders[0].name}, …); '
+            'expected class folders only, or images only'
+        )
+    if loose:
+        paths, targets, labels = loose, None, None
     else:
         empty = [f for f, files in full.items() if not files]
-        if empty: raise ValueError(f'{folder/empty[0]} has no image: a class without images ({len(empty)} of {len(full)} are); add some or remove the folder')
+        if empty:
+            raise ValueError(
+                f'{folder / empty[0]} has no image: a class without images ({len(empty)} of {len(full)} are); add some or remove the folder'
+            )
         given = labels
-        labels, classes = _classes(list(full), labels, folder, root) # all splits of a root have one label set
+        labels, classes = _classes(list(full), labels, folder, root)  # all splits of a root have one label set
         paths = [p for files in full.values() for p in files]
         targets = [classes[f] for f, files in full.items() for _ in files]
         source = source or (given and given.name)
     sensor, all_bands, file_bands = _file_sensor(paths, file_bands if file_bands is not None else bands, sensor)
     bands = all_bands if bands is None or isinstance(bands, str) else tuple(sensor[b] for b in bands)
-    return FileScenes(paths, targets, name=name, source=source or f'folder {root.name}', sensor=sensor, bands=bands, labelset=labels, split=split,
-                      file_bands=file_bands, size=size, offset=offset, ids=[p.relative_to(root).as_posix() for p in paths])
+    return FileScenes(
+        paths,
+        targets,
+        name=name,
+        source=source or f'folder {root.name}',
+        sensor=sensor,
+        bands=bands,
+        labelset=labels,
+        split=split,
+        file_bands=file_bands,
+        size=size,
+        offset=offset,
+        ids=[p.relative_to(root).as_posix() for p in paths],
+    )
 
 # %% ../../nbs/data/folders.ipynb #2bb2b091
 def complete_splits(
-    found: dict, # split -> data set, of those there are; 'all' where nothing is split
+    found: dict,  # split -> data set, of those there are; 'all' where nothing is split
     seed: int = 0,
-) -> dict: # train, val, test
+) -> dict:  # train, val, test
     "All three splits: what is missing is held out of train (val 10 %, test 20 %), or of all (60/20/20)."
     found = dict(found)
     if 'all' in found:
-        rest, found['test'] = hold_out(found.pop('all'), .2, seed, 'test')
+        rest, found['test'] = hold_out(found.pop('all'), 0.2, seed, 'test')
         rest.split = 'train'
-        found['train'], found['val'] = hold_out(rest, .25, seed, 'val')
+        found['train'], found['val'] = hold_out(rest, 0.25, seed, 'val')
         return found
-    if 'train' not in found: return found
-    if 'test' not in found and 'val' in found: # the custom of ImageNet: its val is what is reported on
+    if 'train' not in found:
+        return found
+    if 'test' not in found and 'val' in found:  # the custom of ImageNet: its val is what is reported on
         found['test'] = found.pop('val')
         found['test'].split, found['test'].split_note = 'test', 'test is the val split on disk'
-    if 'test' not in found: found['train'], found['test'] = hold_out(found['train'], .2, seed, 'test')
-    if 'val' not in found: found['train'], found['val'] = hold_out(found['train'], .1, seed, 'val')
+    if 'test' not in found:
+        found['train'], found['test'] = hold_out(found['train'], 0.2, seed, 'test')
+    if 'val' not in found:
+        found['train'], found['val'] = hold_out(found['train'], 0.1, seed, 'val')
     return found
+
 
 def folder_splits(root, labels: LabelSet | None = None, seed: int = 0, **options) -> dict:
     "train, val and test of a folder; `options` as of `folder_scenes`."
@@ -184,81 +244,139 @@ def folder_splits(root, labels: LabelSet | None = None, seed: int = 0, **options
     folders = split_folders(root)
     others = [f for f in _subfolders(root) if f not in folders.values() and image_files(f)]
     if folders and others:
-        if all(image_files(f) for f in folders.values()): folders = {} # 'train' is a class beside 'plane' and 'ship'
-        else: warnings.warn(f'{root}: {", ".join(f.name for f in others[:3])} beside {", ".join(f.name for f in folders.values())} hold images that belong to no split; they are left out', UserWarning, stacklevel=2)
-    if not folders: return complete_splits({'all': folder_scenes(root, labels, 'all', **options)}, seed)
-    if labels is None: # the same classes in every split
+        if all(image_files(f) for f in folders.values()):
+            folders = {}  # 'train' is a class beside 'plane' and 'ship'
+        else:
+            warnings.warn(
+                f'{root}: {", ".join(f.name for f in others[:3])} beside {", ".join(f.name for f in folders.values())} hold images that belong to no split; they are left out',
+                UserWarning,
+                stacklevel=2,
+            )
+    if not folders:
+        return complete_splits({'all': folder_scenes(root, labels, 'all', **options)}, seed)
+    if labels is None:  # the same classes in every split
         names = {f.name for p in folders.values() for f in _subfolders(p)}
         for split, place in folders.items():
             if _subfolders(place) and (lost := sorted(names - {f.name for f in _subfolders(place)})):
-                raise ValueError(f'{place} has no folder {", ".join(lost[:3])}, which other splits have: a class without images')
-    return complete_splits({split: folder_scenes(place, labels, split, root=root, **options) for split, place in folders.items()}, seed)
+                raise ValueError(
+                    f'{place} has no folder {", ".join(lost[:3])}, which other splits have: a class without images'
+                )
+    return complete_splits(
+        {split: folder_scenes(place, labels, split, root=root, **options) for split, place in folders.items()}, seed
+    )
 
 # %% ../../nbs/data/folders.ipynb #741425e7
 def cifar10_splits(root, labels: LabelSet | None = None, seed: int = 0, size: int | None = None) -> dict:
     "train, val, test of CIFAR-10, from torchvision's files or from class folders."
     labels = labels or labelset('cifar10')
-    place = next((p for p in (Path(root)/'cifar10', Path(root)) if p.is_dir() and ((p/'cifar-10-batches-py').is_dir() or split_folders(p))), None)
+    place = next(
+        (
+            p
+            for p in (Path(root) / 'cifar10', Path(root))
+            if p.is_dir() and ((p / 'cifar-10-batches-py').is_dir() or split_folders(p))
+        ),
+        None,
+    )
     if place is None:
         expect_folder(root, 'CIFAR-10')
-        raise FileNotFoundError(f'{root} holds neither cifar-10-batches-py nor train/airplane/*.jpg but {first_paths(root)}; get it with download=True')
-    if not (place/'cifar-10-batches-py').is_dir(): return folder_splits(place, labels, seed, name='cifar10', source='cifar10', size=size)
+        raise FileNotFoundError(
+            f'{root} holds neither cifar-10-batches-py nor train/airplane/*.jpg but {first_paths(root)}; get it with download=True'
+        )
+    if not (place / 'cifar-10-batches-py').is_dir():
+        return folder_splits(place, labels, seed, name='cifar10', source='cifar10', size=size)
     from torchvision.datasets import CIFAR10
+
     whole = {split: CIFAR10(place, train=split == 'train') for split in ('train', 'test')}
-    found = {split: ArrayDataset(d.data.transpose(0, 3, 1, 2), d.targets, name='cifar10', sensor=RGB, labelset=labels, split=split)
-             for split, d in whole.items()}
+    found = {
+        split: ArrayDataset(
+            d.data.transpose(0, 3, 1, 2), d.targets, name='cifar10', sensor=RGB, labelset=labels, split=split
+        )
+        for split, d in whole.items()
+    }
     return complete_splits(found, seed)
+
 
 def imagenet_splits(root, labels: LabelSet | None = None, seed: int = 0, size: int = 224) -> dict:
     "train, val (10,000 held out of train) and test (the official val) of ImageNet, shorter side to `size`, middle cut out."
     labels = labels or labelset('imagenet')
-    place = next((p for p in (Path(root)/'imagenet', Path(root)) if p.is_dir() and (p/'val').is_dir()), None)
+    place = next((p for p in (Path(root) / 'imagenet', Path(root)) if p.is_dir() and (p / 'val').is_dir()), None)
     if place is None:
         expect_folder(root, 'ImageNet (train/n01440764/*.JPEG, val/n01440764/*.JPEG)')
-        raise FileNotFoundError(f'{root} has no val/n01440764/*.JPEG but {first_paths(root)}; ImageNet has to be fetched by hand (image-net.org)')
-    found = {split: folder_scenes(p, labels, split, root=place, name='imagenet', source='imagenet', size=size) for split, p in split_folders(place).items() if split != 'test'}
+        raise FileNotFoundError(
+            f'{root} has no val/n01440764/*.JPEG but {first_paths(root)}; ImageNet has to be fetched by hand (image-net.org)'
+        )
+    found = {
+        split: folder_scenes(p, labels, split, root=place, name='imagenet', source='imagenet', size=size)
+        for split, p in split_folders(place).items()
+        if split != 'test'
+    }
     found['test'] = found.pop('val')
     found['test'].split, found['test'].split_note = 'test', 'test is the official val'
-    if 'train' in found: found['train'], found['val'] = hold_out(found['train'], min(.1, 10_000 / len(found['train'])), seed)
+    if 'train' in found:
+        found['train'], found['val'] = hold_out(found['train'], min(0.1, 10_000 / len(found['train'])), seed)
     return found
 
 # %% ../../nbs/data/folders.ipynb #f0e0dce4
 def npz_scenes(
-    path, # the .npz file
-    labels: LabelSet | None = None, # needed where the file has labels
-    split: str = 'all', *,
-    bands=None, # names of the channels, where the file has none
-    sensor=None, source: str | None = None,
+    path,  # the .npz file
+    labels: LabelSet | None = None,  # needed where the file has labels
+    split: str = 'all',
+    *,
+    bands=None,  # names of the channels, where the file has none
+    sensor=None,
+    source: str | None = None,
 ) -> ArrayDataset:
     "The scenes of an .npz file, bands in the sensor's order."
     path = Path(path)
     if path.is_dir():
         files = sorted(path.glob('*.npz'))
-        if len(files) != 1: raise FileNotFoundError(f'{path} holds {len(files)} .npz files; name the one to read')
+        if len(files) != 1:
+            raise FileNotFoundError(f'{path} holds {len(files)} .npz files; name the one to read')
         path = files[0]
-    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; expected an .npz file with image (N, C, H, W) and bands')
-    if not zipfile.is_zipfile(path): raise ValueError(f'{path} is no .npz file, or is cut short: fetch it again')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist; expected an .npz file with image (N, C, H, W) and bands')
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f'{path} is no .npz file, or is cut short: fetch it again')
     try:
-        with np.load(path, allow_pickle=False) as file: arrays = {k: file[k] for k in file.files}
-    except Exception as error: raise ValueError(f'{path} cannot be read as npz ({error}): arrays of plain numbers and text only') from error
-    if 'image' not in arrays: raise ValueError(f'{path} has {", ".join(arrays) or "nothing"}; expected image (N, C, H, W), bands, and label, id, caption where known')
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {k: file[k] for k in file.files}
+    except Exception as error:
+        raise ValueError(f'{path} cannot be read as npz ({error}): arrays of plain numbers and text only') from error
+    if 'image' not in arrays:
+        raise ValueError(
+            f'{path} has {", ".join(arrays) or "nothing"}; expected image (N, C, H, W), bands, and label, id, caption where known'
+        )
     image = arrays['image']
-    if image.ndim != 4: raise ValueError(f'{path}: images of shape {image.shape}; expected (N, C, H, W)')
+    if image.ndim != 4:
+        raise ValueError(f'{path}: images of shape {image.shape}; expected (N, C, H, W)')
     names = arrays.get('bands', bands)
-    if names is None: raise ValueError(f'{path}: {image.shape[1]} bands without names; give bands=[...]')
+    if names is None:
+        raise ValueError(f'{path}: {image.shape[1]} bands without names; give bands=[...]')
     names = [str(b) for b in names]
-    if len(names) != image.shape[1]: raise ValueError(f'{path}: {image.shape[1]} channels but {len(names)} band names ({", ".join(names)})')
-    if isinstance(sensor, str): sensor = sensor_of((), sensor)
+    if len(names) != image.shape[1]:
+        raise ValueError(f'{path}: {image.shape[1]} channels but {len(names)} band names ({", ".join(names)})')
+    if isinstance(sensor, str):
+        sensor = sensor_of((), sensor)
     have = as_bands(names, sensor)
-    if sensor is None: sensor = joint_sensor(have)
+    if sensor is None:
+        sensor = joint_sensor(have)
     order = [have.index(b) for b in sensor.bands if b in have]
     image = image if order == list(range(len(order))) else image[:, order]
     image = check_pixels(image, [have[i] for i in order], str(path))
     label = arrays.get('label', arrays.get('labels'))
     label = check_targets(label, labels, str(path))
-    return ArrayDataset(image, label, arrays.get('id', arrays.get('ids')), None if 'caption' not in arrays else [str(c) for c in arrays['caption']],
-                        name='npz', source=source or f'npz {path.stem}', sensor=sensor, bands=[have[i] for i in order],
-                        labelset=labels if label is not None else None, split=split)
+    return ArrayDataset(
+        image,
+        label,
+        arrays.get('id', arrays.get('ids')),
+        None if 'caption' not in arrays else [str(c) for c in arrays['caption']],
+        name='npz',
+        source=source or f'npz {path.stem}',
+        sensor=sensor,
+        bands=[have[i] for i in order],
+        labelset=labels if label is not None else None,
+        split=split,
+    )
 
 # %% ../../nbs/data/folders.ipynb #74f56f36
 def _object_bands(dataset, channels):
@@ -266,78 +384,136 @@ def _object_bands(dataset, channels):
     kind = type(dataset).__name__
     bands = getattr(dataset, 'bands', None)
     if kind in ('BigEarthNet', 'BigEarthNetV2'):
-        radar, optical = tuple(S1_GRD.bands[::-1]), tuple(S2_L2A.bands) # VH before VV: file names are sorted
+        radar, optical = tuple(S1_GRD.bands[::-1]), tuple(S2_L2A.bands)  # VH before VV: file names are sorted
         return {'s1': radar, 's2': optical, 'all': radar + optical}[bands]
-    for names in (bands, getattr(dataset, 'band_names', None), getattr(dataset, 'all_bands', None), getattr(dataset, 'all_band_names', None)):
-        if isinstance(names, (list, tuple)) and len(names) == channels: return tuple(str(n).removeprefix('S2_').removeprefix('S1_') for n in names)
+    for names in (
+        bands,
+        getattr(dataset, 'band_names', None),
+        getattr(dataset, 'all_bands', None),
+        getattr(dataset, 'all_band_names', None),
+    ):
+        if isinstance(names, (list, tuple)) and len(names) == channels:
+            return tuple(str(n).removeprefix('S2_').removeprefix('S1_') for n in names)
     return tuple(RGB.bands) if channels == 3 and bands is None else None
 
 # %% ../../nbs/data/folders.ipynb #dacd7e23
 class TorchgeoScenes(SceneDataset):
     "A torchgeo data set object as scenes."
-    def __init__(self, dataset, labels: LabelSet | None = None, *, bands=None, sensor=None, name: str | None = None, source: str | None = None,
-                 split: str | None = None):
-        if not len(dataset): raise ValueError(f'{type(dataset).__name__} has no samples')
+
+    def __init__(
+        self,
+        dataset,
+        labels: LabelSet | None = None,
+        *,
+        bands=None,
+        sensor=None,
+        name: str | None = None,
+        source: str | None = None,
+        split: str | None = None,
+    ):
+        if not len(dataset):
+            raise ValueError(f'{type(dataset).__name__} has no samples')
         self.dataset, kind = dataset, type(dataset).__name__
         first = dataset[0]
-        if not ({'image', 'image_s2'} & set(first)): raise ValueError(f'samples of {kind} have {", ".join(map(str, first))} but no image')
+        if not ({'image', 'image_s2'} & set(first)):
+            raise ValueError(f'samples of {kind} have {", ".join(map(str, first))} but no image')
         image = self._stack(first)
         found = bands or _object_bands(dataset, image.shape[0])
         if found is None or len(found) != image.shape[0]:
-            raise ValueError(f'{kind} yields {image.shape[0]} channels whose names it does not tell'
-                             + (f' ({len(found)} given)' if found else '') + '; give bands=[names in its order]')
-        if isinstance(sensor, str): sensor = sensor_of((), sensor)
-        have = as_bands(found, sensor) # Band objects stay what they are
+            raise ValueError(
+                f'{kind} yields {image.shape[0]} channels whose names it does not tell'
+                + (f' ({len(found)} given)' if found else '')
+                + '; give bands=[names in its order]'
+            )
+        if isinstance(sensor, str):
+            sensor = sensor_of((), sensor)
+        have = as_bands(found, sensor)  # Band objects stay what they are
         owners = sorted({b.sensor for b in have})
         canonical = sensor.bands if sensor is not None else [b for o in owners for b in SENSORS[o].bands]
         self.bands = tuple(b for b in canonical if b in have)
         self.sensor = sensor or joint_sensor(self.bands)
         self._order = [have.index(b) for b in self.bands]
+        if kind.startswith('EuroSAT'):
+            self.bands = with_white(self.bands, 'eurosat')
         self.name, self.split = name or kind.lower(), split or getattr(dataset, 'split', None) or 'all'
-        self.source = source or {'EuroSATSpatial': 'eurosat', 'EuroSAT100': 'eurosat', 'BigEarthNetV2': 'bigearthnet'}.get(kind, kind.lower())
+        self.source = source or {
+            'EuroSATSpatial': 'eurosat',
+            'EuroSAT100': 'eurosat',
+            'BigEarthNetV2': 'bigearthnet',
+        }.get(kind, kind.lower())
         self.labelset, self._class_of = self._labels(labels, kind) if 'label' in first else (None, None)
         self._targets = None
 
     @staticmethod
     def _stack(sample):
-        if 'image' in sample: return sample['image']
-        return torch.cat([sample['image_s1'], sample['image_s2']]) # BigEarthNet v2
+        if 'image' in sample:
+            return sample['image']
+        return torch.cat([sample['image_s1'], sample['image_s2']])  # BigEarthNet v2
+
     def _labels(self, labels, kind):
         "label set, and its class for each of torchgeo's"
         classes = getattr(self.dataset, 'classes', None)
-        if labels is None and kind.startswith('BigEarthNet'): labels = labelset(f'bigearthnet-{self.dataset.num_classes}')
-        known = {'EuroSAT': 'eurosat', 'EuroSATSpatial': 'eurosat', 'EuroSAT100': 'eurosat', 'RESISC45': 'resisc45', 'UCMerced': 'ucmerced'}
-        if labels is None and kind in known: labels = labelset(known[kind])
+        if labels is None and kind.startswith('BigEarthNet'):
+            labels = labelset(f'bigearthnet-{self.dataset.num_classes}')
+        known = {
+            'EuroSAT': 'eurosat',
+            'EuroSATSpatial': 'eurosat',
+            'EuroSAT100': 'eurosat',
+            'RESISC45': 'resisc45',
+            'UCMerced': 'ucmerced',
+        }
+        if labels is None and kind in known:
+            labels = labelset(known[kind])
         if labels is None:
-            if not classes: raise ValueError(f'{kind} does not name its classes; give labelset=')
+            if not classes:
+                raise ValueError(f'{kind} does not name its classes; give labelset=')
             labels = LabelSet(kind.lower(), tuple(_pretty(c) for c in classes), labelset('miniworld').templates)
             return labels, None
-        if classes and all(isinstance(c, str) for c in classes) and (table := folder_classes(labels)) and all(name_key(c) in table for c in classes):
+        if (
+            classes
+            and all(isinstance(c, str) for c in classes)
+            and (table := folder_classes(labels))
+            and all(name_key(c) in table for c in classes)
+        ):
             return labels, np.array([table[name_key(c)] for c in classes])
         return labels, None
+
     def _target(self, label):
         label = np.asarray(label)
-        if label.ndim == 0: return np.int64(label if self._class_of is None else self._class_of[int(label)])
+        if label.ndim == 0:
+            return np.int64(label if self._class_of is None else self._class_of[int(label)])
         return label.astype(np.uint8)
+
     @property
     def targets(self):
-        if self.labelset is None: return None
+        if self.labelset is None:
+            return None
         if self._targets is None:
             known = getattr(self.dataset, 'targets', None)
-            if known is None and hasattr(self.dataset, '_load_target') and type(self.dataset).__name__.startswith('BigEarthNet'):
-                known = [self.dataset._load_target(i) for i in range(len(self))] # without decoding the images
-            if known is None: known = [self.dataset[i]['label'] for i in range(len(self))]
+            if (
+                known is None
+                and hasattr(self.dataset, '_load_target')
+                and type(self.dataset).__name__.startswith('BigEarthNet')
+            ):
+                known = [self.dataset._load_target(i) for i in range(len(self))]  # without decoding the images
+            if known is None:
+                known = [self.dataset[i]['label'] for i in range(len(self))]
             self._targets = check_targets(np.stack([self._target(t) for t in known]), self.labelset, self.name)
         return self._targets
-    def __len__(self): return len(self.dataset)
+
+    def __len__(self):
+        return len(self.dataset)
+
     def __getitem__(self, i):
         i = range(len(self))[i]
         found = self.dataset[i]
         image = self._stack(found)[self._order].float()
         if self.sensor.unit == 'uint8':
-            if image.max() <= 1 and image.max() > 0 and (image != image.round()).any(): image = image * 255
+            if image.max() <= 1 and image.max() > 0 and (image != image.round()).any():
+                image = image * 255
             image = image.round().clamp(0, 255).to(torch.uint8)
-        else: image = torch.from_numpy(check_pixels(image.numpy(), self.bands, f'{self.name}/{self.split}/{i}'))
+        else:
+            image = torch.from_numpy(check_pixels(image.numpy(), self.bands, f'{self.name}/{self.split}/{i}'))
         sample = {'image': image, 'id': f'{self.name}/{self.split}/{i}'}
         if self.labelset is not None:
             target = self._target(found['label'])

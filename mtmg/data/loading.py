@@ -17,8 +17,15 @@ from ..bands.sensors import did_you_mean
 from .catalog import CATALOG, dataset_info, download as fetch_archive, unknown_name
 from .files import audit, expect_folder
 from mtmg.data.folders import (
-    TorchgeoScenes, cifar10_splits, complete_splits, folder_splits, hold_out, imagenet_splits, npz_scenes,
-    split_folders, stratified_split,
+    TorchgeoScenes,
+    cifar10_splits,
+    complete_splits,
+    folder_splits,
+    hold_out,
+    imagenet_splits,
+    npz_scenes,
+    split_folders,
+    stratified_split,
 )
 from ..labels.labelsets import LabelSet, labelset
 from .scenes import SceneDataset, Splits, Subset, joined_groups
@@ -26,6 +33,7 @@ from .scenes import SceneDataset, Splits, Subset, joined_groups
 # %% ../../nbs/data/loading.ipynb #e59900af
 class Joined(SceneDataset):
     "Data sets of the same bands and classes, one after the other."
+
     def __init__(self, datasets, split: str = 'all'):
         self.datasets, first = list(datasets), datasets[0]
         for other in self.datasets[1:]:
@@ -34,24 +42,33 @@ class Joined(SceneDataset):
         self.name, self.source, self.sensor, self.bands = first.name, first.source, first.sensor, first.bands
         self.labelset, self.split = first.labelset, split
         self._ends = np.cumsum([len(d) for d in self.datasets])
+
     @property
     def targets(self):
         parts = [d.targets for d in self.datasets]
         return None if any(p is None for p in parts) else np.concatenate(parts)
+
     @property
-    def ids(self): return [i for d in self.datasets for i in d.ids]
+    def ids(self):
+        return [i for d in self.datasets for i in d.ids]
+
     @property
     def captions(self):
         parts = [d.captions for d in self.datasets]
         return None if any(p is None for p in parts) else [c for p in parts for c in p]
+
     @property
     def groups(self):
         parts = joined_groups(self.datasets)
         return None if parts[0] is None else [g for p in parts for g in p]
+
     def _place(self, i):
         part = int(np.searchsorted(self._ends, i, side='right'))
         return part, i - (self._ends[part - 1] if part else 0)
-    def __len__(self): return int(self._ends[-1])
+
+    def __len__(self):
+        return int(self._ends[-1])
+
     def __getitem__(self, i):
         part, j = self._place(range(len(self))[i])
         return self.datasets[part][j]
@@ -59,49 +76,72 @@ class Joined(SceneDataset):
 # %% ../../nbs/data/loading.ipynb #c4de4db5
 class Reclassed(Subset):
     "Scenes of another data set, in some of its classes."
+
     def __init__(self, dataset, indices, labels: LabelSet, columns):
         super().__init__(dataset, indices)
-        self.labelset, self._columns = labels, np.asarray(columns) # the old number of each new class
+        self.labelset, self._columns = labels, np.asarray(columns)  # the old number of each new class
         self._new = np.full(len(dataset.labelset), -1)
         self._new[self._columns] = np.arange(len(self._columns))
+
     def _reclass(self, sample):
         label = sample['label']
         return sample | {'label': label[self._columns] if torch_like(label) else int(self._new[label])}
+
     @property
     def targets(self):
         old = super().targets
         return old[:, self._columns] if old.ndim == 2 else self._new[old]
-    def __getitem__(self, i): return self._reclass(super().__getitem__(i))
-    def __getitems__(self, indices): return [self._reclass(s) for s in super().__getitems__(indices)]
 
-def torch_like(x) -> bool: return hasattr(x, 'detach') and x.ndim > 0
+    def __getitem__(self, i):
+        return self._reclass(super().__getitem__(i))
+
+    def __getitems__(self, indices):
+        return [self._reclass(s) for s in super().__getitems__(indices)]
+
+
+def torch_like(x) -> bool:
+    return hasattr(x, 'detach') and x.ndim > 0
 
 # %% ../../nbs/data/loading.ipynb #7129d183
 def only_classes(
     dataset: SceneDataset,
-    classnames, # names or aliases of classes
-    keep_labelset: bool = False, # number the classes as before, among all of them
+    classnames,  # names or aliases of classes
+    keep_labelset: bool = False,  # number the classes as before, among all of them
 ) -> Subset:
     "The scenes of some classes (multi-label: with at least one of them and no other), labelled with these alone."
-    if dataset.targets is None: raise ValueError(f'{dataset.name} has no labels: classes cannot be told apart')
+    if dataset.targets is None:
+        raise ValueError(f'{dataset.name} has no labels: classes cannot be told apart')
     labels = dataset.labelset
-    if isinstance(classnames, str): classnames = [classnames]
+    if isinstance(classnames, str):
+        classnames = [classnames]
     columns = sorted({labels.index(c) for c in classnames})
     targets = np.asarray(dataset.targets)
-    member = targets[:, columns].any(1) & ~np.delete(targets, columns, 1).any(1) if targets.ndim == 2 else np.isin(targets, columns)
-    if not member.any(): raise ValueError(f'{dataset.name} ({dataset.split}) has no scene of {", ".join(classnames)} alone')
+    member = (
+        targets[:, columns].any(1) & ~np.delete(targets, columns, 1).any(1)
+        if targets.ndim == 2
+        else np.isin(targets, columns)
+    )
+    if not member.any():
+        raise ValueError(f'{dataset.name} ({dataset.split}) has no scene of {", ".join(classnames)} alone')
     where = np.flatnonzero(member)
-    return dataset.subset(where) if keep_labelset else Reclassed(dataset, where, labels.subset([labels.classnames[c] for c in columns]), columns)
+    return (
+        dataset.subset(where)
+        if keep_labelset
+        else Reclassed(dataset, where, labels.subset([labels.classnames[c] for c in columns]), columns)
+    )
 
 # %% ../../nbs/data/loading.ipynb #89bedcde
 def drop_classes(dataset, classnames):
     "A data set (or `Splits`) without some classes: neither their scenes (multi-label: none that shows one) nor their names."
-    if isinstance(dataset, Splits): return Splits(*(drop_classes(d, classnames) for d in dataset))
-    if dataset.targets is None: raise ValueError(f'{dataset.name} has no labels: classes cannot be told apart')
+    if isinstance(dataset, Splits):
+        return Splits(*(drop_classes(d, classnames) for d in dataset))
+    if dataset.targets is None:
+        raise ValueError(f'{dataset.name} has no labels: classes cannot be told apart')
     labels = dataset.labelset
     dropped = {labels.index(c) for c in ([classnames] if isinstance(classnames, str) else classnames)}
     columns = [c for c in range(len(labels)) if c not in dropped]
-    if not columns: raise ValueError(f'all {len(labels)} classes of {labels.name} are dropped')
+    if not columns:
+        raise ValueError(f'all {len(labels)} classes of {labels.name} are dropped')
     targets = np.asarray(dataset.targets)
     shows = targets[:, sorted(dropped)].any(1) if targets.ndim == 2 else np.isin(targets, sorted(dropped))
     return Reclassed(dataset, np.flatnonzero(~shows), labels.subset([labels.classnames[c] for c in columns]), columns)
@@ -109,75 +149,133 @@ def drop_classes(dataset, classnames):
 # %% ../../nbs/data/loading.ipynb #5697103e
 SPLITS = ('train', 'val', 'test')
 
+
 def _each(n):
     "`n` scenes a split, or (train, val, test)"
     each = [n] * 3 if n is None or np.ndim(n) == 0 else list(n)
-    if len(each) != 3 or not all(k is None or isinstance(k, (int, np.integer)) for k in each): raise ValueError(f'n={n!r}; give one number of scenes, or three for train, val and test')
+    if len(each) != 3 or not all(k is None or isinstance(k, (int, np.integer)) for k in each):
+        raise ValueError(f'n={n!r}; give one number of scenes, or three for train, val and test')
     return dict(zip(SPLITS, each))
+
 
 def _miniworld(name, root, wanted, n=None, seed=0):
     from mtmg.data.worlds.miniworld import MiniWorld
+
     return {s: MiniWorld(s, name, n=_each(n)[s], seed=seed) for s in wanted}
+
 
 def _digits(name, root, wanted, copies=1, seed=0):
     from mtmg.data.worlds.supported import Digits
+
     return {s: Digits(s, copies, seed) for s in wanted}
+
 
 def _shapes(name, root, wanted, n=None, seed=0):
     from mtmg.data.worlds.drawings import Shapes
+
     return {s: Shapes(s, n=_each(n)[s], seed=seed) for s in wanted}
 
 # %% ../../nbs/data/loading.ipynb #7788280a
-def _archive(read, folder=None): # `folder`: reads plain class folders too, where the published layout is not there
+def _archive(read, folder=None):  # `folder`: reads plain class folders too, where the published layout is not there
     def load(name, root, wanted, labelset=None, size=None, seed=0):
-        for place in (Path(root)/name, Path(root)):
-            if folder and place.is_dir() and not (place/folder).exists() and _has_classes(place, labelset):
+        for place in (Path(root) / name, Path(root)):
+            if folder and place.is_dir() and not (place / folder).exists() and _has_classes(place, labelset):
                 return folder_splits(place, labelset, seed, name=name, source=name, size=size)
         return {s: read(root, s, labels=labelset, size=size) for s in wanted}
+
     return load
+
 
 def _has_classes(place, labels):
     from mtmg.data.published import name_key
+
     table = folder_classes(labels)
     places = list(split_folders(place).values()) or [place]
     return all(any(name_key(f.name) in table for f in p.iterdir() if f.is_dir()) for p in places)
 
+
 def _bigearthnet(kind):
     def load(name, root, wanted, nomenclature=19, modality='s2', labelset=None, size=None):
         return {s: kind(root, s, nomenclature, modality, labelset, size) for s in wanted}
+
     return load
 
-def _sen12ms(name, root, wanted, nomenclature=10, multilabel=True, threshold=.1, modality='s2', labelset=None, size=None, seed=0):
+
+def _sen12ms(
+    name, root, wanted, nomenclature=10, multilabel=True, threshold=0.1, modality='s2', labelset=None, size=None, seed=0
+):
     read = lambda s: Sen12MS(root, s, nomenclature, multilabel, threshold, modality, labelset, size)
     found = {s: read(s) for s in ('train', 'test') if s in wanted or (s == 'train' and 'val' in wanted)}
-    if 'train' in found: found['train'], found['val'] = hold_out(found['train'], .1, seed)
+    if 'train' in found:
+        found['train'], found['val'] = hold_out(found['train'], 0.1, seed)
     return found
 
-def _cifar10(name, root, wanted, labelset=None, size=None, seed=0): return cifar10_splits(root, labelset, seed, size)
-def _imagenet(name, root, wanted, labelset=None, size=224, seed=0): return imagenet_splits(root, labelset, seed, size)
+
+def _cifar10(name, root, wanted, labelset=None, size=None, seed=0):
+    return cifar10_splits(root, labelset, seed, size)
+
+
+def _imagenet(name, root, wanted, labelset=None, size=224, seed=0):
+    return imagenet_splits(root, labelset, seed, size)
 
 # %% ../../nbs/data/loading.ipynb #6ea80d15
-def _folder(name, root, wanted, labelset=None, file_bands=None, bands=None, sensor=None, size=None, offset=0, source=None, seed=0):
+def _folder(
+    name,
+    root,
+    wanted,
+    labelset=None,
+    file_bands=None,
+    bands=None,
+    sensor=None,
+    size=None,
+    offset=0,
+    source=None,
+    seed=0,
+):
     options = dict(file_bands=file_bands, bands=bands, sensor=sensor, size=size, offset=offset, source=source)
     return folder_splits(root, labelset, seed, **options)
+
 
 def _npz(name, root, wanted, labelset=None, bands=None, sensor=None, source=None, seed=0):
     return complete_splits({'all': npz_scenes(root, labelset, bands=bands, sensor=sensor, source=source)}, seed)
 
+
 def _shards(name, root, wanted, labelset=None, bands=None, nomenclature=None, seed=0):
     from mtmg.data.shards.reading import ShardScenes, shard_splits
     from mtmg.data.shards.foreign import paper_scenes
-    root = expect_folder(root, 'shards: SPLIT/0.tar and SPLIT/nshards.txt, or SPLIT/*.tar.gz in the form of the paper')
-    paper = {s: p for s, p in ({'all': root} | split_folders(root)).items() if any(p.glob('*.tar*')) and not (p/'nshards.txt').exists() and not (p/'split.json').exists()}
-    if paper: return complete_splits({s: paper_scenes(p, labelset, s, bands=bands, nomenclature=nomenclature) for s, p in paper.items()}, seed)
-    there = shard_splits(root)
-    return complete_splits({s: ShardScenes(root, s, labels=labelset) for s in (wanted if set(wanted) <= set(there) else there)}, seed)
 
-LOADERS = {**{name: _miniworld for name in CATALOG if name.startswith('miniworld')}, 'digits': _digits, 'shapes': _shapes,
-           **{name: _archive(partial(eurosat, name=name)) for name in ('eurosat', 'eurosat-spatial', 'eurosat-100')},
-           'bigearthnet-v1': _bigearthnet(BigEarthNet), 'bigearthnet-v2': _bigearthnet(BigEarthNetV2), 'sen12ms': _sen12ms,
-           'resisc45': _archive(resisc45, 'NWPU-RESISC45'), 'ucmerced': _archive(ucmerced, 'UCMerced_LandUse'), 'cifar10': _cifar10,
-           'imagenet': _imagenet, 'folder': _folder, 'npz': _npz, 'shards': _shards}
+    root = expect_folder(root, 'shards: SPLIT/0.tar and SPLIT/nshards.txt, or SPLIT/*.tar.gz in the form of the paper')
+    paper = {
+        s: p
+        for s, p in ({'all': root} | split_folders(root)).items()
+        if any(p.glob('*.tar*')) and not (p / 'nshards.txt').exists() and not (p / 'split.json').exists()
+    }
+    if paper:
+        return complete_splits(
+            {s: paper_scenes(p, labelset, s, bands=bands, nomenclature=nomenclature) for s, p in paper.items()}, seed
+        )
+    there = shard_splits(root)
+    return complete_splits(
+        {s: ShardScenes(root, s, labels=labelset) for s in (wanted if set(wanted) <= set(there) else there)}, seed
+    )
+
+
+LOADERS = {
+    **{name: _miniworld for name in CATALOG if name.startswith('miniworld')},
+    'digits': _digits,
+    'shapes': _shapes,
+    **{name: _archive(partial(eurosat, name=name)) for name in ('eurosat', 'eurosat-spatial', 'eurosat-100')},
+    'bigearthnet-v1': _bigearthnet(BigEarthNet),
+    'bigearthnet-v2': _bigearthnet(BigEarthNetV2),
+    'sen12ms': _sen12ms,
+    'resisc45': _archive(resisc45, 'NWPU-RESISC45'),
+    'ucmerced': _archive(ucmerced, 'UCMerced_LandUse'),
+    'cifar10': _cifar10,
+    'imagenet': _imagenet,
+    'folder': _folder,
+    'npz': _npz,
+    'shards': _shards,
+}
 
 # %% ../../nbs/data/loading.ipynb #d8915aee
 def _options(name, options):
@@ -185,47 +283,72 @@ def _options(name, options):
     allowed = [p for p in inspect.signature(LOADERS[name]).parameters if p not in ('name', 'root', 'wanted')]
     for key in options:
         if key not in allowed:
-            raise TypeError(f"load_dataset({name!r}) takes no option {key!r}; it takes {', '.join(['root', 'split', 'download', 'templates', *allowed])}{did_you_mean(key, allowed)}")
+            raise TypeError(
+                f"load_dataset({name!r}) takes no option {key!r}; it takes {', '.join(['root', 'split', 'download', 'templates', *allowed])}{did_you_mean(key, allowed)}"
+            )
     given = options.get('labelset')
-    if given is not None: options = options | {'labelset': labelset(given)}
-    elif 'labelset' in allowed and name not in ('folder', 'npz', 'shards', 'bigearthnet-v1', 'bigearthnet-v2', 'sen12ms', 'imagenet'):
+    if given is not None:
+        options = options | {'labelset': labelset(given)}
+    elif 'labelset' in allowed and name not in (
+        'folder',
+        'npz',
+        'shards',
+        'bigearthnet-v1',
+        'bigearthnet-v2',
+        'sen12ms',
+        'imagenet',
+    ):
         options = options | {'labelset': labelset(CATALOG[name].labelset)}
     return options
 
+
 def _with_templates(dataset, templates):
-    if templates is not None and dataset.labelset is not None: dataset.labelset = dataset.labelset.with_templates(templates)
+    if templates is not None and dataset.labelset is not None:
+        dataset.labelset = dataset.labelset.with_templates(templates)
     return dataset
 
 # %% ../../nbs/data/loading.ipynb #828aa00f
 def load_dataset(
-    name, # a name of `mtmg.data.CATALOG`, a torchgeo data set object, or a `SceneDataset`
-    root='data', # where it lies: its own folder or the one above it; the file of 'npz'
-    split: str | None = None, # 'train', 'val', 'test', 'all'; None: all three
-    download: bool = False, # fetch it first where it is not there and its owner allows it
-    templates=None, # prompts: a name of `mtmg.labels.TEMPLATES`, a list, a text file
-    **options, # `dataset_info(name)['options']` says which
+    name,  # a name of `mtmg.data.CATALOG`, a torchgeo data set object, or a `SceneDataset`
+    root='data',  # where it lies: its own folder or the one above it; the file of 'npz'
+    split: str | None = None,  # 'train', 'val', 'test', 'all'; None: all three
+    download: bool = False,  # fetch it first where it is not there and its owner allows it
+    templates=None,  # prompts: a name of `mtmg.labels.TEMPLATES`, a list, a text file
+    **options,  # `dataset_info(name)['options']` says which
 ) -> Splits | SceneDataset:
     "A data set by name: `Splits`, or one split of it. ValueError, FileNotFoundError and TypeError say what to do."
-    if isinstance(name, SceneDataset): # one already
-        if options or split not in (None, name.split): raise ValueError(f"{name} is loaded already: it takes no {', '.join(options) or f'split {split!r}'}")
+    if isinstance(name, SceneDataset):  # one already
+        if options or split not in (None, name.split):
+            raise ValueError(f"{name} is loaded already: it takes no {', '.join(options) or f'split {split!r}'}")
         return name if templates is None else _with_templates(name.subset(range(len(name))), templates)
     if not isinstance(name, (str, Path)):
-        if split is not None: options['split'] = split
-        if 'labelset' in options: options['labels'] = labelset(options.pop('labelset'))
+        if split is not None:
+            options['split'] = split
+        if 'labelset' in options:
+            options['labels'] = labelset(options.pop('labelset'))
         return _with_templates(TorchgeoScenes(name, **options), templates)
     name = str(name)
-    if name not in LOADERS: raise unknown_name('data set', name, LOADERS)
-    if split not in (None, 'all', *SPLITS): raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}, all")
+    if name not in LOADERS:
+        raise unknown_name('data set', name, LOADERS)
+    if split not in (None, 'all', *SPLITS):
+        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}, all")
     options = _options(name, options)
     wanted = SPLITS if split in (None, 'all') else (split,)
-    try: found = LOADERS[name](name, root, wanted, **options)
+    try:
+        found = LOADERS[name](name, root, wanted, **options)
     except FileNotFoundError:
-        if not download: raise
-        place = Path(root) if Path(root).name == name else Path(root)/name
+        if not download:
+            raise
+        place = Path(root) if Path(root).name == name else Path(root) / name
         fetch_archive(name, place)
         found = LOADERS[name](name, place, wanted, **options)
-    for dataset in found.values(): _with_templates(dataset, templates)
+    for dataset in found.values():
+        _with_templates(dataset, templates)
     missing = [s for s in wanted if s not in found]
-    if split == 'all': return Joined([d for d in found.values()])
-    if missing: raise FileNotFoundError(f"{name} at {root} has no split {', '.join(missing)}; there is {', '.join(found)}: take one of them with split=")
+    if split == 'all':
+        return Joined([d for d in found.values()])
+    if missing:
+        raise FileNotFoundError(
+            f"{name} at {root} has no split {', '.join(missing)}; there is {', '.join(found)}: take one of them with split="
+        )
     return found[split] if split else Splits(*(found[s] for s in SPLITS))

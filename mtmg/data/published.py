@@ -18,10 +18,17 @@ import warnings
 import numpy as np
 import torch
 
-from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor
+from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor, with_white
 from .catalog import unknown_name
 from mtmg.data.files import (
-    FileScenes, channel_order, check_pixels, expect_folder, first_paths, image_files, joint_sensor, read_image,
+    FileScenes,
+    channel_order,
+    check_pixels,
+    expect_folder,
+    first_paths,
+    image_files,
+    joint_sensor,
+    read_image,
     resize,
 )
 from ..labels.nomenclatures import CLC_CODES, LANDCOVER_OF_EUROSAT, ben43_to_5, ben43_to_19, igbp_shares
@@ -33,14 +40,18 @@ def name_key(name: str) -> str:
     "A name without case, spaces and signs."
     return re.sub('[^a-z0-9]', '', name.lower())
 
+
 def _imagenet_folders():
     "the 1,000 WordNet ids in the order of the classes"
     from importlib.util import find_spec
-    return (Path(find_spec('timm').origin).parent/'data'/'_info'/'imagenet_synsets.txt').read_text().split()
+
+    return (Path(find_spec('timm').origin).parent / 'data' / '_info' / 'imagenet_synsets.txt').read_text().split()
+
 
 def folder_classes(labels: LabelSet) -> dict[str, int]:
     "Which class a folder name (as `name_key`) stands for: class names, their aliases, WordNet ids, EuroSAT's for its land cover."
-    if labels.name == 'imagenet': return {wnid: k for k, wnid in enumerate(_imagenet_folders())} # its class names repeat
+    if labels.name == 'imagenet':
+        return {wnid: k for k, wnid in enumerate(_imagenet_folders())}  # its class names repeat
     table = {name_key(n): k for k, names in enumerate(labels.aliases) for n in names}
     if labels == labelset('miniworld-landcover', labels.templates):
         table |= {name_key(n): k for (n,), k in zip(labelset('eurosat').aliases, LANDCOVER_OF_EUROSAT)}
@@ -49,128 +60,238 @@ def folder_classes(labels: LabelSet) -> dict[str, int]:
 # %% ../../nbs/data/published.ipynb #f76b9098
 def split_list(root: Path, name: str) -> list[str]:
     "The lines of a split file."
-    path = Path(root)/name
-    if not path.is_file(): raise FileNotFoundError(f'{path} is missing; it lists the scenes of a split (found: {first_paths(root)})')
+    path = Path(root) / name
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing; it lists the scenes of a split (found: {first_paths(root)})')
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    if not lines: raise ValueError(f'{path} lists no scene')
+    if not lines:
+        raise ValueError(f'{path} lists no scene')
     return lines
+
 
 def _must_exist(paths, listed_in):
     @cache
-    def names(folder): return set(os.listdir(folder)) if folder.is_dir() else set() # one listing for all of its scenes
+    def names(folder):
+        return set(os.listdir(folder)) if folder.is_dir() else set()  # one listing for all of its scenes
+
     missing = [p for p in paths if p.name not in names(p.parent)]
     if missing:
-        raise FileNotFoundError(f'{listed_in} names {len(missing)} of {len(paths)} images that are not there, first '
-                                f'{", ".join(str(p) for p in missing[:3])}; fetch them or take their lines out')
+        raise FileNotFoundError(
+            f'{listed_in} names {len(missing)} of {len(paths)} images that are not there, first '
+            f'{", ".join(str(p) for p in missing[:3])}; fetch them or take their lines out'
+        )
+
 
 def find_root(root, folder: str, marker: str, what: str) -> Path:
     "`root`/`folder` or `root`, whichever holds `marker`; else an error that says what was expected and what is there."
-    for place in (Path(root)/folder, Path(root)):
-        if (place/marker).exists(): return place
+    for place in (Path(root) / folder, Path(root)):
+        if (place / marker).exists():
+            return place
     expect_folder(root, what)
-    raise FileNotFoundError(f'{root} is not laid out as {what}: no {marker}; it holds {first_paths(root)}; '
-                            "get the data with download=True where its owner allows it, or read images of your own with load_dataset('folder', root)")
+    raise FileNotFoundError(
+        f'{root} is not laid out as {what}: no {marker}; it holds {first_paths(root)}; '
+        "get the data with download=True where its owner allows it, or read images of your own with load_dataset('folder', root)"
+    )
 
 # %% ../../nbs/data/published.ipynb #0d9b72f1
 def _class_folders(name, root, base, listfile, labels, folder_of, suffix=None, **description):
     "scenes that `listfile` names, in the order of torchgeo: by class folder, then by file name"
     lines = {Path(line).stem + suffix if suffix else line for line in split_list(root, listfile)}
-    paths = sorted((base/folder_of(line)/line for line in lines), key=lambda p: (p.parent.name, p.name))
-    _must_exist(paths, root/listfile)
+    paths = sorted((base / folder_of(line) / line for line in lines), key=lambda p: (p.parent.name, p.name))
+    _must_exist(paths, root / listfile)
     classes = folder_classes(labels)
     unknown = sorted({p.parent.name for p in paths if name_key(p.parent.name) not in classes})
-    if unknown: raise ValueError(f'{base}: no class of {labels.name} is called {", ".join(unknown)}; classes are {", ".join(labels.classnames)}')
+    if unknown:
+        raise ValueError(
+            f'{base}: no class of {labels.name} is called {", ".join(unknown)}; classes are {", ".join(labels.classnames)}'
+        )
     for folder in sorted(p for p in base.iterdir() if p.is_dir()):
-        if not image_files(folder): raise ValueError(f'{folder} has no image; fetch the class again or remove its folder')
-    return FileScenes(paths, [classes[name_key(p.parent.name)] for p in paths], name=name, labelset=labels, **description)
+        if not image_files(folder):
+            raise ValueError(f'{folder} has no image; fetch the class again or remove its folder')
+    return FileScenes(
+        paths, [classes[name_key(p.parent.name)] for p in paths], name=name, labelset=labels, **description
+    )
 
 # %% ../../nbs/data/published.ipynb #904e8fb3
-EUROSAT_FILE_BANDS = ('B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B09', 'B10', 'B11', 'B12', 'B8A') # B8A last
+EUROSAT_FILE_BANDS = (
+    'B01',
+    'B02',
+    'B03',
+    'B04',
+    'B05',
+    'B06',
+    'B07',
+    'B08',
+    'B09',
+    'B10',
+    'B11',
+    'B12',
+    'B8A',
+)  # B8A last
 
-def eurosat(root, split: str, name: str = 'eurosat', labels: LabelSet | None = None, size: int | None = None) -> FileScenes:
+
+def eurosat(
+    root, split: str, name: str = 'eurosat', labels: LabelSet | None = None, size: int | None = None
+) -> FileScenes:
     "A split of EuroSAT, 13 bands in the order of `S2_L1C`. `name`: 'eurosat', 'eurosat-spatial' or 'eurosat-100'."
     tif = 'ds/images/remote_sensing/otherDatasets/sentinel_2/tif'
     root = find_root(root, name, tif, f'EuroSAT ({tif}/AnnualCrop/*.tif and {name}-{split}.txt)')
-    return _class_folders(name, root, root/tif, f'{name}-{split}.txt', labels or labelset('eurosat'), lambda line: line.rsplit('_', 1)[0],
-                          '.tif', source='eurosat', sensor=S2_L1C, split=split, file_bands=EUROSAT_FILE_BANDS, size=size)
+    return _class_folders(
+        name,
+        root,
+        root / tif,
+        f'{name}-{split}.txt',
+        labels or labelset('eurosat'),
+        lambda line: line.rsplit('_', 1)[0],
+        '.tif',
+        source='eurosat',
+        sensor=S2_L1C,
+        bands=with_white(S2_L1C.bands, 'eurosat'),
+        split=split,
+        file_bands=EUROSAT_FILE_BANDS,
+        size=size,
+    )
 
 # %% ../../nbs/data/published.ipynb #1cc5783a
 def resisc45(root, split: str, labels: LabelSet | None = None, size: int | None = None) -> FileScenes:
     "A split of NWPU-RESISC45."
-    root = find_root(root, 'resisc45', 'NWPU-RESISC45', 'RESISC45 (NWPU-RESISC45/airplane/*.jpg and resisc45-train.txt)')
-    return _class_folders('resisc45', root, root/'NWPU-RESISC45', f'resisc45-{split}.txt', labels or labelset('resisc45'),
-                          lambda line: line.rsplit('_', 1)[0], sensor=RGB, split=split, size=size)
+    root = find_root(
+        root, 'resisc45', 'NWPU-RESISC45', 'RESISC45 (NWPU-RESISC45/airplane/*.jpg and resisc45-train.txt)'
+    )
+    return _class_folders(
+        'resisc45',
+        root,
+        root / 'NWPU-RESISC45',
+        f'resisc45-{split}.txt',
+        labels or labelset('resisc45'),
+        lambda line: line.rsplit('_', 1)[0],
+        sensor=RGB,
+        split=split,
+        size=size,
+    )
+
 
 def ucmerced(root, split: str, labels: LabelSet | None = None, size: int | None = None) -> FileScenes:
     "A split of UC Merced; the few images of another size are brought to 256 x 256."
-    root = find_root(root, 'ucmerced', 'UCMerced_LandUse', 'UC Merced (UCMerced_LandUse/Images/agricultural/*.tif and uc_merced-train.txt)')
-    return _class_folders('ucmerced', root, root/'UCMerced_LandUse'/'Images', f'uc_merced-{split}.txt', labels or labelset('ucmerced'),
-                          lambda line: re.match(r'[a-z]+', line)[0], sensor=RGB, split=split, size=size or 256)
+    root = find_root(
+        root,
+        'ucmerced',
+        'UCMerced_LandUse',
+        'UC Merced (UCMerced_LandUse/Images/agricultural/*.tif and uc_merced-train.txt)',
+    )
+    return _class_folders(
+        'ucmerced',
+        root,
+        root / 'UCMerced_LandUse' / 'Images',
+        f'uc_merced-{split}.txt',
+        labels or labelset('ucmerced'),
+        lambda line: re.match(r'[a-z]+', line)[0],
+        sensor=RGB,
+        split=split,
+        size=size or 256,
+    )
 
 # %% ../../nbs/data/published.ipynb #cb30a2ed
 MODALITIES = ('s2', 's1', 's1+s2')
+
 
 def _paired(optical: Sensor) -> dict:
     "modality -> its sensor and bands"
     both = S1_GRD.bands + optical.bands
     return {'s2': (optical, optical.bands), 's1': (S1_GRD, S1_GRD.bands), 's1+s2': (joint_sensor(both), both)}
 
+
 def _band_files(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir(): raise FileNotFoundError(f'{folder} does not exist; the split file names it')
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder} does not exist; the split file names it')
     return {path.stem.rsplit('_', 1)[-1]: path for path in folder.iterdir() if path.suffix == '.tif'}
+
 
 def read_bands(folders: dict, bands, size: int = 120) -> np.ndarray:
     "(C, size, size) float32 from folders of single-band tifs; `folders`: sensor name -> folder."
     import rasterio
     from rasterio.enums import Resampling
+
     files = {sensor: _band_files(Path(folder)) for sensor, folder in folders.items()}
     out = np.empty((len(bands), size, size), np.float32)
     for c, band in enumerate(bands):
         there = files[band.sensor]
         if str(band) not in there:
-            raise FileNotFoundError(f'{folders[band.sensor]} has no file of band {band}; it has {", ".join(sorted(there)) or "no tif"}')
+            raise FileNotFoundError(
+                f'{folders[band.sensor]} has no file of band {band}; it has {", ".join(sorted(there)) or "no tif"}'
+            )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-                with rasterio.open(there[str(band)]) as file: out[c] = file.read(1, out_shape=(size, size), resampling=Resampling.bilinear)
+                with rasterio.open(there[str(band)]) as file:
+                    out[c] = file.read(1, out_shape=(size, size), resampling=Resampling.bilinear)
         except rasterio.errors.RasterioIOError as error:
-            raise ValueError(f'{there[str(band)]} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again') from error
+            raise ValueError(
+                f'{there[str(band)]} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again'
+            ) from error
     return out
 
 # %% ../../nbs/data/published.ipynb #920a40db
 class PairedScenes(SceneDataset):
     "Scenes of Sentinel-1 and Sentinel-2 folders with labels that are read on demand. A subclass knows where they are."
+
     def __init__(self, name, source, optical, split, modality, labels, size=None):
-        if modality not in MODALITIES: raise unknown_name('modality', modality, MODALITIES)
-        self.name, self.source, self.split, self.modality, self.labelset, self.size = name, source, split, modality, labels, size
+        if modality not in MODALITIES:
+            raise unknown_name('modality', modality, MODALITIES)
+        self.name, self.source, self.split, self.modality, self.labelset, self.size = (
+            name,
+            source,
+            split,
+            modality,
+            labels,
+            size,
+        )
         self.sensor, self.bands = _paired(optical)[modality]
-    def _pixels(self, i) -> np.ndarray: raise NotImplementedError
-    def label(self, i) -> np.ndarray: raise NotImplementedError
+
+    def _pixels(self, i) -> np.ndarray:
+        raise NotImplementedError
+
+    def label(self, i) -> np.ndarray:
+        raise NotImplementedError
+
     @cached_property
     def targets(self):
         from concurrent.futures import ThreadPoolExecutor
         from tqdm.auto import tqdm
+
         with ThreadPoolExecutor() as pool:
-            labels = tqdm(pool.map(self.label, range(len(self))), total=len(self), desc=f'labels of {self.name} {self.split}',
-                          disable=len(self) < 10_000)
+            labels = tqdm(
+                pool.map(self.label, range(len(self))),
+                total=len(self),
+                desc=f'labels of {self.name} {self.split}',
+                disable=len(self) < 10_000,
+            )
             return np.stack(list(labels))
-    def __len__(self): return len(self.ids)
+
+    def __len__(self):
+        return len(self.ids)
+
     def __getitem__(self, i):
         i = range(len(self))[i]
         pixels = self._pixels(i)
         pixels = check_pixels(pixels, self.bands, self.ids[i])
         image, target = torch.from_numpy(pixels), self.label(i)
-        if self.size: image = resize(image, self.size)
+        if self.size:
+            image = resize(image, self.size)
         label = int(target) if np.ndim(target) == 0 else torch.as_tensor(target, dtype=torch.float32)
         return {'image': image, 'label': label, 'id': self.ids[i]}
 
 # %% ../../nbs/data/published.ipynb #4e857e64
 NOMENCLATURES = (5, 19, 43)
 
+
 def _bigearthnet_labels(nomenclature, labels):
     if nomenclature not in NOMENCLATURES:
-        raise ValueError(f'nomenclature {nomenclature!r} of BigEarthNet is not one of {", ".join(map(str, NOMENCLATURES))}')
+        raise ValueError(
+            f'nomenclature {nomenclature!r} of BigEarthNet is not one of {", ".join(map(str, NOMENCLATURES))}'
+        )
     return labels or labelset(f'bigearthnet-{nomenclature}')
+
 
 def from_43(present, nomenclature: int) -> np.ndarray:
     "(K,) multi-hot in 5, 19 or 43 classes from the numbers of the 43 classes that are `present`."
@@ -181,102 +302,192 @@ def from_43(present, nomenclature: int) -> np.ndarray:
 # %% ../../nbs/data/published.ipynb #34e9688c
 class BigEarthNet(PairedScenes):
     "A split of BigEarthNet v1; labels from the json of each scene."
-    def __init__(self, root, split: str, nomenclature: int = 19, modality: str = 's2', labels: LabelSet | None = None, size: int | None = None):
-        super().__init__('bigearthnet-v1', 'bigearthnet', S2_L2A, split, modality, _bigearthnet_labels(nomenclature, labels), size)
+
+    def __init__(
+        self,
+        root,
+        split: str,
+        nomenclature: int = 19,
+        modality: str = 's2',
+        labels: LabelSet | None = None,
+        size: int | None = None,
+    ):
+        super().__init__(
+            'bigearthnet-v1', 'bigearthnet', S2_L2A, split, modality, _bigearthnet_labels(nomenclature, labels), size
+        )
         marker = 'BigEarthNet-S1-v1.0' if modality == 's1' else 'BigEarthNet-v1.0'
-        root = find_root(root, 'bigearthnet-v1', marker, 'BigEarthNet v1 (BigEarthNet-v1.0/PATCH/PATCH_B01.tif, BigEarthNet-S1-v1.0, bigearthnet-train.csv)')
+        root = find_root(
+            root,
+            'bigearthnet-v1',
+            marker,
+            'BigEarthNet v1 (BigEarthNet-v1.0/PATCH/PATCH_B01.tif, BigEarthNet-S1-v1.0, bigearthnet-train.csv)',
+        )
         self.root, self.nomenclature = root, nomenclature
         self.pairs = [line.split(',')[:2] for line in split_list(root, f'bigearthnet-{split}.csv')]
         self._classes = {name_key(n): k for k, n in enumerate(labelset('bigearthnet-43').classnames)}
-        _must_exist([folder for i in range(len(self)) for folder in self._folders(i).values()], root/f'bigearthnet-{split}.csv')
+        _must_exist(
+            [folder for i in range(len(self)) for folder in self._folders(i).values()],
+            root / f'bigearthnet-{split}.csv',
+        )
+
     @property
-    def ids(self): return [s2 for s2, _ in self.pairs]
-    def __len__(self): return len(self.pairs)
+    def ids(self):
+        return [s2 for s2, _ in self.pairs]
+
+    def __len__(self):
+        return len(self.pairs)
+
     def _folders(self, i):
         s2, s1 = self.pairs[i]
-        folders = {S2_L2A.name: self.root/'BigEarthNet-v1.0'/s2, S1_GRD.name: self.root/'BigEarthNet-S1-v1.0'/s1}
+        folders = {
+            S2_L2A.name: self.root / 'BigEarthNet-v1.0' / s2,
+            S1_GRD.name: self.root / 'BigEarthNet-S1-v1.0' / s1,
+        }
         return {sensor: folders[sensor] for sensor in dict.fromkeys(b.sensor for b in self.bands)}
-    def _pixels(self, i): return read_bands(self._folders(i), self.bands)
+
+    def _pixels(self, i):
+        return read_bands(self._folders(i), self.bands)
+
     def label(self, i):
         folder = next(iter(self._folders(i).values()))
         found = sorted(folder.glob('*_labels_metadata.json'))
-        if not found: raise FileNotFoundError(f'{folder} has no *_labels_metadata.json; the split file names this scene')
+        if not found:
+            raise FileNotFoundError(f'{folder} has no *_labels_metadata.json; the split file names this scene')
         names = json.loads(found[0].read_text())['labels']
         unknown = [n for n in names if name_key(n) not in self._classes]
-        if unknown: raise ValueError(f'{found[0]}: label {unknown[0]!r} is none of the 43 classes of BigEarthNet')
+        if unknown:
+            raise ValueError(f'{found[0]}: label {unknown[0]!r} is none of the 43 classes of BigEarthNet')
         return from_43([self._classes[name_key(n)] for n in names], self.nomenclature)
 
 # %% ../../nbs/data/published.ipynb #50546713
 class BigEarthNetV2(PairedScenes):
     "A split of BigEarthNet v2; 19 classes from metadata.parquet, 43 and 5 from its reference maps."
-    def __init__(self, root, split: str, nomenclature: int = 19, modality: str = 's2', labels: LabelSet | None = None, size: int | None = None):
-        super().__init__('bigearthnet-v2', 'bigearthnet', S2_L2A, split, modality, _bigearthnet_labels(nomenclature, labels), size)
-        self.root = find_root(root, 'bigearthnet-v2', 'metadata.parquet', 'BigEarthNet v2 (BigEarthNet-S2/TILE/PATCH/PATCH_B01.tif, BigEarthNet-S1, metadata.parquet)')
+
+    def __init__(
+        self,
+        root,
+        split: str,
+        nomenclature: int = 19,
+        modality: str = 's2',
+        labels: LabelSet | None = None,
+        size: int | None = None,
+    ):
+        super().__init__(
+            'bigearthnet-v2', 'bigearthnet', S2_L2A, split, modality, _bigearthnet_labels(nomenclature, labels), size
+        )
+        self.root = find_root(
+            root,
+            'bigearthnet-v2',
+            'metadata.parquet',
+            'BigEarthNet v2 (BigEarthNet-S2/TILE/PATCH/PATCH_B01.tif, BigEarthNet-S1, metadata.parquet)',
+        )
         self.nomenclature = nomenclature
-        if nomenclature != 19 and not (self.root/'Reference_Maps').is_dir():
-            raise ValueError(f'the metadata of BigEarthNet v2 has 19 classes only; {nomenclature} come from its reference maps, and '
-                             f'{self.root/"Reference_Maps"} is not there: fetch it, or take nomenclature=19')
+        if nomenclature != 19 and not (self.root / 'Reference_Maps').is_dir():
+            raise ValueError(
+                f'the metadata of BigEarthNet v2 has 19 classes only; {nomenclature} come from its reference maps, and '
+                f'{self.root / "Reference_Maps"} is not there: fetch it, or take nomenclature=19'
+            )
         self.table = self._metadata({'train': 'train', 'val': 'validation', 'test': 'test'}[split])
         self._classes = {name_key(n): k for k, n in enumerate(labelset('bigearthnet-19').classnames)}
-        _must_exist([folder for i in range(len(self)) for folder in self._folders(i).values()], self.root/'metadata.parquet')
+        _must_exist(
+            [folder for i in range(len(self)) for folder in self._folders(i).values()], self.root / 'metadata.parquet'
+        )
+
     def _metadata(self, split):
-        try: import pyarrow.parquet as parquet
-        except ImportError as error: raise ImportError('BigEarthNet v2 keeps its labels in parquet: pip install mtmg[bigearthnet]') from error
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError as error:
+            raise ImportError('BigEarthNet v2 keeps its labels in parquet: pip install mtmg[bigearthnet]') from error
         columns = ['patch_id', 's1_name', 'labels', 'split']
-        table = parquet.read_table(self.root/'metadata.parquet', columns=columns).to_pydict()
+        table = parquet.read_table(self.root / 'metadata.parquet', columns=columns).to_pydict()
         keep = [i for i, s in enumerate(table['split']) if s == split]
-        if not keep: raise ValueError(f'{self.root/"metadata.parquet"} has no scene of split {split!r}')
+        if not keep:
+            raise ValueError(f'{self.root / "metadata.parquet"} has no scene of split {split!r}')
         return {c: [table[c][i] for i in keep] for c in columns}
+
     @property
-    def ids(self): return self.table['patch_id']
-    def _place(self, part, patch, tail): return self.root/part/patch.rsplit('_', tail)[0]/patch
+    def ids(self):
+        return self.table['patch_id']
+
+    def _place(self, part, patch, tail):
+        return self.root / part / patch.rsplit('_', tail)[0] / patch
+
     def _folders(self, i):
-        folders = {S2_L2A.name: self._place('BigEarthNet-S2', self.table['patch_id'][i], 2), S1_GRD.name: self._place('BigEarthNet-S1', self.table['s1_name'][i], 3)}
+        folders = {
+            S2_L2A.name: self._place('BigEarthNet-S2', self.table['patch_id'][i], 2),
+            S1_GRD.name: self._place('BigEarthNet-S1', self.table['s1_name'][i], 3),
+        }
         return {sensor: folders[sensor] for sensor in dict.fromkeys(b.sensor for b in self.bands)}
-    def _pixels(self, i): return read_bands(self._folders(i), self.bands)
+
+    def _pixels(self, i):
+        return read_bands(self._folders(i), self.bands)
+
     def label(self, i):
         if self.nomenclature == 19:
             multi_hot = np.zeros(19, np.uint8)
             multi_hot[[self._classes[name_key(n)] for n in self.table['labels'][i]]] = 1
             return multi_hot
         patch = self.table['patch_id'][i]
-        codes = np.unique(read_image(self._place('Reference_Maps', patch, 2)/f'{patch}_reference_map.tif')[0])
+        codes = np.unique(read_image(self._place('Reference_Maps', patch, 2) / f'{patch}_reference_map.tif')[0])
         return from_43([CLC_CODES.index(c) for c in codes if c in CLC_CODES], self.nomenclature)
 
 # %% ../../nbs/data/published.ipynb #7e86a6e1
 class Sen12MS(PairedScenes):
     "A split of SEN12MS ('train' or 'test') with labels made from its IGBP layer."
+
     def __init__(
-        self, root,
-        split: str, # 'train' or 'test'
-        nomenclature: int = 10, # 10 classes, or 9 without snow and ice
-        multilabel: bool = True, # all classes with at least `threshold` of the pixels; False: the largest
-        threshold: float = .1,
-        modality: str = 's2', labels: LabelSet | None = None, size: int | None = None,
+        self,
+        root,
+        split: str,  # 'train' or 'test'
+        nomenclature: int = 10,  # 10 classes, or 9 without snow and ice
+        multilabel: bool = True,  # all classes with at least `threshold` of the pixels; False: the largest
+        threshold: float = 0.1,
+        modality: str = 's2',
+        labels: LabelSet | None = None,
+        size: int | None = None,
     ):
-        if nomenclature not in (9, 10): raise ValueError(f'nomenclature {nomenclature!r} of SEN12MS is not one of 10, 9')
+        if nomenclature not in (9, 10):
+            raise ValueError(f'nomenclature {nomenclature!r} of SEN12MS is not one of 10, 9')
         labels = labelset(labels or f'sen12ms-{nomenclature}', multilabel=multilabel)
         super().__init__('sen12ms', 'sen12ms', S2_L1C, split, modality, labels, size)
-        self.root = find_root(root, 'sen12ms', 'train_list.txt', 'SEN12MS (ROIs1158_spring/s2_1/*.tif, train_list.txt, test_list.txt)')
+        self.root = find_root(
+            root, 'sen12ms', 'train_list.txt', 'SEN12MS (ROIs1158_spring/s2_1/*.tif, train_list.txt, test_list.txt)'
+        )
         self.nomenclature, self.threshold = nomenclature, threshold
         self._ids = [Path(line).stem for line in split_list(self.root, f'{split}_list.txt')]
         parts = [p for p in ('s1', 's2') if p in self.modality] + ['lc']
-        _must_exist([self._file(i, part) for i in range(len(self)) for part in parts], self.root/f'{split}_list.txt')
+        _must_exist([self._file(i, part) for i in range(len(self)) for part in parts], self.root / f'{split}_list.txt')
+
     @property
-    def ids(self): return self._ids
+    def ids(self):
+        return self._ids
+
     def _file(self, i, part):
-        season, where, _, place, patch = self._ids[i].replace('ROIs', '').split('_') # ROIs1158_spring_s2_1_p30
-        return self.root/f'ROIs{season}_{where}'/f'{part}_{place}'/f'ROIs{season}_{where}_{part}_{place}_{patch}.tif'
+        season, where, _, place, patch = self._ids[i].replace('ROIs', '').split('_')  # ROIs1158_spring_s2_1_p30
+        return (
+            self.root / f'ROIs{season}_{where}' / f'{part}_{place}' / f'ROIs{season}_{where}_{part}_{place}_{patch}.tif'
+        )
+
     def _pixels(self, i):
         parts = []
         for part, sensor in (('s1', S1_GRD), ('s2', S2_L1C)):
-            if part not in self.modality: continue
+            if part not in self.modality:
+                continue
             pixels, named = read_image(path := self._file(i, part))
-            try: parts.append(pixels[channel_order(named, sensor.bands, len(pixels), sensor.bands, sensor)].astype(np.float32))
-            except ValueError as error: raise ValueError(f'{path}: {error}') from None
+            try:
+                parts.append(
+                    pixels[channel_order(named, sensor.bands, len(pixels), sensor.bands, sensor)].astype(np.float32)
+                )
+            except ValueError as error:
+                raise ValueError(f'{path}: {error}') from None
         return np.concatenate(parts)
+
     def label(self, i):
         shares = igbp_shares(read_image(self._file(i, 'lc'))[0][0], self.nomenclature)
-        if self.labelset.multilabel: return (shares >= self.threshold).astype(np.uint8)
-        if not shares.any(): raise ValueError(f'{self._file(i, "lc")}: no pixel has one of the {self.nomenclature} classes; take its line out of the split list')
+        if self.labelset.multilabel:
+            return (shares >= self.threshold).astype(np.uint8)
+        if not shares.any():
+            raise ValueError(
+                f'{self._file(i, "lc")}: no pixel has one of the {self.nomenclature} classes; take its line out of the split list'
+            )
         return np.int64(shares.argmax())

@@ -23,151 +23,231 @@ from .scenes import ArrayDataset
 @dataclass(frozen=True, repr=False)
 class Raster:
     "What the header of a raster file says."
+
     path: Path
-    bands: tuple # of `Band`s
-    channels: tuple # the number of each band in the file, from 1
-    shape: tuple # height and width in pixels
+    bands: tuple  # of `Band`s
+    channels: tuple  # the number of each band in the file, from 1
+    shape: tuple  # height and width in pixels
     dtype: str
-    transform: object # `affine.Affine`: (column, row) to coordinates
-    crs: object # `rasterio.crs.CRS`, or None
+    transform: object  # `affine.Affine`: (column, row) to coordinates
+    crs: object  # `rasterio.crs.CRS`, or None
     nodata: float | None
-    masked: bool # whether the file has a mask or an alpha channel
-    metres: tuple | None # height and width of a pixel on the ground, or None where that is not known
+    masked: bool  # whether the file has a mask or an alpha channel
+    metres: tuple | None  # height and width of a pixel on the ground, or None where that is not known
 
     def __repr__(self):
         names = ', '.join(self.bands) if len(self.bands) < 8 else f'{self.bands[0]} … {self.bands[-1]}'
-        sizes = dict.fromkeys(f'{m:.2g}' for m in (self.metres or ())) # a width of 9.996 m is one of 10 to a reader
-        grid = 'no coordinates' if self.crs is None else (f'pixels of {" x ".join(sizes)} m in ' if sizes else 'in ') + str(self.crs)
-        return (f'Raster({self.path.name}: {self.shape[0]} x {self.shape[1]} pixels, {len(self.bands)} bands of {self.bands[0].sensor} ({names}), '
-                f'{self.dtype}, ' + ('' if self.nodata is None else f'no data is {self.nodata:g}, ') + f'{grid})')
+        sizes = dict.fromkeys(f'{m:.2g}' for m in (self.metres or ()))  # a width of 9.996 m is one of 10 to a reader
+        grid = (
+            'no coordinates'
+            if self.crs is None
+            else (f'pixels of {" x ".join(sizes)} m in ' if sizes else 'in ') + str(self.crs)
+        )
+        return (
+            f'Raster({self.path.name}: {self.shape[0]} x {self.shape[1]} pixels, {len(self.bands)} bands of {self.bands[0].sensor} ({names}), '
+            f'{self.dtype}, ' + ('' if self.nodata is None else f'no data is {self.nodata:g}, ') + f'{grid})'
+        )
 
 # %% ../../nbs/data/rasters.ipynb #21826542
-def _at(t, column, row) -> tuple: return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f # affine 2 and 3 differ in operators
+def _at(t, column, row) -> tuple:
+    return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f  # affine 2 and 3 differ in operators
+
 
 def _metres(crs, transform, shape) -> tuple | None:
     "height and width of a pixel on the ground, in the middle of the raster"
     down, across = hypot(transform.b, transform.e), hypot(transform.a, transform.d)
-    if crs is None: return None
-    if crs.is_geographic: # degrees of a sphere: good to half a per cent
+    if crs is None:
+        return None
+    if crs.is_geographic:  # degrees of a sphere: good to half a per cent
         latitude = _at(transform, shape[1] / 2, shape[0] / 2)[1]
         return down * 111_195, across * 111_195 * cos(radians(latitude))
     return (down * crs.linear_units_factor[1], across * crs.linear_units_factor[1]) if crs.is_projected else None
+
 
 def _by_count(sample: np.ndarray) -> tuple | None:
     "bands that nobody named, and the sign in some pixels (C, n) that they are these"
     brightness, floating = sample.mean(1), sample.dtype.kind == 'f'
     if len(sample) == 13 and sample.dtype != np.uint8:
         darkest = int(brightness.argmin())
-        if darkest in (9, 10): # EuroSAT keeps B8A at the end
-            return (S2_L1C.bands if darkest == 10 else as_bands(EUROSAT_FILE_BANDS, S2_L1C)), f'the {darkest + 1}th is the darkest, as cirrus is'
-    if len(sample) == 12 and sample.dtype != np.uint8: return S2_L2A.bands, 'as level 2A has them'
+        if darkest in (9, 10):  # EuroSAT keeps B8A at the end
+            return (
+                S2_L1C.bands if darkest == 10 else as_bands(EUROSAT_FILE_BANDS, S2_L1C)
+            ), f'the {darkest + 1}th is the darkest, as cirrus is'
+    if len(sample) == 12 and sample.dtype != np.uint8:
+        return S2_L2A.bands, 'as level 2A has them'
     if len(sample) == 2 and floating:
         sensor = S1_GRD if sample.min() < 0 else S1_GRD_LINEAR
-        return sensor.bands[::1 if brightness[0] > brightness[1] else -1], 'VV is the brighter one'
+        return sensor.bands[:: 1 if brightness[0] > brightness[1] else -1], 'VV is the brighter one'
     return None
 
-def _bands_of(file, path, file_bands, sensor) -> tuple: # bands, channels
+
+def _bands_of(file, path, file_bands, sensor) -> tuple:  # bands, channels
     "which band is which"
     colours = [c.name for c in file.colorinterp]
-    every = file_bands is not None and len(file_bands) == file.count # then no channel is a mask, whatever it is tagged
+    every = file_bands is not None and len(file_bands) == file.count  # then no channel is a mask, whatever it is tagged
     channels = tuple(i + 1 for i, c in enumerate(colours) if every or c != 'alpha')
     names = [file.descriptions[i - 1] for i in channels]
     bands = known_bands(names, sensor) if all(names) and len(set(names)) == len(names) else None
     if bands is None and file_bands is not None:
-        bands = file_bands if len(file_bands) and all(hasattr(b, 'sensor') for b in file_bands) else as_bands(file_bands, sensor)
-        if len(bands) != len(channels): raise ValueError(f'{path}: {len(channels)} bands, but file_bands names {len(bands)} ({", ".join(bands)})')
-    if bands is None and file.dtypes[0] == 'uint8' and colours[:3] == ['red', 'green', 'blue']: return RGB.bands, channels[:3]
-    if bands is not None: return tuple(bands), channels
+        bands = (
+            file_bands
+            if len(file_bands) and all(hasattr(b, 'sensor') for b in file_bands)
+            else as_bands(file_bands, sensor)
+        )
+        if len(bands) != len(channels):
+            raise ValueError(f'{path}: {len(channels)} bands, but file_bands names {len(bands)} ({", ".join(bands)})')
+    if bands is None and file.dtypes[0] == 'uint8' and colours[:3] == ['red', 'green', 'blue']:
+        return RGB.bands, channels[:3]
+    if bands is not None:
+        return tuple(bands), channels
     from rasterio.windows import Window
+
     height, width = min(file.height, 256), min(file.width, 256)
-    sample = file.read(channels, window=Window((file.width - width) // 2, (file.height - height) // 2, width, height)).reshape(len(channels), -1)
+    sample = file.read(
+        channels, window=Window((file.width - width) // 2, (file.height - height) // 2, width, height)
+    ).reshape(len(channels), -1)
     sample = sample[:, np.isfinite(sample).all(0) & (sample != (0 if file.nodata is None else file.nodata)).any(0)]
     guess = _by_count(sample) if sample.shape[1] else None
     if guess is None or (sensor is not None and guess[0][0].sensor != sensor.name):
-        said = f'named {", ".join(map(str, names[:3]))}{", …" if len(names) > 3 else ""}, which no sensor has,' if all(names) else 'without names'
-        raise ValueError(f'{path}: {len(channels)} band{"s" * (len(channels) > 1)} {said}; give file_bands=[names in the order of the file], or the name of a sensor')
-    warnings.warn(f'{path}: {len(channels)} bands without names, taken as {", ".join(guess[0])} ({guess[1]}); file_bands= says otherwise', UserWarning, stacklevel=3)
+        said = (
+            f'named {", ".join(map(str, names[:3]))}{", …" if len(names) > 3 else ""}, which no sensor has,'
+            if all(names)
+            else 'without names'
+        )
+        raise ValueError(
+            f'{path}: {len(channels)} band{"s" * (len(channels) > 1)} {said}; give file_bands=[names in the order of the file], or the name of a sensor'
+        )
+    warnings.warn(
+        f'{path}: {len(channels)} bands without names, taken as {", ".join(guess[0])} ({guess[1]}); file_bands= says otherwise',
+        UserWarning,
+        stacklevel=3,
+    )
     return tuple(guess[0]), channels
 
+
 def open_raster(
-    path, # a GeoTIFF, or another raster that GDAL reads
-    file_bands=None, # names of the bands of a file that carries none (a list, or a sensor's name for its order)
-    sensor=None, # whose bands they are; None: as their names tell
+    path,  # a GeoTIFF, or another raster that GDAL reads
+    file_bands=None,  # names of the bands of a file that carries none (a list, or a sensor's name for its order)
+    sensor=None,  # whose bands they are; None: as their names tell
 ) -> Raster:
     "The header of a raster; ValueError where it cannot be read or its bands are not known."
     import rasterio
+
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path} is a folder; name one raster' if path.is_dir() else f'{path} does not exist')
-    if isinstance(sensor, str): sensor = sensor_of((), sensor)
-    if isinstance(file_bands, str): file_bands = sensor_of((), file_bands).bands
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is a folder; name one raster' if path.is_dir() else f'{path} does not exist')
+    if isinstance(sensor, str):
+        sensor = sensor_of((), sensor)
+    if isinstance(file_bands, str):
+        file_bands = sensor_of((), file_bands).bands
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         try:
-            if path.suffix.lower() in TIF_SUFFIXES and _tags_beyond_end(path): raise ValueError('the file ends before its tags do')
+            if path.suffix.lower() in TIF_SUFFIXES and _tags_beyond_end(path):
+                raise ValueError('the file ends before its tags do')
             file = rasterio.open(path)
         except (rasterio.errors.RasterioError, ValueError) as error:
             raise ValueError(f'{path} is no raster that can be read ({" ".join(str(error).split())})') from None
     with file:
-        try: bands, channels = _bands_of(file, path, file_bands, sensor)
-        except rasterio.errors.RasterioIOError as error: # says itself no more than to see its cause
-            raise ValueError(f'{path} cannot be read ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it') from None
+        try:
+            bands, channels = _bands_of(file, path, file_bands, sensor)
+        except rasterio.errors.RasterioIOError as error:  # says itself no more than to see its cause
+            raise ValueError(
+                f'{path} cannot be read ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it'
+            ) from None
         flags = {f.name for i in channels for f in file.mask_flag_enums[i - 1]}
-        return Raster(path, bands, channels, file.shape, file.dtypes[channels[0] - 1], file.transform, file.crs, file.nodata,
-                      bool(flags & {'per_dataset', 'alpha'}), _metres(file.crs, file.transform, file.shape))
+        return Raster(
+            path,
+            bands,
+            channels,
+            file.shape,
+            file.dtypes[channels[0] - 1],
+            file.transform,
+            file.crs,
+            file.nodata,
+            bool(flags & {'per_dataset', 'alpha'}),
+            _metres(file.crs, file.transform, file.shape),
+        )
 
 # %% ../../nbs/data/rasters.ipynb #129a438d
 @dataclass(frozen=True)
 class Grid:
     "Tiles over a raster; pairs are (rows, columns)."
-    shape: tuple # of the raster, in pixels
-    tile: tuple # in pixels
-    step: tuple # from tile to tile, and the side of a cell
+
+    shape: tuple  # of the raster, in pixels
+    tile: tuple  # in pixels
+    step: tuple  # from tile to tile, and the side of a cell
 
     @property
-    def over(self) -> tuple: return tuple(t // s for t, s in zip(self.tile, self.step)) # cells that a tile covers
+    def over(self) -> tuple:
+        return tuple(t // s for t, s in zip(self.tile, self.step))  # cells that a tile covers
+
     @property
-    def cells(self) -> tuple: return tuple(ceil(n / s) for n, s in zip(self.shape, self.step))
+    def cells(self) -> tuple:
+        return tuple(ceil(n / s) for n, s in zip(self.shape, self.step))
+
     @property
-    def tiles(self) -> tuple: return tuple(max(1, c - o + 1) for c, o in zip(self.cells, self.over))
+    def tiles(self) -> tuple:
+        return tuple(max(1, c - o + 1) for c, o in zip(self.cells, self.over))
+
     def start(self, axis: int, i: int) -> int:
         "The first pixel of tile `i` along an axis."
         return max(0, min(i * self.step[axis], self.shape[axis] - self.tile[axis]))
 
+
 def tile_grid(
-    shape: tuple, # height and width of the raster in pixels
-    tile: int, # side of a tile, in pixels of the model
-    stride: int | None = None, # from tile to tile, in pixels of the model; None: tiles do not overlap
-    scale: tuple = (1., 1.), # pixels of the raster for one of the model
+    shape: tuple,  # height and width of the raster in pixels
+    tile: int,  # side of a tile, in pixels of the model
+    stride: int | None = None,  # from tile to tile, in pixels of the model; None: tiles do not overlap
+    scale: tuple = (1.0, 1.0),  # pixels of the raster for one of the model
 ) -> Grid:
     "Tiles of one size over a raster. ValueError where the stride does not divide the tile."
     stride = tile if stride is None else stride
     if tile < 1 or stride < 1 or tile % stride:
         able = [n for n in range(1, tile + 1) if tile % n == 0][-5:]
-        raise ValueError(f'stride {stride} does not divide a tile of {tile} pixels; take one of {", ".join(map(str, able))}')
+        raise ValueError(
+            f'stride {stride} does not divide a tile of {tile} pixels; take one of {", ".join(map(str, able))}'
+        )
     step = tuple(max(1, round(stride * s)) for s in scale)
     grid = Grid(tuple(shape), tuple(tile // stride * s for s in step), step)
-    if min(grid.tile) < 8: raise ValueError(f'a tile of {tile} pixels of the model is {grid.tile[0]} x {grid.tile[1]} pixels of this raster: too few to tell anything; give a larger tile or gsd')
+    if min(grid.tile) < 8:
+        raise ValueError(
+            f'a tile of {tile} pixels of the model is {grid.tile[0]} x {grid.tile[1]} pixels of this raster: too few to tell anything; give a larger tile or gsd'
+        )
     return grid
 
 # %% ../../nbs/data/rasters.ipynb #c1deafe9
-def _read(file, raster: Raster, top, left, height, width, nodata) -> tuple: # (C, h, w) and (h, w) bool
+def _read(file, raster: Raster, top, left, height, width, nodata) -> tuple:  # (C, h, w) and (h, w) bool
     "pixels of a window, and where they are data"
     from rasterio.windows import Window
+
     window = Window(left, top, width, height)
-    try: pixels = file.read(raster.channels, window=window)
-    except OSError as error: raise ValueError(f'{raster.path} cannot be decoded at row {top} ({" ".join(str(error.__cause__ or error).split())})') from None
+    try:
+        pixels = file.read(raster.channels, window=window)
+    except OSError as error:
+        raise ValueError(
+            f'{raster.path} cannot be decoded at row {top} ({" ".join(str(error.__cause__ or error).split())})'
+        ) from None
     valid = np.isfinite(pixels).all(0)
     value = raster.nodata if nodata is None else nodata
-    measured = getattr(SENSORS.get(raster.bands[0].sensor), 'unit', None) != 'uint8' # black is a colour, but no measurement
-    if value == 0 or (value is None and measured): valid &= (pixels != 0).any(0) # one band may well be 0, of a dark lake
-    elif value is not None: valid &= (pixels != value).all(0)
-    if raster.masked: valid &= file.dataset_mask(window=window) > 0
+    measured = (
+        getattr(SENSORS.get(raster.bands[0].sensor), 'unit', None) != 'uint8'
+    )  # black is a colour, but no measurement
+    if value == 0 or (value is None and measured):
+        valid &= (pixels != 0).any(0)  # one band may well be 0, of a dark lake
+    elif value is not None:
+        valid &= (pixels != value).all(0)
+    if raster.masked:
+        valid &= file.dataset_mask(window=window) > 0
     return pixels, valid
+
 
 def _filled(pixels, valid) -> np.ndarray:
     "a tile with the mean of its data where there is none"
-    if valid.all(): return pixels
+    if valid.all():
+        return pixels
     return np.where(valid, pixels, np.array([band[valid].mean() for band in pixels], pixels.dtype)[:, None, None])
+
 
 def _cell_shares(valid, step) -> np.ndarray:
     "share of data in each cell of a strip that begins at a cell's corner: (h, w) -> (rows, columns)"
@@ -175,16 +255,18 @@ def _cell_shares(valid, step) -> np.ndarray:
     total = lambda x: np.add.reduceat(np.add.reduceat(x.astype(np.float32), rows, 0), columns, 1)
     return total(valid) / total(np.ones_like(valid))
 
+
 def read_tiles(
     raster: Raster,
     grid: Grid,
-    offset: float = 0, # to take off digital numbers
-    nodata: float | None = None, # value without data; None: as the file says
-    least: float = .5, # share of data that a tile must hold to be given
-    run: int = 32, # tiles that are read at once
+    offset: float = 0,  # to take off digital numbers
+    nodata: float | None = None,  # value without data; None: as the file says
+    least: float = 0.5,  # share of data that a tile must hold to be given
+    run: int = 32,  # tiles that are read at once
 ):
     "Row by row, (row, column, pixels (C, h, w) or None without data, share of data in the cells that the tile covers)."
     import rasterio
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         file = rasterio.open(raster.path)
@@ -195,29 +277,44 @@ def read_tiles(
             for first in range(0, grid.tiles[1], run):
                 columns = range(first, min(first + run, grid.tiles[1]))
                 left = grid.start(1, first)
-                pixels, valid = _read(file, raster, top, left, height, grid.start(1, columns[-1]) + width - left, nodata)
-                if offset: pixels = remove_offset(pixels, offset)
-                shares = _cell_shares(valid[row * grid.step[0] - top:, first * grid.step[1] - left:], grid.step)
+                pixels, valid = _read(
+                    file, raster, top, left, height, grid.start(1, columns[-1]) + width - left, nodata
+                )
+                if offset:
+                    pixels = remove_offset(pixels, offset)
+                shares = _cell_shares(valid[row * grid.step[0] - top :, first * grid.step[1] - left :], grid.step)
                 for column in columns:
                     x = grid.start(1, column) - left
-                    part, there = pixels[..., x:x + width], valid[:, x:x + width]
-                    if there.mean() < least or not there.any(): part = None
-                    else: part = np.pad(_filled(part, there), ((0, 0), (0, tall - height), (0, wide - width)), 'symmetric')
-                    yield row, column, part, shares[:, column - first:column - first + grid.over[1]]
+                    part, there = pixels[..., x : x + width], valid[:, x : x + width]
+                    if there.mean() < least or not there.any():
+                        part = None
+                    else:
+                        part = np.pad(
+                            _filled(part, there), ((0, 0), (0, tall - height), (0, wide - width)), 'symmetric'
+                        )
+                    yield row, column, part, shares[:, column - first : column - first + grid.over[1]]
 
 # %% ../../nbs/data/rasters.ipynb #4833a4f5
 def raster_scenes(
-    path, # the raster: a file, or its `Raster`
-    tile: int = 64, # side of a scene in pixels
-    stride: int | None = None, # from scene to scene; None: they do not overlap
-    file_bands=None, sensor=None, # as `open_raster` takes them
-    offset: float = 0, # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
-    nodata: float | None = None, # value without data; None: as the file says
-    least: float = 1., # share of data that a scene must hold
+    path,  # the raster: a file, or its `Raster`
+    tile: int = 64,  # side of a scene in pixels
+    stride: int | None = None,  # from scene to scene; None: they do not overlap
+    file_bands=None,
+    sensor=None,  # as `open_raster` takes them
+    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    nodata: float | None = None,  # value without data; None: as the file says
+    least: float = 1.0,  # share of data that a scene must hold
 ) -> ArrayDataset:
     "The tiles of a raster as scenes without labels, in memory."
     raster = path if isinstance(path, Raster) else open_raster(path, file_bands, sensor)
-    found = [(f'{raster.path.stem}/{r}/{c}', tile_) for r, c, tile_, _ in read_tiles(raster, tile_grid(raster.shape, tile, stride), offset, nodata, least) if tile_ is not None]
-    if not found: raise ValueError(f'{raster.path}: no tile of {tile} x {tile} pixels holds data in {least:.0%} of it')
+    found = [
+        (f'{raster.path.stem}/{r}/{c}', tile_)
+        for r, c, tile_, _ in read_tiles(raster, tile_grid(raster.shape, tile, stride), offset, nodata, least)
+        if tile_ is not None
+    ]
+    if not found:
+        raise ValueError(f'{raster.path}: no tile of {tile} x {tile} pixels holds data in {least:.0%} of it')
     ids, tiles = zip(*found)
-    return ArrayDataset(np.stack(tiles), ids=ids, name=raster.path.stem, sensor=joint_sensor(raster.bands), bands=raster.bands)
+    return ArrayDataset(
+        np.stack(tiles), ids=ids, name=raster.path.stem, sensor=joint_sensor(raster.bands), bands=raster.bands
+    )

@@ -31,26 +31,29 @@ from ..data.worlds.drawings import Shapes
 # %% ../../nbs/demo/models.ipynb #c00283c1
 def far_end(clip: Clip, patched: Clip, alpha: float) -> Clip:
     "The fine-tuned CLIP (alpha 1) from alpha 0 and the point `alpha` of the line."
-    if alpha == 0: return patched
+    if alpha == 0:
+        return patched
     start, point = clip.visual.state_dict(), patched.visual.state_dict()
     tuned = clip.with_visual({k: w + (point[k] - w) / alpha if w.is_floating_point() else w for k, w in start.items()})
     tuned.exposure, tuned.composite = patched.exposure, patched.composite
     return tuned
 
 # %% ../../nbs/demo/models.ipynb #44a5d250
-ALPHAS = tuple(round(.1 * i, 1) for i in range(11))
+ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
+
 
 @dataclass
 class DemoModels:
     "The models of both stages and the scenes to show them on."
-    clip: Clip # as it was: alpha 0
-    tuned: Clip # fine-tuned: alpha 1
-    alpha: float # that was chosen
-    scenes: ArrayDataset # with labels
+
+    clip: Clip  # as it was: alpha 0
+    tuned: Clip  # fine-tuned: alpha 1
+    alpha: float  # that was chosen
+    scenes: ArrayDataset  # with labels
     student: ModalityEncoder | None = None
-    supported: tuple = () # labelled data sets of the tasks to keep
-    origin: str = '' # where the models come from, for the reader
-    cache: str | Path | None = None # folder for what takes seconds to compute
+    supported: tuple = ()  # labelled data sets of the tasks to keep
+    origin: str = ''  # where the models come from, for the reader
+    cache: str | Path | None = None  # folder for what takes seconds to compute
     progress: bool = False
 
     def __post_init__(self):
@@ -58,55 +61,84 @@ class DemoModels:
             raise ValueError(f'{self.scenes.name} has not one class a scene; the demos need labelled scenes')
 
     @cached_property
-    def patched(self) -> Clip: return interpolate(self.clip, self.tuned, self.alpha)
+    def patched(self) -> Clip:
+        return interpolate(self.clip, self.tuned, self.alpha)
+
     @property
     def encoders(self) -> dict:
         "{name to show: model}"
         found = {'CLIP': self.clip, 'patched CLIP': self.patched}
         return found if self.student is None else found | {'aligned student': self.student}
+
     @property
-    def tasks(self) -> list: return [self.scenes, *self.supported]
+    def tasks(self) -> list:
+        return [self.scenes, *self.supported]
 
     def _file(self, what: str) -> Path | None:
         "where something slow is kept, named after all that it depends on"
-        if self.cache is None: return None
-        models, tasks = [m.hash() for m in (self.clip, self.tuned, self.student) if m is not None], [(t.name, t.split, len(t)) for t in self.tasks]
-        return Path(self.cache)/f'{what}-{content_hash({"image": torch.as_tensor(self.scenes.image)}, models, self.alpha, tasks, ALPHAS)[:16]}.safetensors'
+        if self.cache is None:
+            return None
+        models, tasks = (
+            [m.hash() for m in (self.clip, self.tuned, self.student) if m is not None],
+            [(t.name, t.split, len(t)) for t in self.tasks],
+        )
+        return (
+            Path(self.cache)
+            / f'{what}-{content_hash({"image": torch.as_tensor(self.scenes.image)}, models, self.alpha, tasks, ALPHAS)[:16]}.safetensors'
+        )
 
     @cached_property
     def embeddings(self) -> Embeddings:
         "The scenes through every model and their captions through the text tower, under the names to show."
         path = self._file('scenes')
-        if path is not None and path.is_file(): return Embeddings.load(path)
+        if path is not None and path.is_file():
+            return Embeddings.load(path)
         E = embed(self.encoders, self.scenes, text=self.clip, progress=self.progress)
-        names = {'CLIP': 'RGB, CLIP', 'patched CLIP': 'RGB, patched CLIP', 'aligned student': f'{len(self.scenes.bands)} bands, student'}
+        names = {
+            'CLIP': 'RGB, CLIP',
+            'patched CLIP': 'RGB, patched CLIP',
+            'aligned student': f'{len(self.scenes.bands)} bands, student',
+        }
         features = {names[m]: f for m, f in E.features.items()}
-        if E.caption_text is not None: features['captions, text tower'] = E.caption_text.clone() # safetensors keeps no tensor twice
+        if E.caption_text is not None:
+            features['captions, text tower'] = E.caption_text.clone()  # safetensors keeps no tensor twice
         E = replace(E, features=features, exposure={names[m]: e for m, e in E.exposure.items()})
-        if path is not None: E.save(path)
+        if path is not None:
+            E.save(path)
         return E
 
     @cached_property
     def line(self) -> dict:
         "{task: (alphas, N, D) unit embeddings of its scenes at each of `ALPHAS`}"
         from safetensors.torch import load_file, save_file
+
         path = self._file('line')
         if path is not None and path.is_file():
             kept = load_file(path)
             return {t.name: kept[f'{i}'].float() for i, t in enumerate(self.tasks)}
-        found = [line_features(self.clip, self.tuned, t, ALPHAS, progress=f'{t.name} at {len(ALPHAS)} alphas' if self.progress else None) for t in self.tasks]
+        found = [
+            line_features(
+                self.clip,
+                self.tuned,
+                t,
+                ALPHAS,
+                progress=f'{t.name} at {len(ALPHAS)} alphas' if self.progress else None,
+            )
+            for t in self.tasks
+        ]
         found = [torch.stack([unit(f) for f in points]) for points in found]
         if path is not None:
-            with atomic_path(path) as aside: save_file({f'{i}': f.half() for i, f in enumerate(found)}, aside)
+            with atomic_path(path) as aside:
+                save_file({f'{i}': f.half() for i, f in enumerate(found)}, aside)
         return {t.name: f for t, f in zip(self.tasks, found)}
 
 # %% ../../nbs/demo/models.ipynb #e16701f5
 def quick_run(
-    folder, # to write patched/ and student/ into
-    scenes: int = 400, # to train on
+    folder,  # to write patched/ and student/ into
+    scenes: int = 400,  # to train on
     patch_epochs: int = 4,
     align_epochs: int = 10,
-    alpha: float = .5, # not chosen: a small run has too little to choose on
+    alpha: float = 0.5,  # not chosen: a small run has too little to choose on
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
@@ -115,57 +147,96 @@ def quick_run(
     train = in_memory(MiniWorld('train', n=scenes, seed=seed), progress='scenes' if progress else None)
     tuned = finetune(clip, train, seed=seed, epochs=patch_epochs, progress=progress)
     patched = interpolate(clip, tuned, alpha)
-    align(patched, train, seed=seed, epochs=align_epochs, progress=progress).save(folder/'student')
-    patched.save(folder/'patched')
-    atomic_write_json(folder/'results.json', {'curve': {'alpha': alpha, 'reason': 'not chosen: a small run for the demos'}, 'scenes': scenes, 'seed': seed,
-                                             'origin': f'a small run on {scenes} scenes, made for these demos (mtmg quickstart makes better models)'})
+    align(patched, train, seed=seed, epochs=align_epochs, progress=progress).save(folder / 'student')
+    patched.save(folder / 'patched')
+    atomic_write_json(
+        folder / 'results.json',
+        {
+            'curve': {'alpha': alpha, 'reason': 'not chosen: a small run for the demos'},
+            'scenes': scenes,
+            'seed': seed,
+            'origin': f'a small run on {scenes} scenes, made for these demos (mtmg quickstart makes better models)',
+        },
+    )
     return folder
 
+
 def load_run(
-    folder, # of `mtmg quickstart`, or of `quick_run`
-    scenes: int = 240, # of the mini-world's test split to show
-    supported: int = 100, # test images of each supported task
-    cache=None, # folder for what takes seconds to compute
+    folder,  # of `mtmg quickstart`, or of `quick_run`
+    scenes: int = 240,  # of the mini-world's test split to show
+    supported: int = 100,  # test images of each supported task
+    cache=None,  # folder for what takes seconds to compute
     progress: bool = False,
 ) -> DemoModels:
     "The models of a run. FileNotFoundError where there is none."
     folder = Path(folder)
     for file in ('patched/open_clip_config.json', 'student/config.json', 'results.json'):
-        if not (folder/file).is_file(): raise FileNotFoundError(f"no run of mtmg quickstart in '{folder}': {file} is not there")
-    results = json.loads((folder/'results.json').read_text(encoding='utf-8'))
-    clip, patched, alpha = load_clip('tinyclip'), load_clip(str(folder/'patched')), float(results['curve']['alpha'])
-    if not all(torch.equal(w, patched.model.state_dict()[k]) for k, w in clip.model.state_dict().items() if not k.startswith('visual.')):
-        raise ValueError(f"'{folder}' was made from another TinyCLIP than that of this version of mtmg; run mtmg quickstart again")
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"no run of mtmg quickstart in '{folder}': {file} is not there")
+    results = json.loads((folder / 'results.json').read_text(encoding='utf-8'))
+    clip, patched, alpha = load_clip('tinyclip'), load_clip(str(folder / 'patched')), float(results['curve']['alpha'])
+    if not all(
+        torch.equal(w, patched.model.state_dict()[k])
+        for k, w in clip.model.state_dict().items()
+        if not k.startswith('visual.')
+    ):
+        raise ValueError(
+            f"'{folder}' was made from another TinyCLIP than that of this version of mtmg; run mtmg quickstart again"
+        )
     shown = in_memory(MiniWorld('test', n=scenes))
     digits = Digits('test')
     digits = digits.subset(np.random.default_rng(0).permutation(len(digits))[:supported])
-    return DemoModels(clip, far_end(clip, patched, alpha), alpha, shown, ModalityEncoder.from_pretrained(folder/'student'),
-                      (digits, in_memory(Shapes('test', n=supported))), results.get('origin', f'the run {folder}'), cache, progress)
+    return DemoModels(
+        clip,
+        far_end(clip, patched, alpha),
+        alpha,
+        shown,
+        ModalityEncoder.from_pretrained(folder / 'student'),
+        (digits, in_memory(Shapes('test', n=supported))),
+        results.get('origin', f'the run {folder}'),
+        cache,
+        progress,
+    )
 
 # %% ../../nbs/demo/models.ipynb #4acaac3b
 def demo_folder() -> Path:
     "Where the demos keep what they make: `MTMG_CACHE`, else mtmg in the user's cache folder."
-    return Path(os.environ.get('MTMG_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'mtmg')/'demo'
+    return (
+        Path(os.environ.get('MTMG_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mtmg')
+        / 'demo'
+    )
+
 
 def find_run(run=None, progress: bool = True) -> Path:
     "The folder of `run`, of `runs/quickstart`, or of a small run, which is made where it is missing."
-    if run is not None: return Path(run)
-    if all((Path('runs/quickstart')/f).is_file() for f in ('patched/open_clip_config.json', 'student/config.json', 'results.json')): return Path('runs/quickstart')
-    folder = demo_folder()/f'run-{__version__}-{load_clip("tinyclip").hash()[:12]}'
-    if not (folder/'results.json').is_file():
-        if progress: print('no run of mtmg quickstart here: making a small one for the demos, once', flush=True)
+    if run is not None:
+        return Path(run)
+    if all(
+        (Path('runs/quickstart') / f).is_file()
+        for f in ('patched/open_clip_config.json', 'student/config.json', 'results.json')
+    ):
+        return Path('runs/quickstart')
+    folder = demo_folder() / f'run-{__version__}-{load_clip("tinyclip").hash()[:12]}'
+    if not (folder / 'results.json').is_file():
+        if progress:
+            print('no run of mtmg quickstart here: making a small one for the demos, once', flush=True)
         quick_run(folder, progress=progress)
     return folder
+
 
 def demo_models(run=None, progress: bool = True) -> DemoModels:
     "Models and scenes for the widgets."
     return load_run(find_run(run, progress), cache=demo_folder(), progress=progress)
 
 # %% ../../nbs/demo/models.ipynb #ec7ca885
-def toy_models(scenes: int = 30, alpha: float = .5, seed: int = 0) -> DemoModels:
+def toy_models(scenes: int = 30, alpha: float = 0.5, seed: int = 0) -> DemoModels:
     "Models that have learnt nothing, for tests."
-    clip, shown, generator = load_clip('tinyclip'), in_memory(MiniWorld('test', n=scenes)), torch.Generator().manual_seed(seed)
-    push = lambda w: w + .03 * torch.randn(w.shape, generator=generator) if w.is_floating_point() else w
+    clip, shown, generator = (
+        load_clip('tinyclip'),
+        in_memory(MiniWorld('test', n=scenes)),
+        torch.Generator().manual_seed(seed),
+    )
+    push = lambda w: w + 0.03 * torch.randn(w.shape, generator=generator) if w.is_floating_point() else w
     tuned = clip.with_visual({k: push(w) for k, w in clip.visual.state_dict().items()})
     student = create_encoder('vit_micro', shown.bands, clip.embed_dim).fit_normalization(shown)
     return DemoModels(clip, tuned, alpha, shown, student, (Digits('test').subset(range(20)),), 'toys')

@@ -27,8 +27,10 @@ from ..labels.labelsets import LabelSet
 def one_line(message, most: int = 300) -> str:
     "An error, a warning or a text as one line."
     text = ' '.join(str(message).split())
-    if not text and isinstance(message, BaseException): text = type(message).__name__
-    return text if len(text) <= most else text[:most - 1] + '…'
+    if not text and isinstance(message, BaseException):
+        text = type(message).__name__
+    return text if len(text) <= most else text[: most - 1] + '…'
+
 
 @contextmanager
 def overheard():
@@ -36,48 +38,59 @@ def overheard():
     said = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        try: yield said
-        finally: said += dict.fromkeys(one_line(w.message) for w in caught if issubclass(w.category, UserWarning))
+        try:
+            yield said
+        finally:
+            said += dict.fromkeys(one_line(w.message) for w in caught if issubclass(w.category, UserWarning))
 
 # %% ../../nbs/demo/prompts.ipynb #68d7a67c
-MAX_PROMPTS = 2000 # class names x templates
-MAX_LENGTH = 200 # characters of one class name, template or query
+MAX_PROMPTS = 2000  # class names x templates
+MAX_LENGTH = 200  # characters of one class name, template or query
+
 
 def typed_lines(
-    text: str, # one entry a line, or one line with commas
-    what: str = 'class name', # what an entry is called in an error
-) -> tuple: # of str
+    text: str,  # one entry a line, or one line with commas
+    what: str = 'class name',  # what an entry is called in an error
+) -> tuple:  # of str
     "The entries of a text field, without blanks around them and without characters that cannot be seen."
-    if len(text) > MAX_PROMPTS * MAX_LENGTH: raise ValueError(f'{len(text):,} characters; at most {MAX_PROMPTS * MAX_LENGTH:,} are read')
+    if len(text) > MAX_PROMPTS * MAX_LENGTH:
+        raise ValueError(f'{len(text):,} characters; at most {MAX_PROMPTS * MAX_LENGTH:,} are read')
     lines = [line for line in text.splitlines() if line.strip()]
-    if len(lines) == 1 and '{' not in text: lines = lines[0].split(',')
+    if len(lines) == 1 and '{' not in text:
+        lines = lines[0].split(',')
     lines = [''.join(c for c in ' '.join(line.split()) if c.isprintable()) for line in lines]
     lines = tuple(line for line in lines if line)
     for line in lines:
-        if len(line) > MAX_LENGTH: raise ValueError(f"{what} '{line[:20]}…' has {len(line):,} characters; at most {MAX_LENGTH} are read")
+        if len(line) > MAX_LENGTH:
+            raise ValueError(f"{what} '{line[:20]}…' has {len(line):,} characters; at most {MAX_LENGTH} are read")
     return lines
 
 # %% ../../nbs/demo/prompts.ipynb #f8534401
 def typed_labelset(classes: str, templates: str) -> LabelSet:
     "Class names and templates from two text fields. ValueError for too few, too many, or braces where none belong."
     names, prompts = typed_lines(classes), typed_lines(templates, 'template')
-    if not names: raise ValueError("no class names; write one a line, such as 'forest'")
-    if not prompts: raise ValueError("no template; write one a line, such as 'a satellite photo of {}'")
+    if not names:
+        raise ValueError("no class names; write one a line, such as 'forest'")
+    if not prompts:
+        raise ValueError("no template; write one a line, such as 'a satellite photo of {}'")
     if len(names) * len(prompts) > MAX_PROMPTS:
-        raise ValueError(f'{len(names):,} class names x {len(prompts):,} templates are {len(names) * len(prompts):,} prompts; a demo asks '
-                         f'at most {MAX_PROMPTS:,} (mtmg.embed.predict takes any number)')
+        raise ValueError(
+            f'{len(names):,} class names x {len(prompts):,} templates are {len(names) * len(prompts):,} prompts; a demo asks '
+            f'at most {MAX_PROMPTS:,} (mtmg.embed.predict takes any number)'
+        )
     return LabelSet('your classes', names, prompts)
 
 # %% ../../nbs/demo/prompts.ipynb #530d56d9
 class Prompts:
     "The text tower of a CLIP with a memory."
+
     def __init__(self, clip: Clip, most: int = 3 * MAX_PROMPTS):
         self.clip, self.most, self._rows = clip, most, OrderedDict()
-        self.asked = 0 # prompts that went through the text tower
+        self.asked = 0  # prompts that went through the text tower
 
-    def embed(self, texts) -> torch.Tensor: # (M, D) unit vectors
+    def embed(self, texts) -> torch.Tensor:  # (M, D) unit vectors
         "Embeddings of texts, from memory where they are there."
-        self.clip._check_words(texts) # also of those remembered: the warning is about the text, not about the work
+        self.clip._check_words(texts)  # also of those remembered: the warning is about the text, not about the work
         new = [t for t in dict.fromkeys(texts) if t not in self._rows]
         if new:
             with warnings.catch_warnings():
@@ -85,79 +98,117 @@ class Prompts:
                 self._rows.update(zip(new, F.normalize(self.clip.encode_text(new), dim=-1).cpu()))
             self.asked += len(new)
         out = torch.stack([self._rows[t] for t in texts])
-        for t in texts: self._rows.move_to_end(t)
-        while len(self._rows) > self.most: self._rows.popitem(last=False)
+        for t in texts:
+            self._rows.move_to_end(t)
+        while len(self._rows) > self.most:
+            self._rows.popitem(last=False)
         return out
 
-    def head(self, labelset: LabelSet) -> torch.Tensor: # (C, D) unit vectors
+    def head(self, labelset: LabelSet) -> torch.Tensor:  # (C, D) unit vectors
         "The zero-shot head."
         prompts = labelset.prompts()
         rows = self.embed([t for texts in prompts for t in texts])
         return F.normalize(rows.view(len(prompts), -1, rows.shape[1]).mean(1), dim=-1)
 
 # %% ../../nbs/demo/prompts.ipynb #069a1c38
-MAX_BYTES = 200 * 2**20 # of an upload
-MAX_VALUES = 40_000_000 # width x height x bands
+MAX_BYTES = 200 * 2**20  # of an upload
+MAX_VALUES = 40_000_000  # width x height x bands
 
-_FIRST_BYTES = {b'II*\0': '.tif', b'MM\0*': '.tif', b'II+\0': '.tif', b'MM\0+': '.tif', b'\xff\xd8\xff': '.jpg', b'\x89PNG\r\n\x1a\n': '.png',
-                b'BM': '.bmp'}
+_FIRST_BYTES = {
+    b'II*\0': '.tif',
+    b'MM\0*': '.tif',
+    b'II+\0': '.tif',
+    b'MM\0+': '.tif',
+    b'\xff\xd8\xff': '.jpg',
+    b'\x89PNG\r\n\x1a\n': '.png',
+    b'BM': '.bmp',
+}
+
 
 def image_suffix(content: bytes) -> str | None:
     "The suffix that belongs to the bytes of an image, or None."
-    if content[:4] == b'RIFF' and content[8:12] == b'WEBP': return '.webp'
+    if content[:4] == b'RIFF' and content[8:12] == b'WEBP':
+        return '.webp'
     return next((suffix for first, suffix in _FIRST_BYTES.items() if content.startswith(first)), None)
+
 
 def _dimensions(path) -> tuple:
     "width, height and channels, from the header alone"
     if path.suffix == '.tif':
         import rasterio
+
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            with rasterio.open(path, driver='GTiff') as file: return file.width, file.height, file.count
+            with rasterio.open(path, driver='GTiff') as file:
+                return file.width, file.height, file.count
     from PIL import Image
-    with warnings.catch_warnings(): # of its own, larger bound
+
+    with warnings.catch_warnings():  # of its own, larger bound
         warnings.simplefilter('ignore')
-        with Image.open(path) as file: return *file.size, 3
+        with Image.open(path) as file:
+            return *file.size, 3
 
 # %% ../../nbs/demo/prompts.ipynb #ffd1c659
 #: What a tif without band names may hold, to choose from.
-BAND_ORDERS = {'as the file says': None, 'Sentinel-2 L1C: B01 … B08 B8A … B12': S2_L1C.bands,
-               'EuroSAT: B01 … B12 B8A': as_bands(EUROSAT_FILE_BANDS, S2_L1C), 'Sentinel-2 L2A: B01 … B08 B8A … B12, no B10': S2_L2A.bands,
-               'Sentinel-1: VV VH': S1_GRD.bands}
+BAND_ORDERS = {
+    'as the file says': None,
+    'Sentinel-2 L1C: B01 … B08 B8A … B12': S2_L1C.bands,
+    'EuroSAT: B01 … B12 B8A': as_bands(EUROSAT_FILE_BANDS, S2_L1C),
+    'Sentinel-2 L2A: B01 … B08 B8A … B12, no B10': S2_L2A.bands,
+    'Sentinel-1: VV VH': S1_GRD.bands,
+}
+
 
 def _upload_bands(pixels, named, order) -> tuple:
     "the bands of an upload; ValueError where nobody knows them"
     bands = known_bands(named) if named else None
-    if bands is None and BAND_ORDERS[order] is not None: bands = BAND_ORDERS[order]
-    if bands is None and len(pixels) == 3 and pixels.dtype == np.uint8: bands = RGB.bands
+    if bands is None and BAND_ORDERS[order] is not None:
+        bands = BAND_ORDERS[order]
+    if bands is None and len(pixels) == 3 and pixels.dtype == np.uint8:
+        bands = RGB.bands
     if bands is None:
         names = f'named {", ".join(map(str, named[:3]))}{", …" if len(named) > 3 else ""}' if named else 'without names'
         raise ValueError(f'{len(pixels)} band{"s" * (len(pixels) > 1)} {names}: say what they are under "bands"')
-    if len(bands) != len(pixels): raise ValueError(f'{len(pixels)} bands, but "{order}" has {len(bands)}')
+    if len(bands) != len(pixels):
+        raise ValueError(f'{len(pixels)} bands, but "{order}" has {len(bands)}')
     return bands
 
+
 def read_upload(
-    name: str, # what the file is called; only for messages
+    name: str,  # what the file is called; only for messages
     content: bytes,
-    order: str = 'as the file says', # of `BAND_ORDERS`, for a tif without band names
-) -> tuple: # (image (C, H, W), bands)
+    order: str = 'as the file says',  # of `BAND_ORDERS`, for a tif without band names
+) -> tuple:  # (image (C, H, W), bands)
     "An uploaded image. ValueError of one line for whatever cannot be read."
     name, content = one_line(name, 60), bytes(content)
-    if order not in BAND_ORDERS: raise ValueError(f'order {order!r} is not one of {", ".join(map(repr, BAND_ORDERS))}')
-    if len(content) > MAX_BYTES: raise ValueError(f'{name} has {len(content) / 2**20:,.0f} MB; a demo takes at most {MAX_BYTES / 2**20:.0f}')
+    if order not in BAND_ORDERS:
+        raise ValueError(f'order {order!r} is not one of {", ".join(map(repr, BAND_ORDERS))}')
+    if len(content) > MAX_BYTES:
+        raise ValueError(f'{name} has {len(content) / 2**20:,.0f} MB; a demo takes at most {MAX_BYTES / 2**20:.0f}')
     suffix = image_suffix(content)
-    if suffix is None: raise ValueError(f'{name} is no tif, jpg, png, webp or bmp ({"empty" if not content else "by its first bytes"})')
+    if suffix is None:
+        raise ValueError(
+            f'{name} is no tif, jpg, png, webp or bmp ({"empty" if not content else "by its first bytes"})'
+        )
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)/f'upload{suffix}'
+        path = Path(folder) / f'upload{suffix}'
         path.write_bytes(content)
         try:
             width, height, channels = _dimensions(path)
             if width * height * channels > MAX_VALUES:
-                raise ValueError(f'{width:,} x {height:,} pixels x {channels} bands; a demo takes at most {MAX_VALUES / 1e6:.0f} million values (mtmg predict takes large scenes)')
+                raise ValueError(
+                    f'{width:,} x {height:,} pixels x {channels} bands; a demo takes at most {MAX_VALUES / 1e6:.0f} million values (mtmg predict takes large scenes)'
+                )
             pixels, named = read_image(path)
             bands = _upload_bands(pixels, named, order)
             image = check_pixels(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32), bands, name)
-        except Exception as error: # libraries report broken files as anything
-            message = one_line(error).replace(f'{path}: ', '').replace(str(path), 'the file').replace(path.name, 'the file').removeprefix(f'{name}: ')
+        except Exception as error:  # libraries report broken files as anything
+            message = (
+                one_line(error)
+                .replace(f'{path}: ', '')
+                .replace(str(path), 'the file')
+                .replace(path.name, 'the file')
+                .removeprefix(f'{name}: ')
+            )
             raise ValueError(f'{name}: {message}') from None
     return image, bands

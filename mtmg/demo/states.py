@@ -31,6 +31,7 @@ from ..plots.joint import joint_map
 # %% ../../nbs/demo/states.ipynb #990bd859
 class State(HasTraits):
     "Inputs, outputs, one line for an error and one for what is odd."
+
     error = traitlets.Unicode(help='why there is no new answer; empty when all is well')
     notice = traitlets.Unicode(help='what is odd about the answer')
     seconds = traitlets.Float(help='that the last answer took')
@@ -46,11 +47,14 @@ class State(HasTraits):
         "Set several inputs and answer once."
         known = self.traits(input=True)
         for name in inputs:
-            if name not in known: raise ValueError(f'{name!r} is no input of {type(self).__name__}; inputs are {", ".join(known)}')
+            if name not in known:
+                raise ValueError(f'{name!r} is no input of {type(self).__name__}; inputs are {", ".join(known)}')
         self._waiting = True
         try:
-            for name, value in inputs.items(): setattr(self, name, value)
-        finally: self._waiting = False
+            for name, value in inputs.items():
+                setattr(self, name, value)
+        finally:
+            self._waiting = False
         self.refresh()
 
     def answer(self) -> dict:
@@ -62,21 +66,32 @@ class State(HasTraits):
         "Answer anew."
         start, error, outputs = time.perf_counter(), '', {}
         with overheard() as said:
-            try: outputs = self.answer()
-            except Exception as problem: error = one_line(problem if isinstance(problem, ValueError) else f'{type(problem).__name__}: {problem}')
-        for name, value in outputs.items(): setattr(self, name, value)
-        self.error, self.notice, self.seconds = error, '' if error else one_line('; '.join(said)), time.perf_counter() - start
+            try:
+                outputs = self.answer()
+            except Exception as problem:
+                error = one_line(problem if isinstance(problem, ValueError) else f'{type(problem).__name__}: {problem}')
+        for name, value in outputs.items():
+            setattr(self, name, value)
+        self.error, self.notice, self.seconds = (
+            error,
+            '' if error else one_line('; '.join(said)),
+            time.perf_counter() - start,
+        )
         self.version += 1
 
     def _scene(self, index: int) -> torch.Tensor:
         "the image of scene `index`, (C, H, W)"
-        if not 0 <= index < len(self.models.scenes): raise ValueError(f'scene {index} is not one of 0 … {len(self.models.scenes) - 1}')
+        if not 0 <= index < len(self.models.scenes):
+            raise ValueError(f'scene {index} is not one of 0 … {len(self.models.scenes) - 1}')
         return self.models.scenes[index]['image']
+
     def classname(self, index: int) -> str:
         "The true class of a scene."
         return self.models.scenes.labelset.classnames[int(self.models.scenes.targets[index])]
 
-def _input(trait): return trait.tag(input=True)
+
+def _input(trait):
+    return trait.tag(input=True)
 
 # %% ../../nbs/demo/states.ipynb #a69e5318
 def top_answers(probabilities, classnames, k: int) -> list:
@@ -84,25 +99,36 @@ def top_answers(probabilities, classnames, k: int) -> list:
     values, index = torch.as_tensor(probabilities).sort(descending=True, stable=True)
     return [(classnames[i], p) for i, p in zip(index[:k].tolist(), values[:k].tolist())]
 
+
 def recipes_for(bands) -> tuple:
     "The composites that some bands allow."
+
     def allowed(recipe):
-        try: return composite(np.zeros((len(bands), 1, 1), np.float32), bands, recipe) is not None
-        except ValueError: return False
+        try:
+            return composite(np.zeros((len(bands), 1, 1), np.float32), bands, recipe) is not None
+        except ValueError:
+            return False
+
     return tuple(filter(allowed, RECIPES))
 
+
 def spectrum_of(
-    image, # (C, H, W)
-    bands, # of them
-) -> list: # [(band, nm, 10th percentile, mean, 90th percentile of its pixels), ...] by wavelength
+    image,  # (C, H, W)
+    bands,  # of them
+) -> list:  # [(band, nm, 10th percentile, mean, 90th percentile of its pixels), ...] by wavelength
     "What the bands say where they are more than a picture; reflectance in percent. Empty for radar and for RGB."
-    if len(bands) < 4 or any(b.wavelength is None for b in bands): return []
-    rows = np.asarray(image, np.float32).reshape(len(bands), -1) / (100 if sensor_of(bands).unit == 'DN' else .01)
+    if len(bands) < 4 or any(b.wavelength is None for b in bands):
+        return []
+    rows = np.asarray(image, np.float32).reshape(len(bands), -1) / (100 if sensor_of(bands).unit == 'DN' else 0.01)
     low, high = np.percentile(rows, (10, 90), axis=1).tolist()
-    return sorted(zip(map(str, bands), (b.wavelength for b in bands), low, rows.mean(1).tolist(), high), key=lambda b: b[1])
+    return sorted(
+        zip(map(str, bands), (b.wavelength for b in bands), low, rows.mean(1).tolist(), high), key=lambda b: b[1]
+    )
+
 
 class ZeroShotState(State):
     "A scene, class names, templates, a composite -> the top answers of each model."
+
     scene = _input(traitlets.Int(0, help='number of the scene'))
     classes = _input(traitlets.Unicode(help='class names, one a line'))
     templates = _input(traitlets.Unicode(help='prompts with {} for the class name, one a line'))
@@ -119,23 +145,28 @@ class ZeroShotState(State):
     def __init__(self, models: DemoModels, **inputs):
         labelset = models.scenes.labelset
         self.prompts, self._features, self._upload = Prompts(models.clip), {}, None
-        super().__init__(models, **{'classes': '\n'.join(labelset.classnames), 'templates': '\n'.join(labelset.templates)} | inputs)
+        super().__init__(
+            models, **{'classes': '\n'.join(labelset.classnames), 'templates': '\n'.join(labelset.templates)} | inputs
+        )
 
     def upload(self, name: str, content: bytes, order: str = 'as the file says'):
         "Ask about an uploaded image. What is wrong with it stands in `error`; the scene before it stays."
         try:
-            with overheard() as said: image, bands = read_upload(name, content, order)
+            with overheard() as said:
+                image, bands = read_upload(name, content, order)
         except ValueError as problem:
             self.error, self.version = one_line(problem), self.version + 1
             return
         self._upload = torch.tensor(image), bands
         self._features = {k: v for k, v in self._features.items() if k[1] is not None}
         self.set(uploaded=one_line(name, 60), recipe=self._fitting(bands))
-        if said and not self.error: self.notice = one_line('; '.join(filter(None, [*said, self.notice])))
+        if said and not self.error:
+            self.notice = one_line('; '.join(filter(None, [*said, self.notice])))
 
     def look_at(self, scene: int):
         "Ask about a scene, also after an upload."
         self.set(scene=scene, uploaded='', recipe=self._fitting(self.models.scenes.bands))
+
     def _fitting(self, bands) -> str:
         "the composite as it is chosen, or the first that the bands allow"
         allowed = recipes_for(bands)
@@ -143,7 +174,8 @@ class ZeroShotState(State):
 
     def _looked_at(self):
         "image, bands, truth and a key of what is asked about"
-        if self.uploaded and self._upload is not None: return *self._upload, '', None
+        if self.uploaded and self._upload is not None:
+            return *self._upload, '', None
         return self._scene(self.scene), self.models.scenes.bands, self.classname(self.scene), self.scene
 
     def _feature(self, name, model, picture, image, bands, key) -> torch.Tensor:
@@ -151,8 +183,11 @@ class ZeroShotState(State):
         sees_picture = hasattr(model, 'encode_text')
         key = (name, key, self.recipe if sees_picture else '')
         if key not in self._features:
-            if len(self._features) > 1000: self._features.clear()
-            self._features[key] = unit(model.encode_image(picture) if sees_picture else model.encode_image(image, bands))[0].cpu()
+            if len(self._features) > 1000:
+                self._features.clear()
+            self._features[key] = unit(
+                model.encode_image(picture) if sees_picture else model.encode_image(image, bands)
+            )[0].cpu()
         return self._features[key]
 
     def answer(self) -> dict:
@@ -161,15 +196,28 @@ class ZeroShotState(State):
         picture = composite(image, bands, self.recipe)
         head, answers = self.prompts.head(labelset), {}
         for name, model in self.models.encoders.items():
-            try: feature = self._feature(name, model, picture, image, bands, key)
-            except ValueError as problem: answers[name] = one_line(problem) # such as a band that the student needs
-            else: answers[name] = top_answers((self.models.clip.logit_scale * feature @ head.T).softmax(0), labelset.classnames, self.top)
-        return {'answers': answers, 'picture': picture.numpy(), 'truth': truth, 'bands': tuple(map(str, bands)), 'spectrum': spectrum_of(image, bands), 'recipes': recipes_for(bands)}
+            try:
+                feature = self._feature(name, model, picture, image, bands, key)
+            except ValueError as problem:
+                answers[name] = one_line(problem)  # such as a band that the student needs
+            else:
+                answers[name] = top_answers(
+                    (self.models.clip.logit_scale * feature @ head.T).softmax(0), labelset.classnames, self.top
+                )
+        return {
+            'answers': answers,
+            'picture': picture.numpy(),
+            'truth': truth,
+            'bands': tuple(map(str, bands)),
+            'spectrum': spectrum_of(image, bands),
+            'recipes': recipes_for(bands),
+        }
 
 # %% ../../nbs/demo/states.ipynb #ce38d278
 class AlphaState(State):
     "Alpha and a scene -> answers and accuracies of the interpolated CLIP."
-    alpha = _input(traitlets.Float(0.))
+
+    alpha = _input(traitlets.Float(0.0))
     scene = _input(traitlets.Int(0))
     top = _input(traitlets.Int(3, min=1))
     answers = traitlets.Dict(help='{model: [(class name, probability), ...]} at alpha 0, at `alpha`, at 1')
@@ -180,31 +228,48 @@ class AlphaState(State):
     truth = traitlets.Unicode()
 
     def __init__(self, models: DemoModels, **inputs):
-        self._patched = {} # a few points of the line
+        self._patched = {}  # a few points of the line
         super().__init__(models, **{'alpha': models.alpha} | inputs)
 
     @cached_property
-    def _heads(self) -> dict: return {t.name: self.models.clip.head(t.labelset).cpu() for t in self.models.tasks}
+    def _heads(self) -> dict:
+        return {t.name: self.models.clip.head(t.labelset).cpu() for t in self.models.tasks}
+
     def _score(self, task, features) -> float:
         return float(((features @ self._heads[task.name].T).argmax(1) == torch.as_tensor(task.targets)).float().mean())
+
     @cached_property
     def _rows(self) -> list:
         role = {t.name: 'patching' if t is self.models.scenes else 'supported' for t in self.models.tasks}
-        return [{'alpha': a, 'task': t.name, 'role': role[t.name], 'split': t.split, 'metric': 'acc1', 'score': self._score(t, f)}
-                for t in self.models.tasks for a, f in zip(ALPHAS, self.models.line[t.name])]
+        return [
+            {
+                'alpha': a,
+                'task': t.name,
+                'role': role[t.name],
+                'split': t.split,
+                'metric': 'acc1',
+                'score': self._score(t, f),
+            }
+            for t in self.models.tasks
+            for a, f in zip(ALPHAS, self.models.line[t.name])
+        ]
 
     def patched(self, alpha: float):
         "The CLIP at a point of the line."
         alpha = round(float(alpha), 4)
         if alpha not in self._patched:
-            if len(self._patched) > 30: self._patched.clear()
+            if len(self._patched) > 30:
+                self._patched.clear()
             self._patched[alpha] = interpolate(self.models.clip, self.models.tuned, alpha)
         return self._patched[alpha]
 
     def _scores(self, clip) -> dict:
         "accuracies at `alpha`: of the curve where it was computed, else live"
         known = {r['task']: r['score'] for r in self._rows if abs(r['alpha'] - self.alpha) < 1e-9}
-        return known or {t.name: self._score(t, unit(torch.cat([clip.encode_image(b['image'], t.bands) for b in batches(t)]))) for t in self.models.tasks}
+        return known or {
+            t.name: self._score(t, unit(torch.cat([clip.encode_image(b['image'], t.bands) for b in batches(t)])))
+            for t in self.models.tasks
+        }
 
     def answer(self) -> dict:
         clip, image, labelset = self.patched(self.alpha), self._scene(self.scene), self.models.scenes.labelset
@@ -213,19 +278,26 @@ class AlphaState(State):
         for name, model in shown.items():
             f = unit(model.encode_image(image, self.models.scenes.bands))[0].cpu()
             answers[name] = top_answers((model.logit_scale * f @ head.T).softmax(0), labelset.classnames, self.top)
-        return {'answers': answers, 'scores': self._scores(clip), 'rows': self._rows, 'chosen': self.models.alpha,
-                'picture': composite(image, self.models.scenes.bands).numpy(), 'truth': self.classname(self.scene)}
+        return {
+            'answers': answers,
+            'scores': self._scores(clip),
+            'rows': self._rows,
+            'chosen': self.models.alpha,
+            'picture': composite(image, self.models.scenes.bands).numpy(),
+            'truth': self.classname(self.scene),
+        }
 
 # %% ../../nbs/demo/states.ipynb #fc7e7618
-AMOUNTS = tuple(round(-1 + .1 * i, 1) for i in range(31))
+AMOUNTS = tuple(round(-1 + 0.1 * i, 1) for i in range(31))
+
 
 def shift_measures(
-    x, # (N, D) one modality
-    y, # (N, D) the other
-    amount: float, # 0 leaves all as it is, 1 closes the gap
-    text=None, # (C, D) class head
-    labels=None, # (N,)
-    spoken: bool = False, # y is text: the head moves with it
+    x,  # (N, D) one modality
+    y,  # (N, D) the other
+    amount: float,  # 0 leaves all as it is, 1 closes the gap
+    text=None,  # (C, D) class head
+    labels=None,  # (N,)
+    spoken: bool = False,  # y is text: the head moves with it
 ) -> dict:
     "Gap, zero-shot accuracy of images and retrieval after a shift along the gap vector."
     x, y = unit(x), unit(y)
@@ -235,21 +307,28 @@ def shift_measures(
     if text is not None:
         head = unit(text + amount / 2 * delta) if spoken else text
         out['zero_shot_x'] = zero_shot(a, labels=labels, text=head, resamples=0, ap=False)['acc1']
-        if not spoken: out['zero_shot_y'] = zero_shot(b, labels=labels, text=head, resamples=0, ap=False)['acc1']
-    out['recall_xy'], out['recall_yx'] = retrieval(a, b, ks=(1,), resamples=0)['R@1'], retrieval(b, a, ks=(1,), resamples=0)['R@1']
+        if not spoken:
+            out['zero_shot_y'] = zero_shot(b, labels=labels, text=head, resamples=0, ap=False)['acc1']
+    out['recall_xy'], out['recall_yx'] = (
+        retrieval(a, b, ks=(1,), resamples=0)['R@1'],
+        retrieval(b, a, ks=(1,), resamples=0)['R@1'],
+    )
     return out
 
 # %% ../../nbs/demo/states.ipynb #b06030d3
 class GapState(State):
     "Two modalities, a shift and a chosen point -> positions, measures, neighbours."
+
     x = _input(traitlets.Unicode(help='a modality of the embeddings'))
     y = _input(traitlets.Unicode(help='another one'))
-    amount = _input(traitlets.Float(0., help='of the shift along the gap'))
+    amount = _input(traitlets.Float(0.0, help='of the shift along the gap'))
     method = _input(traitlets.Unicode('pca', help="'pca' or 'umap'"))
     point = _input(traitlets.Int(0, help='number of the scene looked at'))
     k = _input(traitlets.Int(6, min=1, help='neighbours in each modality'))
     positions = traitlets.Dict(help='{modality: (N, 2)} on the map')
-    extent = traitlets.Tuple(help='x0, x1, y0, y1 of all positions at any shift from 0 to 1, so that a map can stand still')
+    extent = traitlets.Tuple(
+        help='x0, x1, y0, y1 of all positions at any shift from 0 to 1, so that a map can stand still'
+    )
     measures = traitlets.Dict(help='{measure: value} at `amount`')
     track = traitlets.List(help='the measures at each of `AMOUNTS`')
     neighbours = traitlets.Dict(help='{modality: [(scene, cosine), ...]} of the point seen in x')
@@ -264,19 +343,26 @@ class GapState(State):
         super().__init__(models, **dict(zip('xy', pair)) | inputs)
 
     @property
-    def modalities(self) -> list: return list(self.models.embeddings.features)
+    def modalities(self) -> list:
+        return list(self.models.embeddings.features)
+
     @property
     def _pair(self) -> tuple:
         for m in (self.x, self.y):
-            if m not in self.modalities: raise ValueError(f'modality {m!r} is not one of {", ".join(map(repr, self.modalities))}')
-        if self.x == self.y: raise ValueError(f'both modalities are {self.x!r}; choose two')
+            if m not in self.modalities:
+                raise ValueError(f'modality {m!r} is not one of {", ".join(map(repr, self.modalities))}')
+        if self.x == self.y:
+            raise ValueError(f'both modalities are {self.x!r}; choose two')
         # images first: text is what moves the class prompts
         return (self.y, self.x) if self.x.startswith('captions') else (self.x, self.y)
+
     def _once(self, key, make):
         if key not in self._kept:
-            if len(self._kept) > 60: self._kept.clear()
+            if len(self._kept) > 60:
+                self._kept.clear()
             self._kept[key] = make()
         return self._kept[key]
+
     def _measure(self, x, y, amount) -> dict:
         E = self.models.embeddings
         return shift_measures(E[x], E[y], amount, E.text, E.labels, y.startswith('captions'))
@@ -287,7 +373,9 @@ class GapState(State):
         still = torch.cat([unit(E[x]), unit(E[y])])
         if self.method == 'pca':
             mean = still.mean(0)
-            axes = self._once(('axes', x, y), lambda: torch.linalg.svd(still - mean, full_matrices=False).Vh[:2].T) # (D, 2)
+            axes = self._once(
+                ('axes', x, y), lambda: torch.linalg.svd(still - mean, full_matrices=False).Vh[:2].T
+            )  # (D, 2)
             xy, title = ((torch.cat([a, b]) - mean) @ axes).numpy(), 'PCA, fitted at shift 0'
         else:
             xy, done = self._once((self.method, x, y), lambda: joint_map(still, self.method))
@@ -298,27 +386,44 @@ class GapState(State):
         x, y = self._pair
         E = self.models.embeddings
         image = self._scene(self.point)
-        if not -1 <= self.amount <= 2: raise ValueError(f'a shift of {self.amount} is not between -1 and 2')
+        if not -1 <= self.amount <= 2:
+            raise ValueError(f'a shift of {self.amount} is not between -1 and 2')
         a, b = shift(E[x], E[y], self.amount)
         positions, title = self._map(x, y, a, b)
-        reach = self._once(('extent', x, y, self.method), lambda: np.concatenate([xy for s in AMOUNTS if 0 <= s <= 1 for xy in self._map(x, y, *shift(E[x], E[y], s))[0].values()]))
+        reach = self._once(
+            ('extent', x, y, self.method),
+            lambda: np.concatenate(
+                [xy for s in AMOUNTS if 0 <= s <= 1 for xy in self._map(x, y, *shift(E[x], E[y], s))[0].values()]
+            ),
+        )
         reach = np.concatenate([reach, *positions.values()])
         (x0, y0), (x1, y1) = reach.min(0).tolist(), reach.max(0).tolist()
         near = {}
         for name, rows in ((x, a), (y, b)):
             cosine = rows @ a[self.point]
-            if name == x: cosine[self.point] = -2 # not its own neighbour
+            if name == x:
+                cosine[self.point] = -2  # not its own neighbour
             value, index = cosine.topk(min(self.k, len(rows) - 1))
             near[name] = list(zip(index.tolist(), value.tolist()))
         track = self._once(('track', x, y), lambda: [{'amount': s} | self._measure(x, y, s) for s in AMOUNTS])
         found = [r for r in track if abs(r['amount'] - self.amount) < 1e-9]
         measures = {k: v for k, v in found[0].items() if k != 'amount'} if found else self._measure(x, y, self.amount)
-        return {'positions': positions, 'extent': (x0, x1, y0, y1), 'title': title, 'measures': measures, 'track': track, 'neighbours': near, 'truth': self.classname(self.point),
-                'picture': composite(image, self.models.scenes.bands).numpy(), 'caption': E.captions[self.point] if E.captions else ''}
+        return {
+            'positions': positions,
+            'extent': (x0, x1, y0, y1),
+            'title': title,
+            'measures': measures,
+            'track': track,
+            'neighbours': near,
+            'truth': self.classname(self.point),
+            'picture': composite(image, self.models.scenes.bands).numpy(),
+            'caption': E.captions[self.point] if E.captions else '',
+        }
 
 # %% ../../nbs/demo/states.ipynb #890cb5cb
 class RetrievalState(State):
     "A query and a gallery -> the best matches."
+
     by = _input(traitlets.Unicode('text', help="'text', or a modality whose `scene` asks"))
     text = _input(traitlets.Unicode('a satellite photo of a river'))
     scene = _input(traitlets.Int(0))
@@ -336,23 +441,34 @@ class RetrievalState(State):
         super().__init__(models, **{'gallery': names[min(2, len(names) - 1)]} | inputs)
 
     @property
-    def modalities(self) -> list: return list(self.models.embeddings.features)
+    def modalities(self) -> list:
+        return list(self.models.embeddings.features)
 
-    def _query(self) -> torch.Tensor: # (D,)
+    def _query(self) -> torch.Tensor:  # (D,)
         if self.by == 'text':
             text = ''.join(c for c in ' '.join(self.text.split()) if c.isprintable())
-            if not text: raise ValueError("no text; write one, such as 'a satellite photo of a river'")
-            if len(text) > MAX_LENGTH: raise ValueError(f'a text of {len(text):,} characters; at most {MAX_LENGTH} are read')
+            if not text:
+                raise ValueError("no text; write one, such as 'a satellite photo of a river'")
+            if len(text) > MAX_LENGTH:
+                raise ValueError(f'a text of {len(text):,} characters; at most {MAX_LENGTH} are read')
             return self.prompts.embed([text])[0]
-        if self.by not in self.modalities: raise ValueError(f"query {self.by!r} is not 'text' or one of {', '.join(map(repr, self.modalities))}")
+        if self.by not in self.modalities:
+            raise ValueError(f"query {self.by!r} is not 'text' or one of {', '.join(map(repr, self.modalities))}")
         return unit(self.models.embeddings[self.by])[self.scene]
 
     def answer(self) -> dict:
         image, scenes = self._scene(self.scene), self.models.scenes
-        if self.gallery not in self.modalities: raise ValueError(f'gallery {self.gallery!r} is not one of {", ".join(map(repr, self.modalities))}')
+        if self.gallery not in self.modalities:
+            raise ValueError(f'gallery {self.gallery!r} is not one of {", ".join(map(repr, self.modalities))}')
         cosine = unit(self.models.embeddings[self.gallery]) @ self._query()
         value, index = cosine.sort(descending=True, stable=True)
-        found = list(zip(index[:self.k].tolist(), value[:self.k].tolist()))
-        if self.by == 'text': return {'found': found, 'right': [None] * len(found), 'rank': 0, 'picture': None, 'truth': ''}
-        return {'found': found, 'right': [bool(scenes.targets[i] == scenes.targets[self.scene]) for i, _ in found], 'truth': self.classname(self.scene),
-                'rank': 1 + index.tolist().index(self.scene), 'picture': composite(image, scenes.bands).numpy()}
+        found = list(zip(index[: self.k].tolist(), value[: self.k].tolist()))
+        if self.by == 'text':
+            return {'found': found, 'right': [None] * len(found), 'rank': 0, 'picture': None, 'truth': ''}
+        return {
+            'found': found,
+            'right': [bool(scenes.targets[i] == scenes.targets[self.scene]) for i, _ in found],
+            'truth': self.classname(self.scene),
+            'rank': 1 + index.tolist().index(self.scene),
+            'picture': composite(image, scenes.bands).numpy(),
+        }

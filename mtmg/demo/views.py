@@ -21,6 +21,7 @@ from ..plots.style import PALETTE
 def image_bytes(array, kind: str = 'PNG', largest: int = 512) -> bytes:
     "A picture (3, H, W) or (H, W, 3 or 4), uint8, as PNG or JPEG, made smaller where it is large."
     from PIL import Image
+
     array = np.asarray(array)
     array = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array
     image = Image.fromarray(np.ascontiguousarray(array))
@@ -28,9 +29,11 @@ def image_bytes(array, kind: str = 'PNG', largest: int = 512) -> bytes:
     image.save(out := io.BytesIO(), kind, **({'quality': 88} if kind == 'JPEG' else {'compress_level': 3}))
     return out.getvalue()
 
+
 def image_url(array, kind='JPEG', largest=512) -> str:
     "The same as an address that holds the picture itself."
     return f'data:image/{kind.lower()};base64,{base64.b64encode(image_bytes(array, kind, largest)).decode()}'
+
 
 def image_tag(array, alt: str, width: int | None = None, kind: str = 'JPEG', largest: int = 512) -> str:
     "An `<img>` with its text."
@@ -67,24 +70,33 @@ button.mtmg-thumb.mtmg-right {{border-color:#1B7F3B}} button.mtmg-thumb.mtmg-wro
 .mtmg-over button:hover {{box-shadow:0 0 0 2px #333}}
 </style>'''
 
+
 def answers_html(
-    answers: dict, # {model: [(class name, probability), …], or why there are none}
-    truth: str = '', # the right class name, where it is known
+    answers: dict,  # {model: [(class name, probability), …], or why there are none}
+    truth: str = '',  # the right class name, where it is known
 ) -> str:
     "Bars of each model's answers; a tick at the right one, a cross where another one comes first."
     parts = []
     for k, (model, own) in enumerate(answers.items()):
-        rows = f'<div class="mtmg-none">no answer: {escape(own)}</div>' if isinstance(own, str) else ''.join(
-            f'<div class="mtmg-bar" title="{escape(name, quote=True)}"><i style="width:{100 * p:.1f}%;background:{PALETTE[k % 8]}"></i>'
-            f'<span>{"✓ " if truth and name == truth else "✗ " if truth and not place else ""}{escape(name)}</span><em>{100 * p:.0f} %</em></div>'
-            for place, (name, p) in enumerate(own))
+        rows = (
+            f'<div class="mtmg-none">no answer: {escape(own)}</div>'
+            if isinstance(own, str)
+            else ''.join(
+                f'<div class="mtmg-bar" title="{escape(name, quote=True)}"><i style="width:{100 * p:.1f}%;background:{PALETTE[k % 8]}"></i>'
+                f'<span>{"✓ " if truth and name == truth else "✗ " if truth and not place else ""}{escape(name)}</span><em>{100 * p:.0f} %</em></div>'
+                for place, (name, p) in enumerate(own)
+            )
+        )
         parts.append(f'<div><b>{escape(model)}</b>{rows}</div>')
     return f'<div class="mtmg-answers">{"".join(parts)}</div>'
 
+
 def line_html(error: str, notice: str = '') -> str:
     "The line that says what is wrong, or else what is odd."
-    if error: return f'<div class="mtmg-line mtmg-error" role="alert">{escape(error)}</div>'
+    if error:
+        return f'<div class="mtmg-line mtmg-error" role="alert">{escape(error)}</div>'
     return f'<div class="mtmg-line mtmg-notice">{escape(notice)}</div>'
+
 
 def numbers_html(title: str, numbers: dict) -> str:
     "A table of {name: number as text}."
@@ -93,73 +105,115 @@ def numbers_html(title: str, numbers: dict) -> str:
 
 # %% ../../nbs/demo/views.ipynb #431b7d82
 def spectrum_svg(
-    spectrum, # (band, nm, low, mean, high) of each, by wavelength
-    width: int = 330, height: int = 158,
+    spectrum,  # (band, nm, low, mean, high) of each, by wavelength
+    width: int = 330,
+    height: int = 158,
 ) -> str:
     "Reflectance against wavelength; nothing where there is no spectrum."
-    if not spectrum: return ''
+    if not spectrum:
+        return ''
     names, nm, *rows = zip(*spectrum)
-    top = max(10, 10 * -(-max(rows[2]) // 10)) # percent
-    at = lambda w, v: f'{34 + (w - 400) / 1850 * (width - 44):.1f},{height - 30 - min(max(v / top, 0), 1) * (height - 40):.1f}'
+    top = max(10, 10 * -(-max(rows[2]) // 10))  # percent
+    at = lambda w, v: (
+        f'{34 + (w - 400) / 1850 * (width - 44):.1f},{height - 30 - min(max(v / top, 0), 1) * (height - 40):.1f}'
+    )
     low, mean, high = ([at(w, v) for w, v in zip(nm, row)] for row in rows)
-    text = lambda where, words, anchor, down=4: '<text x="{}" y="{}" text-anchor="{}">{}</text>'.format(where.split(',')[0], float(where.split(',')[1]) + down, anchor, words)
+    text = lambda where, words, anchor, down=4: '<text x="{}" y="{}" text-anchor="{}">{}</text>'.format(
+        where.split(',')[0], float(where.split(',')[1]) + down, anchor, words
+    )
     grid = ''.join(f'<path d="M{at(400, v)}L{at(2250, v)}"/>' for v in (0, top / 2, top))
-    ticks = ''.join(text(at(340, v), f'{v:g}', 'end') for v in (0, top / 2, top)) + ''.join(text(at(w, 0), w, 'middle', 14) for w in range(500, 2250, 500))
-    dots = ''.join('<circle cx="{}" cy="{}" r="2.6"><title>{}: {:.1f} %</title></circle>'.format(*p.split(','), escape(name), value) for p, name, value in zip(mean, names, rows[1]))
-    return (f'<svg class="mtmg-spectrum" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" aria-label="spectrum of the scene">'
-            f'<g stroke="currentColor" stroke-opacity=".18">{grid}</g><polygon points="{" ".join(high + low[::-1])}" fill="{PALETTE[0]}" fill-opacity=".18"/>'
-            f'<polyline points="{" ".join(mean)}" fill="none" stroke="{PALETTE[0]}" stroke-width="1.6"/><g fill="{PALETTE[0]}">{dots}</g>'
-            f'<g font-size="10" fill="currentColor">{ticks}{text(f"{width - 10},{height - 4}", "reflectance (%) against wavelength (nm)", "end", 0)}</g></svg>')
+    ticks = ''.join(text(at(340, v), f'{v:g}', 'end') for v in (0, top / 2, top)) + ''.join(
+        text(at(w, 0), w, 'middle', 14) for w in range(500, 2250, 500)
+    )
+    dots = ''.join(
+        '<circle cx="{}" cy="{}" r="2.6"><title>{}: {:.1f} %</title></circle>'.format(
+            *p.split(','), escape(name), value
+        )
+        for p, name, value in zip(mean, names, rows[1])
+    )
+    return (
+        f'<svg class="mtmg-spectrum" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" aria-label="spectrum of the scene">'
+        f'<g stroke="currentColor" stroke-opacity=".18">{grid}</g><polygon points="{" ".join(high + low[::-1])}" fill="{PALETTE[0]}" fill-opacity=".18"/>'
+        f'<polyline points="{" ".join(mean)}" fill="none" stroke="{PALETTE[0]}" stroke-width="1.6"/><g fill="{PALETTE[0]}">{dots}</g>'
+        f'<g font-size="10" fill="currentColor">{ticks}{text(f"{width - 10},{height - 4}", "reflectance (%) against wavelength (nm)", "end", 0)}</g></svg>'
+    )
 
 # %% ../../nbs/demo/views.ipynb #715d4392
-def _id() -> str: return f'mtmg-{uuid.uuid4().hex[:8]}'
+def _id() -> str:
+    return f'mtmg-{uuid.uuid4().hex[:8]}'
+
 
 def _button(picked, classes, **kwargs):
     button = W.Button(**kwargs)
-    for name in classes: button.add_class(name)
+    for name in classes:
+        button.add_class(name)
     button.on_click(lambda _: picked())
     return button
 
+
 class Thumbs(W.Box):
     "Pictures to click on. `picked` is called with the number that was given for the picture."
+
     def __init__(self, picked, most: int):
         self.numbers, self._id = [], _id()
         self.sheet = W.HTML(layout=W.Layout(display='none'))
         layout = W.Layout()
-        self.buttons = [_button(lambda i=i: picked(self.numbers[i]), ('mtmg-thumb', f'{self._id}-{i}'), layout=layout) for i in range(most)]
+        self.buttons = [
+            _button(lambda i=i: picked(self.numbers[i]), ('mtmg-thumb', f'{self._id}-{i}'), layout=layout)
+            for i in range(most)
+        ]
         super().__init__([self.sheet], layout=W.Layout(flex_flow='row wrap'))
 
     def show(self, pictures, numbers, captions, on=None, right=None):
         "Fill: pictures (3, H, W), the number and the caption of each; one framed, or each marked right or wrong."
-        self.numbers = list(numbers)[:len(self.buttons)]
-        rules = (f'.{self._id}-{i} {{background-image:url({image_url(p, largest=96)})!important}}' for i, p in enumerate(pictures))
+        self.numbers = list(numbers)[: len(self.buttons)]
+        rules = (
+            f'.{self._id}-{i} {{background-image:url({image_url(p, largest=96)})!important}}'
+            for i, p in enumerate(pictures)
+        )
         self.sheet.value = f'<style>{"".join(rules)}</style>'
         for i, (button, number, caption) in enumerate(zip(self.buttons, self.numbers, captions)):
             mark = None if right is None else right[i]
             button.description, button.tooltip = str(caption), ' '.join(f'scene {number}: {caption}'.split())
             for name, is_so in (('mtmg-on', number == on), ('mtmg-right', mark is True), ('mtmg-wrong', mark is False)):
                 (button.add_class if is_so else button.remove_class)(name)
-        self.children = [self.sheet, *self.buttons[:len(self.numbers)]]
+        self.children = [self.sheet, *self.buttons[: len(self.numbers)]]
 
     def frame(self, number):
         "Frame the picture of one number."
-        for button, own in zip(self.buttons, self.numbers): (button.add_class if own == number else button.remove_class)('mtmg-on')
+        for button, own in zip(self.buttons, self.numbers):
+            (button.add_class if own == number else button.remove_class)('mtmg-on')
 
 # %% ../../nbs/demo/views.ipynb #701ce924
 class Map(W.Box):
     "Points of two modalities to click on; `picked` is called with the number of a scene."
+
     def __init__(self, picked, names, width: int = 520, height: int = 400, most: int = 250):
         n = len(names)
         self.size, self._id, self._places = (width, height), _id(), None
-        self.scenes = np.linspace(0, n - 1, min(n, most)).astype(int) # of many scenes all are drawn, and these can be clicked
+        self.scenes = np.linspace(0, n - 1, min(n, most)).astype(
+            int
+        )  # of many scenes all are drawn, and these can be clicked
         self.sheet, self.picture = W.HTML(layout=W.Layout(display='none')), W.HTML()
-        layout, style = W.Layout(), W.ButtonStyle() # one for all: a widget each would be slow
-        self.buttons = [_button(lambda i=i: picked(int(i)), (f'{self._id}-{m}-{i}',), layout=layout, style=style, tooltip=f'scene {i}: {names[i]}', tabbable=False)
-                        for m in range(2) for i in self.scenes]
-        super().__init__([self.sheet, self.picture, *self.buttons], layout=W.Layout(width=f'{width}px', height=f'{height}px'))
+        layout, style = W.Layout(), W.ButtonStyle()  # one for all: a widget each would be slow
+        self.buttons = [
+            _button(
+                lambda i=i: picked(int(i)),
+                (f'{self._id}-{m}-{i}',),
+                layout=layout,
+                style=style,
+                tooltip=f'scene {i}: {names[i]}',
+                tabbable=False,
+            )
+            for m in range(2)
+            for i in self.scenes
+        ]
+        super().__init__(
+            [self.sheet, self.picture, *self.buttons], layout=W.Layout(width=f'{width}px', height=f'{height}px')
+        )
         self.add_class('mtmg-over')
 
-    def pixels(self, xy, extent) -> np.ndarray: # (N, 2) from the upper left corner
+    def pixels(self, xy, extent) -> np.ndarray:  # (N, 2) from the upper left corner
         "Places on the picture of places on the map."
         x0, x1, y0, y1 = extent
         size, room = np.array(self.size), 18
@@ -168,60 +222,93 @@ class Map(W.Box):
 
     def show(
         self,
-        positions: dict, # {modality: (N, 2)}, two of them
-        extent: tuple, # x0, x1, y0, y1 of what the map must hold
-        point: int, # the scene to mark
-        colors: dict, # {modality: its colour, or that of each scene}
-        near: dict | None = None, # {modality: scenes to join with the point}
+        positions: dict,  # {modality: (N, 2)}, two of them
+        extent: tuple,  # x0, x1, y0, y1 of what the map must hold
+        point: int,  # the scene to mark
+        colors: dict,  # {modality: its colour, or that of each scene}
+        near: dict | None = None,  # {modality: scenes to join with the point}
     ):
         "Draw."
         a, b = (self.pixels(xy, extent) for xy in positions.values())
         own = [[colors[m]] * len(a) if isinstance(colors[m], str) else colors[m] for m in positions]
-        draw = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="{c}" fill-opacity=".8"/>' for (x, y), c in zip(a, own[0])]
-        draw += [f'<rect x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6" fill="none" stroke="{c}" stroke-width="1.2"/>' for (x, y), c in zip(b, own[1])]
+        draw = [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="{c}" fill-opacity=".8"/>' for (x, y), c in zip(a, own[0])
+        ]
+        draw += [
+            f'<rect x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6" fill="none" stroke="{c}" stroke-width="1.2"/>'
+            for (x, y), c in zip(b, own[1])
+        ]
         line = lambda p, q, look: f'<path d="M{p[0]:.1f} {p[1]:.1f}L{q[0]:.1f} {q[1]:.1f}" {look}/>'
         for name, scenes in (near or {}).items():
-            to, look = (a, 'stroke="#333"') if name == next(iter(positions)) else (b, 'stroke="#333" stroke-dasharray="4 3"')
+            to, look = (
+                (a, 'stroke="#333"') if name == next(iter(positions)) else (b, 'stroke="#333" stroke-dasharray="4 3"')
+            )
             draw += [line(a[point], to[i], look) for i in scenes]
         draw.append(line(a.mean(0), b.mean(0), f'stroke="#000" stroke-width="2.2" marker-end="url(#{self._id}-head)"'))
         ring = 'fill="none" stroke="#000" stroke-width="2"'
-        draw.append(f'<circle cx="{a[point][0]:.1f}" cy="{a[point][1]:.1f}" r="8" {ring}/><rect x="{b[point][0] - 7:.1f}" y="{b[point][1] - 7:.1f}" width="14" height="14" {ring}/>')
+        draw.append(
+            f'<circle cx="{a[point][0]:.1f}" cy="{a[point][1]:.1f}" r="8" {ring}/><rect x="{b[point][0] - 7:.1f}" y="{b[point][1] - 7:.1f}" width="14" height="14" {ring}/>'
+        )
         width, height = self.size
         head = f'<marker id="{self._id}-head" orient="auto" markerWidth="7" markerHeight="7" refX="5" refY="3"><path d="M0 0L6 3L0 6z"/></marker>'
-        self.picture.value = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" aria-label="{escape("map of " + " and ".join(positions), quote=True)}">'
-                              f'<defs>{head}</defs>{"".join(draw)}</svg>')
-        places = [f'.{self._id}-{m}-{i}{{left:{x:.0f}px;top:{y:.0f}px}}' for m, xy in enumerate((a, b)) for i, (x, y) in zip(self.scenes, xy[self.scenes])]
-        if places != self._places: self._places, self.sheet.value = places, f'<style>{"".join(places)}</style>'
+        self.picture.value = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" aria-label="{escape("map of " + " and ".join(positions), quote=True)}">'
+            f'<defs>{head}</defs>{"".join(draw)}</svg>'
+        )
+        places = [
+            f'.{self._id}-{m}-{i}{{left:{x:.0f}px;top:{y:.0f}px}}'
+            for m, xy in enumerate((a, b))
+            for i, (x, y) in zip(self.scenes, xy[self.scenes])
+        ]
+        if places != self._places:
+            self._places, self.sheet.value = places, f'<style>{"".join(places)}</style>'
 
 # %% ../../nbs/demo/views.ipynb #f2644fb0
 def legend_html(
-    entries, # (mark, colour, text) each; marks are disc, square, arrow, patch
+    entries,  # (mark, colour, text) each; marks are disc, square, arrow, patch
 ) -> str:
     "A line that says what the marks of a map mean."
-    marks = {'disc': '<circle cx="6" cy="6" r="4" fill="{c}"/>', 'square': '<rect x="2" y="2" width="8" height="8" fill="none" stroke="{c}" stroke-width="1.5"/>',
-             'arrow': '<path d="M0 6L7 6" stroke="{c}" stroke-width="2"/><path d="M6 2L12 6L6 10z" fill="{c}"/>', 'patch': '<rect x="1" y="1" width="10" height="10" fill="{c}"/>'}
-    drawn = (f'<span><svg width="12" height="12">{marks[mark].format(c=color)}</svg>{escape(text)}</span>' for mark, color, text in entries)
+    marks = {
+        'disc': '<circle cx="6" cy="6" r="4" fill="{c}"/>',
+        'square': '<rect x="2" y="2" width="8" height="8" fill="none" stroke="{c}" stroke-width="1.5"/>',
+        'arrow': '<path d="M0 6L7 6" stroke="{c}" stroke-width="2"/><path d="M6 2L12 6L6 10z" fill="{c}"/>',
+        'patch': '<rect x="1" y="1" width="10" height="10" fill="{c}"/>',
+    }
+    drawn = (
+        f'<span><svg width="12" height="12">{marks[mark].format(c=color)}</svg>{escape(text)}</span>'
+        for mark, color, text in entries
+    )
     return f'<div class="mtmg-legend">{"".join(drawn)}</div>'
 
 # %% ../../nbs/demo/views.ipynb #930cb177
 class LineChart(W.Box):
     "A finished figure as a picture, and a vertical line that moves over each of its axes."
+
     def __init__(self, figure, alt: str, dpi: int = 100):
         import matplotlib.pyplot as plt
         from matplotlib.backends.backend_agg import FigureCanvasAgg
+
         figure.set_dpi(dpi)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         picture = np.asarray(canvas.buffer_rgba())
-        plt.close(figure) # else a notebook would show it a second time
+        plt.close(figure)  # else a notebook would show it a second time
         height, width = picture.shape[:2]
         # of each axes: top and height in pixels, and x in pixels as a line through two points
-        self._axes = [(height - ax.bbox.y1, ax.bbox.height, *ax.transData.transform([(0, 0), (1, 0)])[:, 0]) for ax in figure.axes]
+        self._axes = [
+            (height - ax.bbox.y1, ax.bbox.height, *ax.transData.transform([(0, 0), (1, 0)])[:, 0]) for ax in figure.axes
+        ]
         self.top = W.HTML()
         self.top.add_class('mtmg-top')
-        super().__init__([W.HTML(image_tag(picture, alt, width, 'PNG', max(width, height))), self.top], layout=W.Layout(width=f'{width}px', height=f'{height}px'))
+        super().__init__(
+            [W.HTML(image_tag(picture, alt, width, 'PNG', max(width, height))), self.top],
+            layout=W.Layout(width=f'{width}px', height=f'{height}px'),
+        )
         self.add_class('mtmg-over')
+
     def at(self, x: float):
         "Move the line."
-        self.top.value = ''.join(f'<div style="position:absolute;left:{zero + x * (one - zero) - 1:.1f}px;top:{top:.1f}px;width:2px;height:{height:.1f}px;background:{PALETTE[4]}"></div>'
-                                 for top, height, zero, one in self._axes)
+        self.top.value = ''.join(
+            f'<div style="position:absolute;left:{zero + x * (one - zero) - 1:.1f}px;top:{top:.1f}px;width:2px;height:{height:.1f}px;background:{PALETTE[4]}"></div>'
+            for top, height, zero, one in self._axes
+        )

@@ -22,20 +22,39 @@ from .models import ALPHAS, demo_models, DemoModels, find_run
 from .prompts import BAND_ORDERS, MAX_BYTES
 from .states import AlphaState, AMOUNTS, GapState, RetrievalState, ZeroShotState
 from mtmg.demo.views import (
-    answers_html, image_tag, legend_html, line_html, LineChart, Map, numbers_html, spectrum_svg, STYLE_SHEET, Thumbs,
+    answers_html,
+    image_tag,
+    legend_html,
+    line_html,
+    LineChart,
+    Map,
+    numbers_html,
+    spectrum_svg,
+    STYLE_SHEET,
+    Thumbs,
 )
 from ..plots.charts import plot_alpha, plot_shift
 from ..plots.pictures import RECIPE_TITLES
 from ..plots.style import PALETTE, styled
 
 # %% ../../nbs/demo/widgets.ipynb #c02fce3c
-def _row(*parts, gap=16, **layout): return W.HBox(parts, layout=W.Layout(grid_gap=f'{gap}px', flex_flow='row wrap', align_items='flex-start', **layout))
-def _column(*parts, **layout): return W.VBox(parts, layout=W.Layout(**layout))
+def _row(*parts, gap=16, **layout):
+    return W.HBox(parts, layout=W.Layout(grid_gap=f'{gap}px', flex_flow='row wrap', align_items='flex-start', **layout))
+
+
+def _column(*parts, **layout):
+    return W.VBox(parts, layout=W.Layout(**layout))
+
+
 def _field(kind, label: str, width: int, labelled: int = 64, **options):
-    return kind(description=label, layout=W.Layout(width=f'{width}px'), style={'description_width': f'{labelled}px'}, **options)
+    return kind(
+        description=label, layout=W.Layout(width=f'{width}px'), style={'description_width': f'{labelled}px'}, **options
+    )
+
 
 class Demo(W.VBox):
     "A view of one state. `state` is what it shows."
+
     title, about, State = '', '', None
 
     def __init__(self, models: DemoModels | None = None, state=None):
@@ -50,19 +69,27 @@ class Demo(W.VBox):
     def build(self) -> list:
         "The parts, from top to bottom."
         raise NotImplementedError
+
     def draw(self):
         "Show the answer of the state."
         raise NotImplementedError
+
     def stale(self) -> list:
         "What no longer answers the inputs while there is an error."
         return []
+
     def _draw(self):
         self.line.value = line_html(self.state.error, self.state.notice)
-        for part in self.stale(): (part.add_class if self.state.error else part.remove_class)('mtmg-stale')
-        if self.state.error: return
+        for part in self.stale():
+            (part.add_class if self.state.error else part.remove_class)('mtmg-stale')
+        if self.state.error:
+            return
         self._drawing = True
-        try: self.draw()
-        finally: self._drawing = False
+        try:
+            self.draw()
+        finally:
+            self._drawing = False
+
     def link(self, widget, name: str):
         "Bind the value of a widget to an input of the state, both ways."
         traitlets.link((self.state, name), (widget, 'value'))
@@ -70,55 +97,89 @@ class Demo(W.VBox):
 
     def thumbnails(self, numbers) -> list:
         return [composite(self.models.scenes[i]['image'], self.models.scenes.bands).numpy() for i in numbers]
+
     def hands(self, n: int):
         "Numbers of `n` scenes, all classes in turn; then of the next `n`, without end."
         targets, turn = np.asarray(self.models.scenes.targets), np.zeros(len(self.models.scenes), int)
-        for c in np.unique(targets): turn[targets == c] = np.arange((targets == c).sum())
-        order = np.lexsort((targets, turn)) # the first of each class, the second of each class, …
+        for c in np.unique(targets):
+            turn[targets == c] = np.arange((targets == c).sum())
+        order = np.lexsort((targets, turn))  # the first of each class, the second of each class, …
         for start in range(0, 10**9, n):
-            yield sorted(order[np.arange(start, start + min(n, len(order))) % len(order)].tolist(), key=lambda i: (targets[i], i))
+            yield sorted(
+                order[np.arange(start, start + min(n, len(order))) % len(order)].tolist(), key=lambda i: (targets[i], i)
+            )
+
     def scene_thumbs(self, picked, n: int) -> Thumbs:
         "Scenes to pick from, and a button that deals others."
-        thumbs, more, hands = Thumbs(picked, n), W.Button(description='other scenes', icon='refresh', layout=W.Layout(width='128px')), self.hands(n)
+        thumbs, more, hands = (
+            Thumbs(picked, n),
+            W.Button(description='other scenes', icon='refresh', layout=W.Layout(width='128px')),
+            self.hands(n),
+        )
+
         def deal():
             numbers = next(hands)
-            thumbs.show(self.thumbnails(numbers), numbers, [self.state.classname(i) for i in numbers], on=self.state.scene)
+            thumbs.show(
+                self.thumbnails(numbers), numbers, [self.state.classname(i) for i in numbers], on=self.state.scene
+            )
+
         more.on_click(lambda _: deal())
         deal()
         self.thumbs, self.others = thumbs, more
-        thumbs.layout.width = '850px' # ten in a row
+        thumbs.layout.width = '850px'  # ten in a row
         return _row(thumbs, more)
 
 # %% ../../nbs/demo/widgets.ipynb #35ad44bd
 class ZeroShotDemo(Demo):
     "Pick or upload a scene, edit classes and prompts, compare three models."
+
     title, State = 'Zero-shot', ZeroShotState
-    about = ('Pick a scene or upload one, and write your own class names: the answers follow as you type. The two CLIPs see the composite, '
-             'the student all bands of the sensor.')
+    about = (
+        'Pick a scene or upload one, and write your own class names: the answers follow as you type. The two CLIPs see the composite, '
+        'the student all bands of the sensor.'
+    )
 
     def build(self):
         scenes = self.scene_thumbs(lambda i: self._pick(i), 20)
-        self.classes, self.templates = (self.link(_field(W.Textarea, label, 340, rows=rows), name) for label, name, rows in (('classes', 'classes', 11), ('prompts', 'templates', 5)))
+        self.classes, self.templates = (
+            self.link(_field(W.Textarea, label, 340, rows=rows), name)
+            for label, name, rows in (('classes', 'classes', 11), ('prompts', 'templates', 5))
+        )
         self.recipe = _field(W.Dropdown, 'composite', 330, 76)
         self.recipe.observe(lambda change: self._drawing or self.state.set(recipe=change.new), names='value')
-        self.file = W.FileUpload(accept='.tif,.tiff,.jpg,.jpeg,.png,.webp,.bmp', description='upload a scene', multiple=False, layout=W.Layout(width='246px', margin='2px 2px 2px 84px'))
+        self.file = W.FileUpload(
+            accept='.tif,.tiff,.jpg,.jpeg,.png,.webp,.bmp',
+            description='upload a scene',
+            multiple=False,
+            layout=W.Layout(width='246px', margin='2px 2px 2px 84px'),
+        )
         self.order = _field(W.Dropdown, 'bands', 330, 76, options=list(BAND_ORDERS))
         self.order.layout.display = 'none'
         self.file.observe(lambda _: self._upload(), names='value')
         self.order.observe(lambda _: self._upload(), names='value')
-        self.picture, self.said, self.spectrum, self.answers = W.HTML(), W.HTML(layout=W.Layout(width='330px')), W.HTML(), W.HTML()
+        self.picture, self.said, self.spectrum, self.answers = (
+            W.HTML(),
+            W.HTML(layout=W.Layout(width='330px')),
+            W.HTML(),
+            W.HTML(),
+        )
         look = _row(self.picture, _column(self.recipe, self.file, self.order, self.said, self.spectrum))
         return [scenes, _row(_column(self.classes, self.templates), _column(look, self.answers, flex='1 1 600px'))]
 
-    def stale(self): return [self.answers]
+    def stale(self):
+        return [self.answers]
+
     def _upload(self):
-        if not self.file.value: return
+        if not self.file.value:
+            return
         name, content = self.file.value[0]['name'], self.file.value[0]['content']
         self.order.layout.display = '' if name.lower().endswith(('.tif', '.tiff')) else 'none'
         self.state.upload(name, bytes(content), self.order.value)
+
     def _pick(self, scene):
         self.file.value, self.order.layout.display = (), 'none'
         self.state.look_at(scene)
+
     def draw(self):
         s = self.state
         self.recipe.options, self.recipe.value = [(RECIPE_TITLES[r], r) for r in s.recipes], s.recipe
@@ -135,76 +196,131 @@ class ZeroShotDemo(Demo):
 @styled
 def _alpha_figure(rows, chosen):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.6, 3.1), layout='constrained')
     plot_alpha(rows, chosen, ax=figure.add_subplot())
     return figure
 
+
 class AlphaExplorer(Demo):
     "Slide along the line between the CLIP as it was and the fine-tuned one."
+
     title, State = 'Alpha', AlphaState
-    about = ('Every weight of the image tower lies on a line, (1 − α) · zero-shot + α · fine-tuned. Slide, and the weights are mixed live: '
-             'what is won on satellite scenes, what is lost elsewhere, and what this scene is taken for.')
+    about = (
+        'Every weight of the image tower lies on a line, (1 − α) · zero-shot + α · fine-tuned. Slide, and the weights are mixed live: '
+        'what is won on satellite scenes, what is lost elsewhere, and what this scene is taken for.'
+    )
 
     def build(self):
         scenes = self.scene_thumbs(lambda i: self.state.set(scene=i), 10)
-        self.slider = self.link(_field(W.FloatSlider, 'α', 410, 24, min=0, max=1, step=ALPHAS[1], readout_format='.2f'), 'alpha')
+        self.slider = self.link(
+            _field(W.FloatSlider, 'α', 410, 24, min=0, max=1, step=ALPHAS[1], readout_format='.2f'), 'alpha'
+        )
         self.jump = W.Button(description=f'chosen: {self.models.alpha:.2f}', layout=W.Layout(width='120px'))
         self.jump.on_click(lambda _: self.state.set(alpha=self.models.alpha))
-        self.chart = LineChart(_alpha_figure(self.state.rows, self.state.chosen), 'top-1 accuracy of each task against alpha')
+        self.chart = LineChart(
+            _alpha_figure(self.state.rows, self.state.chosen), 'top-1 accuracy of each task against alpha'
+        )
         self.numbers, self.picture, self.answers = W.HTML(), W.HTML(), W.HTML()
-        return [scenes, _row(self.slider, self.jump), _row(self.chart, _column(self.numbers, self.picture)), self.answers]
+        return [
+            scenes,
+            _row(self.slider, self.jump),
+            _row(self.chart, _column(self.numbers, self.picture)),
+            self.answers,
+        ]
 
-    def stale(self): return [self.answers, self.chart, self.numbers]
+    def stale(self):
+        return [self.answers, self.chart, self.numbers]
+
     def draw(self):
         s = self.state
         self.chart.at(s.alpha)
         start = {r['task']: r['score'] for r in s.rows if r['alpha'] == 0}
-        self.numbers.value = numbers_html(f'top-1 at α = {s.alpha:.2f} (change from α = 0)', {
-            f'{d.name}, {len(d)} images': f'{100 * s.scores[d.name]:.1f} % ({100 * (s.scores[d.name] - start[d.name]):+.1f})' for d in self.models.tasks})
+        self.numbers.value = numbers_html(
+            f'top-1 at α = {s.alpha:.2f} (change from α = 0)',
+            {
+                f'{d.name}, {len(d)} images': f'{100 * s.scores[d.name]:.1f} % ({100 * (s.scores[d.name] - start[d.name]):+.1f})'
+                for d in self.models.tasks
+            },
+        )
         self.picture.value = f'<div class="mtmg-side" style="margin-top:14px">{image_tag(s.picture, f"scene {s.scene}", 128)}<div><b>scene {s.scene}</b><br>{escape(s.truth)}</div></div>'
         self.answers.value = answers_html(s.answers, s.truth)
         self.thumbs.frame(s.scene)
 
 # %% ../../nbs/demo/widgets.ipynb #7b6b2265
-_MEASURES = {'centroid_gap': 'centroid gap', 'relative_gap': 'relative gap (RMG)', 'zero_shot_x': 'zero-shot, {x}', 'zero_shot_y': 'zero-shot, {y}',
-             'recall_xy': 'R@1, {x} → {y}', 'recall_yx': 'R@1, {y} → {x}'}
+_MEASURES = {
+    'centroid_gap': 'centroid gap',
+    'relative_gap': 'relative gap (RMG)',
+    'zero_shot_x': 'zero-shot, {x}',
+    'zero_shot_y': 'zero-shot, {y}',
+    'recall_xy': 'R@1, {x} → {y}',
+    'recall_yx': 'R@1, {y} → {x}',
+}
 
-def _short(modality): # 'RGB, patched CLIP' -> 'patched CLIP', 'captions, text tower' -> 'captions'
+
+def _short(modality):  # 'RGB, patched CLIP' -> 'patched CLIP', 'captions, text tower' -> 'captions'
     first, _, model = modality.partition(', ')
     return first if first == 'captions' else model or first
+
 
 def _class_colors(n) -> list:
     from matplotlib.colors import to_hex
     from mtmg.plots.joint import class_colors
+
     return [to_hex(c) for c in class_colors(n)]
+
 
 class GapExplorer(Demo):
     "Look at two modalities, shift them together, and walk from neighbour to neighbour."
+
     title, State = 'Modality gap', GapState
-    about = ('Two modalities of the same scenes. The arrow is the gap, from centroid to centroid; the slider moves both along it. '
-             'Click on a point to choose its scene, or on a neighbour to walk there.')
+    about = (
+        'Two modalities of the same scenes. The arrow is the gap, from centroid to centroid; the slider moves both along it. '
+        'Click on a point to choose its scene, or on a neighbour to walk there.'
+    )
 
     def build(self):
         names = self.state.modalities
-        self.x, self.y = (self.link(_field(W.Dropdown, label, 230, 36, options=names), name) for label, name in (('from', 'x'), ('to', 'y')))
+        self.x, self.y = (
+            self.link(_field(W.Dropdown, label, 230, 36, options=names), name)
+            for label, name in (('from', 'x'), ('to', 'y'))
+        )
         self.color = _field(W.Dropdown, 'colour', 160, 48, options=['modality', 'class'])
         self.color.observe(lambda _: self._draw(), names='value')
         self.method = _field(W.Dropdown, 'map', 160, 36, options=[('PCA', 'pca'), ('UMAP', 'umap')])
         self.method.observe(lambda change: self._map(change.new), names='value')
-        self.point = self.link(_field(W.BoundedIntText, 'scene', 130, 46, min=0, max=len(self.models.scenes) - 1), 'point')
-        self.slider = self.link(_field(W.FloatSlider, 'shift', 520, 36, min=AMOUNTS[0], max=AMOUNTS[-1], step=.1, readout_format='.1f'), 'amount')
-        self.map = Map(lambda i: self.state.set(point=i), [self.state.classname(i) for i in range(len(self.models.scenes))])
+        self.point = self.link(
+            _field(W.BoundedIntText, 'scene', 130, 46, min=0, max=len(self.models.scenes) - 1), 'point'
+        )
+        self.slider = self.link(
+            _field(W.FloatSlider, 'shift', 520, 36, min=AMOUNTS[0], max=AMOUNTS[-1], step=0.1, readout_format='.1f'),
+            'amount',
+        )
+        self.map = Map(
+            lambda i: self.state.set(point=i), [self.state.classname(i) for i in range(len(self.models.scenes))]
+        )
         self.legend, self.numbers, self.scene = W.HTML(layout=W.Layout(width='520px')), W.HTML(), W.HTML()
         self.chart = _column()
         self.near = [Thumbs(lambda i: self.state.set(point=i), 6) for _ in range(2)]
         self.near_titles = [W.HTML(), W.HTML()]
         side = _column(self.scene, *(w for pair in zip(self.near_titles, self.near) for w in pair), width='506px')
-        return [_row(self.x, self.y, self.color, self.method, self.point, gap=10), self.slider, _row(_column(self.map, self.legend), side), _row(self.numbers, self.chart, gap=28)]
+        return [
+            _row(self.x, self.y, self.color, self.method, self.point, gap=10),
+            self.slider,
+            _row(_column(self.map, self.legend), side),
+            _row(self.numbers, self.chart, gap=28),
+        ]
 
-    def stale(self): return [self.map, self.chart, self.numbers, self.scene]
+    def stale(self):
+        return [self.map, self.chart, self.numbers, self.scene]
+
     def _map(self, method):
-        if method == 'umap': self.line.value = line_html('', 'UMAP is being fitted; the first time takes half a minute, as it is compiled')
+        if method == 'umap':
+            self.line.value = line_html(
+                '', 'UMAP is being fitted; the first time takes half a minute, as it is compiled'
+            )
         self.state.set(method=method)
+
     def draw(self):
         s, scenes = self.state, self.models.scenes
         (x, y), near = s.positions, {m: [i for i, _ in own] for m, own in s.neighbours.items()}
@@ -212,53 +328,103 @@ class GapExplorer(Demo):
         if self.color.value == 'class':
             palette = _class_colors(len(names))
             colors = dict.fromkeys((x, y), [palette[c] for c in scenes.targets])
-            legend = [(marks[m][0], '#555555', m) for m in (x, y)] + [('patch', c, name) for c, name in zip(palette, names)]
-        else: colors, legend = {m: c for m, (_, c) in marks.items()}, [(*marks[m], m) for m in (x, y)]
+            legend = [(marks[m][0], '#555555', m) for m in (x, y)] + [
+                ('patch', c, name) for c, name in zip(palette, names)
+            ]
+        else:
+            colors, legend = {m: c for m, (_, c) in marks.items()}, [(*marks[m], m) for m in (x, y)]
         self.map.show(s.positions, s.extent, s.point, colors, near)
         self.legend.value = legend_html([*legend, ('arrow', '#000000', f'gap ({s.title})')])
         self.scene.value = f'<div class="mtmg-side">{image_tag(s.picture, f"scene {s.point}", 128)}<div><b>scene {s.point}</b><br>{escape(s.truth)}<p>{escape(s.caption)}</p></div></div>'
         for title, thumbs, (m, own) in zip(self.near_titles, self.near, s.neighbours.items()):
-            title.value = f'<div class="mtmg-line">nearest to its {escape(_short(x))} embedding among <b>{escape(m)}</b></div>'
+            title.value = (
+                f'<div class="mtmg-line">nearest to its {escape(_short(x))} embedding among <b>{escape(m)}</b></div>'
+            )
             numbers = [i for i, _ in own]
-            thumbs.show(self.thumbnails(numbers), numbers, [f'{c:.2f}\n{s.classname(i)}' for i, c in own], right=[bool(scenes.targets[i] == scenes.targets[s.point]) for i in numbers])
+            thumbs.show(
+                self.thumbnails(numbers),
+                numbers,
+                [f'{c:.2f}\n{s.classname(i)}' for i, c in own],
+                right=[bool(scenes.targets[i] == scenes.targets[s.point]) for i in numbers],
+            )
         label = {k: v.format(x=_short(x), y=_short(y)) for k, v in _MEASURES.items() if k in s.measures}
-        self.numbers.value = numbers_html(f'at shift {s.amount:.1f}'.replace('-', '−'), {label[k]: f'{s.measures[k]:.3f}' if 'gap' in k else f'{100 * s.measures[k]:.1f} %' for k in label})
+        self.numbers.value = numbers_html(
+            f'at shift {s.amount:.1f}'.replace('-', '−'),
+            {label[k]: f'{s.measures[k]:.3f}' if 'gap' in k else f'{100 * s.measures[k]:.1f} %' for k in label},
+        )
         if getattr(self, '_charted', None) is not s.track:
             shown = {k: label[k] for k in ('centroid_gap', 'zero_shot_x', 'recall_xy') if k in label}
             figure = plot_shift([{k: r[k] for k in ('amount', *shown)} for r in s.track], shown)
             figure.set_size_inches(7.4, 2.3)
-            self._charted, self.chart.children = s.track, [LineChart(figure, 'gap, zero-shot accuracy and retrieval against the shift', 100)]
+            self._charted, self.chart.children = (
+                s.track,
+                [LineChart(figure, 'gap, zero-shot accuracy and retrieval against the shift', 100)],
+            )
         self.chart.children[0].at(s.amount)
 
 # %% ../../nbs/demo/widgets.ipynb #a65b6bc4
 class RetrievalExplorer(Demo):
     "Ask a gallery by text or by a scene of any modality."
+
     title, State = 'Retrieval', RetrievalState
-    about = ('Write what you look for, or let a scene ask, and choose what is searched. A solid green frame marks scenes of the class of the query, '
-             'a dashed one others; a click on a result makes it the query.')
+    about = (
+        'Write what you look for, or let a scene ask, and choose what is searched. A solid green frame marks scenes of the class of the query, '
+        'a dashed one others; a click on a result makes it the query.'
+    )
 
     def build(self):
         self.text = self.link(_field(W.Text, 'text', 620), 'text')
         self.text.observe(lambda _: self.state.set(by='text'), names='value')
-        self.by = self.link(_field(W.Dropdown, 'query', 300, options=[('text', 'text'), *((f'scene: {m}', m) for m in self.state.modalities)]), 'by')
+        self.by = self.link(
+            _field(
+                W.Dropdown,
+                'query',
+                300,
+                options=[('text', 'text'), *((f'scene: {m}', m) for m in self.state.modalities)],
+            ),
+            'by',
+        )
         self.gallery = self.link(_field(W.Dropdown, 'search in', 300, options=self.state.modalities), 'gallery')
         self.k = self.link(_field(W.IntSlider, 'top', 280, min=1, max=24), 'k')
         self.query, self.found = W.HTML(), Thumbs(self._ask, 24)
         scenes = self.scene_thumbs(self._ask, 10)
-        return [self.text, _row(self.by, self.gallery, self.k), W.HTML('<div class="mtmg-line">or let one of these scenes ask:</div>'), scenes, self.query, self.found]
+        return [
+            self.text,
+            _row(self.by, self.gallery, self.k),
+            W.HTML('<div class="mtmg-line">or let one of these scenes ask:</div>'),
+            scenes,
+            self.query,
+            self.found,
+        ]
 
-    def stale(self): return [self.found, self.query]
+    def stale(self):
+        return [self.found, self.query]
+
     def _ask(self, scene):
-        by = self.state.by if self.state.by != 'text' else next((m for m in self.state.modalities if m != self.state.gallery), self.state.gallery)
+        by = (
+            self.state.by
+            if self.state.by != 'text'
+            else next((m for m in self.state.modalities if m != self.state.gallery), self.state.gallery)
+        )
         self.state.set(scene=scene, by=by)
+
     def draw(self):
         s = self.state
         numbers = [i for i, _ in s.found]
-        self.found.show(self.thumbnails(numbers), numbers, [f'{c:.2f}\n{s.classname(i)}' for i, c in s.found], right=None if s.by == 'text' else s.right)
-        if s.by == 'text': said = f'best matches of “{escape(s.text)}” among {escape(s.gallery)}, with their cosine'
-        else: said = f'scene {s.scene} ({escape(s.truth)}) in {escape(s.by)} asks {escape(s.gallery)}: the same scene is at place {s.rank} of {len(self.models.scenes)}'
+        self.found.show(
+            self.thumbnails(numbers),
+            numbers,
+            [f'{c:.2f}\n{s.classname(i)}' for i, c in s.found],
+            right=None if s.by == 'text' else s.right,
+        )
+        if s.by == 'text':
+            said = f'best matches of “{escape(s.text)}” among {escape(s.gallery)}, with their cosine'
+        else:
+            said = f'scene {s.scene} ({escape(s.truth)}) in {escape(s.by)} asks {escape(s.gallery)}: the same scene is at place {s.rank} of {len(self.models.scenes)}'
         picture = '' if s.picture is None else image_tag(s.picture, f'scene {s.scene}', 96)
-        self.query.value = f'<div class="mtmg-side" style="margin:6px 0;align-items:center">{picture}<b>{said}</b></div>'
+        self.query.value = (
+            f'<div class="mtmg-side" style="margin:6px 0;align-items:center">{picture}<b>{said}</b></div>'
+        )
         self.thumbs.frame(None if s.by == 'text' else s.scene)
 
 # %% ../../nbs/demo/widgets.ipynb #26acc8b6
@@ -268,8 +434,16 @@ def app(run=None, models: DemoModels | None = None) -> W.Widget:
     views = [kind(models) for kind in (ZeroShotDemo, AlphaExplorer, GapExplorer, RetrievalExplorer)]
     tabs = W.Tab(views, titles=[v.title for v in views])
     about = f'Models: {models.origin}, α = {models.alpha:.2f}. Scenes: {len(models.scenes)} of {models.scenes.name}, {models.scenes.split}.'
-    box = W.VBox([W.HTML(f'{STYLE_SHEET}<style>.mtmg-app h3 {{display:none}}</style><h2 style="margin:0">Mind the modality gap</h2><p>{escape(about)}</p>'), tabs])
-    for name in ('mtmg', 'mtmg-app'): box.add_class(name)
+    box = W.VBox(
+        [
+            W.HTML(
+                f'{STYLE_SHEET}<style>.mtmg-app h3 {{display:none}}</style><h2 style="margin:0">Mind the modality gap</h2><p>{escape(about)}</p>'
+            ),
+            tabs,
+        ]
+    )
+    for name in ('mtmg', 'mtmg-app'):
+        box.add_class(name)
     box.views = views
     return box
 
@@ -288,44 +462,74 @@ _TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 {%- endblock body_header -%}
 """
 
+
 def app_files(folder, run=None) -> Path:
     "Write the notebook that Voila serves, and the template of its page. Returns the notebook."
     folder = Path(folder)
     code = f'from mtmg.demo.widgets import app\n\napp({None if run is None else str(Path(run).resolve())!r})'
     cell = {'cell_type': 'code', 'id': 'app', 'metadata': {}, 'execution_count': None, 'outputs': [], 'source': code}
     kernel = {'name': 'python3', 'display_name': 'python3', 'language': 'python'}
-    (folder/'mtmg.ipynb').write_text(json.dumps({'cells': [cell], 'metadata': {'title': 'Mind the modality gap', 'kernelspec': kernel}, 'nbformat': 4, 'nbformat_minor': 5}), encoding='utf-8')
-    template = folder/'voila'/'templates'/'mtmg'
+    (folder / 'mtmg.ipynb').write_text(
+        json.dumps(
+            {
+                'cells': [cell],
+                'metadata': {'title': 'Mind the modality gap', 'kernelspec': kernel},
+                'nbformat': 4,
+                'nbformat_minor': 5,
+            }
+        ),
+        encoding='utf-8',
+    )
+    template = folder / 'voila' / 'templates' / 'mtmg'
     template.mkdir(parents=True)
-    (template/'conf.json').write_text('{"base_template": "lab"}', encoding='utf-8')
-    (template/'index.html.j2').write_text(_TEMPLATE, encoding='utf-8')
-    return folder/'mtmg.ipynb'
+    (template / 'conf.json').write_text('{"base_template": "lab"}', encoding='utf-8')
+    (template / 'index.html.j2').write_text(_TEMPLATE, encoding='utf-8')
+    return folder / 'mtmg.ipynb'
+
 
 def _check_port(port: int):
-    if not 0 < port < 65536: raise ValueError(f'port {port} is not one of 1 … 65535')
+    if not 0 < port < 65536:
+        raise ValueError(f'port {port} is not one of 1 … 65535')
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try: probe.bind(('127.0.0.1', port))
-        except OSError as error: raise ValueError(f'port {port} cannot be used ({error.strerror}); choose another one') from None
+        try:
+            probe.bind(('127.0.0.1', port))
+        except OSError as error:
+            raise ValueError(f'port {port} cannot be used ({error.strerror}); choose another one') from None
+
 
 def demo(
-    run=None, # folder of `mtmg quickstart`; None: runs/quickstart, else a small run that is made once
-    port: int = 8866, # on localhost
-    browser: bool = False, # open it in a browser
+    run=None,  # folder of `mtmg quickstart`; None: runs/quickstart, else a small run that is made once
+    port: int = 8866,  # on localhost
+    browser: bool = False,  # open it in a browser
 ):
     "Serve the four demos as an app until Ctrl-C."
     from importlib.util import find_spec
-    if find_spec('voila') is None: raise ModuleNotFoundError("the app needs voila: pip install 'mtmg[demo]'")
+
+    if find_spec('voila') is None:
+        raise ModuleNotFoundError("the app needs voila: pip install 'mtmg[demo]'")
     _check_port(port)
     run = find_run(run)
-    if run is not None and not (Path(run)/'results.json').is_file(): raise FileNotFoundError(f"no run of mtmg quickstart in '{run}': results.json is not there")
+    if run is not None and not (Path(run) / 'results.json').is_file():
+        raise FileNotFoundError(f"no run of mtmg quickstart in '{run}': results.json is not there")
     models = demo_models(run)
-    models.line, models.embeddings # what takes seconds is computed here, once, and not for every visitor
+    models.line, models.embeddings  # what takes seconds is computed here, once, and not for every visitor
     with tempfile.TemporaryDirectory() as folder:
         page = app_files(folder, run)
-        os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [folder, os.environ.get('JUPYTER_PATH')])) # where Voila looks for templates
+        os.environ['JUPYTER_PATH'] = os.pathsep.join(
+            filter(None, [folder, os.environ.get('JUPYTER_PATH')])
+        )  # where Voila looks for templates
         print(f'mtmg demo on http://localhost:{port} (Ctrl-C ends it)', flush=True)
-        arguments = [str(page), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.port_retries=0', '--Voila.log_level=ERROR', '--template=mtmg', '--show_tracebacks=False',
-                     *([] if browser else ['--no-browser'])]
+        arguments = [
+            str(page),
+            f'--port={port}',
+            '--Voila.ip=127.0.0.1',
+            '--Voila.port_retries=0',
+            '--Voila.log_level=ERROR',
+            '--template=mtmg',
+            '--show_tracebacks=False',
+            *([] if browser else ['--no-browser']),
+        ]
         from voila.app import Voila
+
         Voila.launch_instance(arguments, tornado_settings={'websocket_max_message_size': 2 * MAX_BYTES})

@@ -8,9 +8,32 @@ __all__ = []
 # %% ../../nbs/embed/front.ipynb #0282aadb
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'embeddings': ['as_features', 'as_labels', 'as_tensor', 'class_text', 'Embeddings', 'names_in',
-        'prompt_ensemble', 'unit'],
-    'passes': ['class_probabilities', 'dataset_hash', 'embed', 'encode_captions', 'encode_prompts', 'evaluating',
-        'model_hash', 'predict', 'Predictions', 'SATELLITE_TEMPLATES', 'versions', 'zero_shot_head'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'embeddings': [
+            'as_features',
+            'as_labels',
+            'as_tensor',
+            'class_text',
+            'Embeddings',
+            'names_in',
+            'prompt_ensemble',
+            'unit',
+        ],
+        'passes': [
+            'class_probabilities',
+            'dataset_hash',
+            'embed',
+            'encode_captions',
+            'encode_prompts',
+            'evaluating',
+            'model_hash',
+            'predict',
+            'Predictions',
+            'SATELLITE_TEMPLATES',
+            'versions',
+            'zero_shot_head',
+        ],
+    },
+)

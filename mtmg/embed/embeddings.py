@@ -25,80 +25,115 @@ def _rows(which: np.ndarray) -> str:
     named = ', '.join(map(str, which[:5]))
     return ('row ' if len(which) == 1 else 'rows ') + named + (f' and {len(which) - 5} more' if len(which) > 5 else '')
 
+
 def as_tensor(x, name='features') -> torch.Tensor:
     "A tensor, an array or a list of rows as one tensor."
     try:
-        if isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], torch.Tensor): return torch.stack(list(x))
-        if isinstance(x, torch.Tensor): return x
+        if isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], torch.Tensor):
+            return torch.stack(list(x))
+        if isinstance(x, torch.Tensor):
+            return x
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'The given NumPy array is not writable') # a file that is mapped; nothing here writes into what it was given
+            warnings.filterwarnings(
+                'ignore', 'The given NumPy array is not writable'
+            )  # a file that is mapped; nothing here writes into what it was given
             return torch.as_tensor(np.asarray(x))
-    except (TypeError, ValueError, RuntimeError): raise ValueError(f'{name}: a {type(x).__name__} that is no array; give (N, D), one row an item') from None
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'{name}: a {type(x).__name__} that is no array; give (N, D), one row an item') from None
+
 
 def as_features(x, name='features') -> torch.Tensor:
     "`x` (N, D) as a float tensor, as it is stored; says so where it is none."
     x = as_tensor(x, name)
-    if x.ndim != 2 or 0 in x.shape: raise ValueError(f'{name} of shape {tuple(x.shape)}; give (N, D), one row an item')
-    if not x.is_floating_point(): raise ValueError(f'{name} of type {str(x.dtype).removeprefix("torch.")}; give floating point numbers')
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f'{name} of shape {tuple(x.shape)}; give (N, D), one row an item')
+    if not x.is_floating_point():
+        raise ValueError(f'{name} of type {str(x.dtype).removeprefix("torch.")}; give floating point numbers')
     return x.detach()
 
 # %% ../../nbs/embed/embeddings.ipynb #cd7d6ba3
 def unit(
-    x, # (N, D) in any floating type
-    name: str = 'features', # what to call it in an error
+    x,  # (N, D) in any floating type
+    name: str = 'features',  # what to call it in an error
 ) -> torch.Tensor:
     "Rows divided by their length, float32. Raises `ValueError` with the rows that are not finite or all zero."
     given = as_features(x, name)
     x = given.float()
-    length = x.norm(dim=1) # NaN or Inf anywhere in a row makes its length so
+    length = x.norm(dim=1)  # NaN or Inf anywhere in a row makes its length so
     if not bool(torch.isfinite(length).all()):
         finite = torch.isfinite(x).all(1)
         if not bool(finite.all()):
             bad = (~finite).nonzero().flatten().cpu().numpy()
-            raise ValueError(f'{name}: {_rows(bad)} of {len(x)} hold NaN or Inf; leave them out, e.g. with Embeddings.subset')
-        x = x / x.abs().amax(1, keepdim=True) # finite, but the squares overflow
+            raise ValueError(
+                f'{name}: {_rows(bad)} of {len(x)} hold NaN or Inf; leave them out, e.g. with Embeddings.subset'
+            )
+        x = x / x.abs().amax(1, keepdim=True)  # finite, but the squares overflow
         length = x.norm(dim=1)
     if bool((length == 0).any()):
         bad = (length == 0).nonzero().flatten().cpu().numpy()
         raise ValueError(f'{name}: {_rows(bad)} of {len(x)} are all zero and have no direction; leave them out')
-    return x / length[:, None] if x is given else x.div_(length[:, None]) # no second copy of a converted one
+    return x / length[:, None] if x is given else x.div_(length[:, None])  # no second copy of a converted one
 
 # %% ../../nbs/embed/embeddings.ipynb #e47a707c
 def as_labels(
-    labels, # (N,) integers or class names, or (N, C) of 0 and 1
-    classnames: Sequence[str] | None = None, # to look names up, and to check the range
-    n: int | None = None, # how many are expected
+    labels,  # (N,) integers or class names, or (N, C) of 0 and 1
+    classnames: Sequence[str] | None = None,  # to look names up, and to check the range
+    n: int | None = None,  # how many are expected
 ) -> torch.Tensor:
     "Labels as (N,) int64 class numbers or (N, C) uint8 multi-hot."
-    if isinstance(labels, torch.Tensor): labels = labels.detach().cpu().numpy()
-    try: labels = np.asarray(labels)
-    except ValueError: raise ValueError('labels are lists of different lengths; give (N,) class numbers or names, or (N, C) rows of 0 and 1') from None
-    if labels.dtype.kind == 'S': labels = np.char.decode(labels, 'utf-8')
+    if isinstance(labels, torch.Tensor):
+        labels = labels.detach().cpu().numpy()
+    try:
+        labels = np.asarray(labels)
+    except ValueError:
+        raise ValueError(
+            'labels are lists of different lengths; give (N,) class numbers or names, or (N, C) rows of 0 and 1'
+        ) from None
+    if labels.dtype.kind == 'S':
+        labels = np.char.decode(labels, 'utf-8')
     if labels.dtype.kind in 'UO':
-        if classnames is None: raise ValueError(f'labels are names ({str(labels.flat[0])!r}, …); give their order as classnames=[…]')
+        if classnames is None:
+            raise ValueError(f'labels are names ({str(labels.flat[0])!r}, …); give their order as classnames=[…]')
         index = {str(c): i for i, c in enumerate(classnames)}
         unknown = sorted({str(l) for l in labels.reshape(-1)} - set(index))
-        if unknown: raise ValueError(f'label {unknown[0]!r} is not one of the classes {", ".join(index)}')
+        if unknown:
+            raise ValueError(f'label {unknown[0]!r} is not one of the classes {", ".join(index)}')
         labels = np.array([index[str(l)] for l in labels.reshape(-1)], np.int64).reshape(labels.shape)
-    if n is not None and len(labels) != n: raise ValueError(f'{len(labels)} labels for {n} embeddings')
+    if n is not None and len(labels) != n:
+        raise ValueError(f'{len(labels)} labels for {n} embeddings')
     classes = None if classnames is None else len(classnames)
-    if labels.ndim == 2 and labels.shape[1] == 1 != classes: raise ValueError(f'labels of shape {labels.shape}; give (N,) class numbers, labels[:, 0]')
+    if labels.ndim == 2 and labels.shape[1] == 1 != classes:
+        raise ValueError(f'labels of shape {labels.shape}; give (N,) class numbers, labels[:, 0]')
     if labels.ndim == 2:
-        if not np.isin(labels, (0, 1)).all(): raise ValueError('multi-hot labels hold other values than 0 and 1')
-        if classes is not None and labels.shape[1] != classes: raise ValueError(f'multi-hot labels have {labels.shape[1]} columns for {classes} classes')
+        if not np.isin(labels, (0, 1)).all():
+            raise ValueError('multi-hot labels hold other values than 0 and 1')
+        if classes is not None and labels.shape[1] != classes:
+            raise ValueError(f'multi-hot labels have {labels.shape[1]} columns for {classes} classes')
         return torch.from_numpy(labels.astype(np.uint8))
-    if labels.ndim != 1: raise ValueError(f'labels of shape {labels.shape}; give (N,) class numbers or (N, C) multi-hot')
-    if labels.dtype.kind not in 'iu': raise ValueError(f'labels are {labels.dtype}; give whole class numbers (labels.astype(int)) or 0/1 rows')
+    if labels.ndim != 1:
+        raise ValueError(f'labels of shape {labels.shape}; give (N,) class numbers or (N, C) multi-hot')
+    if labels.dtype.kind not in 'iu':
+        raise ValueError(f'labels are {labels.dtype}; give whole class numbers (labels.astype(int)) or 0/1 rows')
     if len(labels) and (labels.min() < 0 or (classes is not None and labels.max() >= classes)):
         worst = int(labels.min() if labels.min() < 0 else labels.max())
-        raise ValueError(f'label {worst} is outside 0 … {"C - 1" if classes is None else classes - 1}' + ('' if classes is None else f' ({classes} classes)')
-                         + ('; do they begin at 1? then give labels - 1' if labels.min() == 1 and labels.max() == classes else ''))
+        raise ValueError(
+            f'label {worst} is outside 0 … {"C - 1" if classes is None else classes - 1}'
+            + ('' if classes is None else f' ({classes} classes)')
+            + ('; do they begin at 1? then give labels - 1' if labels.min() == 1 and labels.max() == classes else '')
+        )
     return torch.from_numpy(labels.astype(np.int64))
+
 
 def names_in(*labels) -> list | None:
     "The names of labels in alphabetical order, None where they are numbers: for what asks only who is of one class."
-    arrays = [np.asarray(l.cpu() if isinstance(l, torch.Tensor) else l) for l in labels if l is not None] # names on one side alone are no names
-    return sorted({str(name) for a in arrays for name in a.reshape(-1)}) if arrays and all(a.dtype.kind in 'UO' for a in arrays) else None
+    arrays = [
+        np.asarray(l.cpu() if isinstance(l, torch.Tensor) else l) for l in labels if l is not None
+    ]  # names on one side alone are no names
+    return (
+        sorted({str(name) for a in arrays for name in a.reshape(-1)})
+        if arrays and all(a.dtype.kind in 'UO' for a in arrays)
+        else None
+    )
 
 # %% ../../nbs/embed/embeddings.ipynb #78a94cef
 def prompt_ensemble(prompts) -> torch.Tensor:
@@ -106,87 +141,117 @@ def prompt_ensemble(prompts) -> torch.Tensor:
     c, t, d = prompts.shape
     return unit(unit(prompts.reshape(c * t, d), 'text').view(c, t, d).mean(1), 'text')
 
+
 def class_text(
-    text, # (C, D), (C, T, D) for T prompts a class, or a list or {class name: …} of such rows, then of any number of prompts
-    classnames: Sequence[str] | None = None, # in the order of the rows, and of the result
-) -> tuple: # prompts (C, T, D) or None, class embeddings (C, D), class names or None
+    text,  # (C, D), (C, T, D) for T prompts a class, or a list or {class name: …} of such rows, then of any number of prompts
+    classnames: Sequence[str] | None = None,  # in the order of the rows, and of the result
+) -> tuple:  # prompts (C, T, D) or None, class embeddings (C, D), class names or None
     "Class embeddings, whatever they came as."
     if isinstance(text, dict):
         classnames = tuple(text) if classnames is None else tuple(classnames)
         lost = [n for n in classnames if n not in text]
-        if lost: raise ValueError(f'no text embedding for class {lost[0]!r}; there are {", ".join(map(str, text))}')
+        if lost:
+            raise ValueError(f'no text embedding for class {lost[0]!r}; there are {", ".join(map(str, text))}')
         text = [text[n] for n in classnames]
     if isinstance(text, (list, tuple)):
         rows = [as_tensor(row, 'text') for row in text]
-        if len({row.shape for row in rows}) > 1: # each class has prompts of its own
-            if {row.ndim for row in rows} != {2}: raise ValueError(f'text of shapes {tuple(rows[0].shape)}, {tuple(rows[1].shape)}, …; give (prompts, D) for each class')
+        if len({row.shape for row in rows}) > 1:  # each class has prompts of its own
+            if {row.ndim for row in rows} != {2}:
+                raise ValueError(
+                    f'text of shapes {tuple(rows[0].shape)}, {tuple(rows[1].shape)}, …; give (prompts, D) for each class'
+                )
             return None, torch.cat([prompt_ensemble(row[None]) for row in rows]), classnames
         text = torch.stack(rows) if rows else torch.empty(0)
     text = as_tensor(text, 'text')
     if text.ndim == 3:
         if classnames is not None and text.shape[0] != len(classnames) == text.shape[1]:
-            raise ValueError(f'text is {tuple(text.shape)} for {len(classnames)} classes: give (classes, prompts, D), e.g. text.transpose(0, 1)')
+            raise ValueError(
+                f'text is {tuple(text.shape)} for {len(classnames)} classes: give (classes, prompts, D), e.g. text.transpose(0, 1)'
+            )
         return text, prompt_ensemble(text), classnames
-    if text.ndim == 2 and text.shape[0] == text.shape[1] > 1: # as many classes as dimensions: only the lengths tell
+    if text.ndim == 2 and text.shape[0] == text.shape[1] > 1:  # as many classes as dimensions: only the lengths tell
         off_one = lambda dim: float((text.float().norm(dim=dim) - 1).abs().max())
-        if off_one(0) < 1e-2 < off_one(1): raise ValueError(f'text of shape {tuple(text.shape)} has columns of length 1, not rows: it looks turned over; give text.T, one row a class')
+        if off_one(0) < 1e-2 < off_one(1):
+            raise ValueError(
+                f'text of shape {tuple(text.shape)} has columns of length 1, not rows: it looks turned over; give text.T, one row a class'
+            )
     return None, as_features(text, 'text'), classnames
 
 # %% ../../nbs/embed/embeddings.ipynb #b719c2b5
 @dataclass
 class Embeddings:
     "What encoders made of a data set. Rows of every field belong to the same scenes, in the same order."
-    features: dict # {modality: (N, D) tensor}, raw
-    labels: torch.Tensor | None = None # (N,) int64 or (N, C) uint8
-    labelset: LabelSet | None = None # class names and prompts
-    text: torch.Tensor | None = None # (C, D), unit vectors
-    logit_scale: float | None = None # of the CLIP, as a factor (100 for OpenAI's)
-    ids: list | None = None # (N,) unique names of the scenes
-    captions: list | None = None # (N,)
-    exposure: dict = field(default_factory=dict) # {modality: Exposure}
-    source: str | None = None # whose images
+
+    features: dict  # {modality: (N, D) tensor}, raw
+    labels: torch.Tensor | None = None  # (N,) int64 or (N, C) uint8
+    labelset: LabelSet | None = None  # class names and prompts
+    text: torch.Tensor | None = None  # (C, D), unit vectors
+    logit_scale: float | None = None  # of the CLIP, as a factor (100 for OpenAI's)
+    ids: list | None = None  # (N,) unique names of the scenes
+    captions: list | None = None  # (N,)
+    exposure: dict = field(default_factory=dict)  # {modality: Exposure}
+    source: str | None = None  # whose images
     dataset: str | None = None
     split: str | None = None
-    prompts: torch.Tensor | None = None # (C, T, D), unit vectors
-    caption_text: torch.Tensor | None = None # (N, D)
-    groups: list | None = None # (N,) cluster of each scene
-    meta: dict = field(default_factory=dict) # models, versions: plain types
+    prompts: torch.Tensor | None = None  # (C, T, D), unit vectors
+    caption_text: torch.Tensor | None = None  # (N, D)
+    groups: list | None = None  # (N,) cluster of each scene
+    meta: dict = field(default_factory=dict)  # models, versions: plain types
 
     def __post_init__(self):
         self.features = {str(k): as_features(v, f'{k!r}') for k, v in self.features.items()}
-        if not self.features: raise ValueError('no features: give {modality: (N, D)}')
+        if not self.features:
+            raise ValueError('no features: give {modality: (N, D)}')
         counts = {k: len(v) for k, v in self.features.items()}
         if len(set(counts.values())) > 1:
-            raise ValueError('modalities of different lengths (' + ', '.join(f'{k} {n}' for k, n in counts.items()) +
-                             '): row i must be the same scene in each; hand measures the tensors themselves for unpaired sets')
+            raise ValueError(
+                'modalities of different lengths ('
+                + ', '.join(f'{k} {n}' for k, n in counts.items())
+                + '): row i must be the same scene in each; hand measures the tensors themselves for unpaired sets'
+            )
         n = len(self)
         if self.labels is not None:
             self.labels = as_labels(self.labels, None if self.labelset is None else self.labelset.classnames, n)
         for name in ('ids', 'captions', 'caption_text', 'groups'):
             value = getattr(self, name)
-            if value is not None and len(value) != n: raise ValueError(f'{len(value)} {name} for {n} scenes')
+            if value is not None and len(value) != n:
+                raise ValueError(f'{len(value)} {name} for {n} scenes')
         if self.ids is not None:
             self.ids = [str(i) for i in self.ids]
             if len(set(self.ids)) < n:
-                seen = set(); twice = next(i for i in self.ids if i in seen or seen.add(i))
+                seen = set()
+                twice = next(i for i in self.ids if i in seen or seen.add(i))
                 raise ValueError(f'id {twice!r} occurs more than once; ids name scenes and must be unique')
-        if self.groups is not None: self.groups = [str(i) for i in self.groups]
+        if self.groups is not None:
+            self.groups = [str(i) for i in self.groups]
         if self.text is not None:
             self.text = as_features(self.text, 'text')
             if self.labelset is not None and len(self.text) != len(self.labelset):
-                raise ValueError(f'text has {len(self.text)} rows for the {len(self.labelset)} classes of {self.labelset.name}')
+                raise ValueError(
+                    f'text has {len(self.text)} rows for the {len(self.labelset)} classes of {self.labelset.name}'
+                )
 
-    def __len__(self): return len(next(iter(self.features.values())))
+    def __len__(self):
+        return len(next(iter(self.features.values())))
+
     @property
-    def modalities(self) -> tuple: return tuple(self.features)
+    def modalities(self) -> tuple:
+        return tuple(self.features)
+
     @property
-    def classnames(self): return None if self.labelset is None else self.labelset.classnames
+    def classnames(self):
+        return None if self.labelset is None else self.labelset.classnames
+
     @property
-    def multilabel(self) -> bool: return self.labels is not None and self.labels.ndim == 2
+    def multilabel(self) -> bool:
+        return self.labels is not None and self.labels.ndim == 2
+
     def __getitem__(self, modality: str) -> torch.Tensor:
         "The raw features of a modality."
-        if modality not in self.features: raise ValueError(f'no modality {modality!r} here; there are {", ".join(map(repr, self.features))}')
+        if modality not in self.features:
+            raise ValueError(f'no modality {modality!r} here; there are {", ".join(map(repr, self.features))}')
         return self.features[modality]
+
     def __repr__(self):
         what = ', '.join(f'{k} {tuple(v.shape)}' for k, v in self.features.items())
         where = '/'.join(filter(None, (self.dataset, self.split)))
@@ -194,55 +259,76 @@ class Embeddings:
         return f'Embeddings({where + ": " if where else ""}{what}{classes}{"; text" if self.text is not None else ""})'
 
 # %% ../../nbs/embed/embeddings.ipynb #93f213a0
-def _custom_labelset(classnames, multilabel): return LabelSet('custom', tuple(map(str, classnames)), ('{}',), multilabel)
+def _custom_labelset(classnames, multilabel):
+    return LabelSet('custom', tuple(map(str, classnames)), ('{}',), multilabel)
+
 
 def _from_arrays(
     cls,
-    features, # (N, D), or {modality: (N, D)}
-    labels=None, # (N,) numbers or names, or (N, C) multi-hot
-    classnames: Sequence[str] | None = None, # names, in the order of the label numbers and of the rows of `text`
-    text=None, # (C, D), (C, T, D) for T prompts a class, or a list or {class name: …} of these rows
-    **fields, # any other field of `Embeddings`
+    features,  # (N, D), or {modality: (N, D)}
+    labels=None,  # (N,) numbers or names, or (N, C) multi-hot
+    classnames: Sequence[str] | None = None,  # names, in the order of the label numbers and of the rows of `text`
+    text=None,  # (C, D), (C, T, D) for T prompts a class, or a list or {class name: …} of these rows
+    **fields,  # any other field of `Embeddings`
 ) -> 'Embeddings':
     "Embeddings of any origin; what is not known about them stays unknown."
-    if not isinstance(features, dict): features = {'image': features}
+    if not isinstance(features, dict):
+        features = {'image': features}
     labelset = fields.pop('labelset', None)
-    if labelset is not None: classnames = labelset.classnames
+    if labelset is not None:
+        classnames = labelset.classnames
     if text is not None:
         prompts, text, classnames = class_text(text, classnames)
-        if prompts is not None: fields.setdefault('prompts', prompts)
-    if labels is not None: labels = as_labels(labels, classnames)
+        if prompts is not None:
+            fields.setdefault('prompts', prompts)
+    if labels is not None:
+        labels = as_labels(labels, classnames)
     if labelset is None and classnames is not None:
         labelset = _custom_labelset(classnames, labels is not None and labels.ndim == 2)
     made = cls(features, labels, labelset, text, **fields)
-    for name, x in made.features.items(): unit(x, repr(name)) # strangers' rows are looked at before they are used
+    for name, x in made.features.items():
+        unit(x, repr(name))  # strangers' rows are looked at before they are used
     return made
+
 
 Embeddings.from_arrays = classmethod(_from_arrays)
 
 # %% ../../nbs/embed/embeddings.ipynb #ca89086f
 _PER_SCENE = ('labels', 'ids', 'captions', 'caption_text', 'groups')
 
+
 def _subset(self, which) -> 'Embeddings':
     "The scenes at `which`: positions, a boolean mask of length N, or ids."
-    if isinstance(which, torch.Tensor): which = which.cpu().numpy()
+    if isinstance(which, torch.Tensor):
+        which = which.cpu().numpy()
     which = np.asarray(which).reshape(-1)
     if which.dtype == bool:
-        if len(which) != len(self): raise ValueError(f'a mask of length {len(which)} for {len(self)} scenes')
+        if len(which) != len(self):
+            raise ValueError(f'a mask of length {len(which)} for {len(self)} scenes')
         which = which.nonzero()[0]
     elif which.dtype.kind in 'UO':
         place = {name: i for i, name in enumerate(self.ids or ())}
         lost = [w for w in which if w not in place]
-        if lost: raise ValueError(f'no scene with id {str(lost[0])!r}' + ('' if self.ids else ': these embeddings have no ids'))
+        if lost:
+            raise ValueError(
+                f'no scene with id {str(lost[0])!r}' + ('' if self.ids else ': these embeddings have no ids')
+            )
         which = np.array([place[w] for w in which])
-    elif which.size == 0: which = which.astype(np.int64)
-    if not which.size: raise ValueError('a subset of no scenes')
-    if which.dtype.kind not in 'iu': raise ValueError(f'positions are {which.dtype}; give integers, a mask or ids')
-    if which.min() < -len(self) or which.max() >= len(self): raise ValueError(f'positions {which.min()} to {which.max()} are outside the {len(self)} scenes')
+    elif which.size == 0:
+        which = which.astype(np.int64)
+    if not which.size:
+        raise ValueError('a subset of no scenes')
+    if which.dtype.kind not in 'iu':
+        raise ValueError(f'positions are {which.dtype}; give integers, a mask or ids')
+    if which.min() < -len(self) or which.max() >= len(self):
+        raise ValueError(f'positions {which.min()} to {which.max()} are outside the {len(self)} scenes')
     which = which % len(self)
     at = torch.from_numpy(which.astype(np.int64))
     take = lambda x: None if x is None else x[at.to(x.device)] if isinstance(x, torch.Tensor) else [x[i] for i in which]
-    return replace(self, features={k: take(v) for k, v in self.features.items()}, **{k: take(getattr(self, k)) for k in _PER_SCENE})
+    return replace(
+        self, features={k: take(v) for k, v in self.features.items()}, **{k: take(getattr(self, k)) for k in _PER_SCENE}
+    )
+
 
 Embeddings.subset = _subset
 
@@ -250,23 +336,58 @@ Embeddings.subset = _subset
 def _merge(self, other: 'Embeddings') -> 'Embeddings':
     "These scenes with the modalities of `other` beside their own; matched by id where both have ids, else by position."
     both = [k for k in self.features if k in other.features]
-    if both: raise ValueError(f'both have a modality {both[0]!r}; rename one of them')
+    if both:
+        raise ValueError(f'both have a modality {both[0]!r}; rename one of them')
     if self.ids is not None and other.ids is not None:
         lost = set(self.ids) - set(other.ids)
-        if lost: raise ValueError(f'{len(lost)} of {len(self)} scenes are missing in the other embeddings, e.g. {sorted(lost)[0]!r}')
-        if self.ids != other.ids: other = other.subset(self.ids)
-    elif len(self) != len(other): raise ValueError(f'{len(self)} and {len(other)} scenes, and no ids to match them by')
-    if self.labels is not None and other.labels is not None and self.labelset == other.labelset and not torch.equal(self.labels, other.labels):
+        if lost:
+            raise ValueError(
+                f'{len(lost)} of {len(self)} scenes are missing in the other embeddings, e.g. {sorted(lost)[0]!r}'
+            )
+        if self.ids != other.ids:
+            other = other.subset(self.ids)
+    elif len(self) != len(other):
+        raise ValueError(f'{len(self)} and {len(other)} scenes, and no ids to match them by')
+    if (
+        self.labels is not None
+        and other.labels is not None
+        and self.labelset == other.labelset
+        and not torch.equal(self.labels, other.labels)
+    ):
         raise ValueError('the labels of the two embeddings differ for the same scenes')
     taken = [k for k in ('labels', 'text', 'prompts') if getattr(self, k) is None and getattr(other, k) is not None]
-    if taken and None not in (self.classnames, other.classnames) and self.classnames != other.classnames: # by name, not by number
-        if sorted(self.classnames) != sorted(other.classnames): raise ValueError(f'the {" and ".join(taken)} of the other embeddings are of other classes ({", ".join(other.classnames[:3])}, … and here {", ".join(self.classnames[:3])}, …)')
+    if (
+        taken and None not in (self.classnames, other.classnames) and self.classnames != other.classnames
+    ):  # by name, not by number
+        if sorted(self.classnames) != sorted(other.classnames):
+            raise ValueError(
+                f'the {" and ".join(taken)} of the other embeddings are of other classes ({", ".join(other.classnames[:3])}, … and here {", ".join(self.classnames[:3])}, …)'
+            )
         order = [other.classnames.index(n) for n in self.classnames]
-        labels = other.labels if other.labels is None else other.labels[:, order] if other.labels.ndim == 2 else torch.tensor(order).argsort()[other.labels]
-        other = replace(other, labels=labels, labelset=self.labelset, **{k: v if (v := getattr(other, k)) is None else v[order] for k in ('text', 'prompts')})
+        labels = (
+            other.labels
+            if other.labels is None
+            else other.labels[:, order]
+            if other.labels.ndim == 2
+            else torch.tensor(order).argsort()[other.labels]
+        )
+        other = replace(
+            other,
+            labels=labels,
+            labelset=self.labelset,
+            **{k: v if (v := getattr(other, k)) is None else v[order] for k in ('text', 'prompts')},
+        )
     keep = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}
-    return replace(self, **keep | dict(features=self.features | other.features, exposure=self.exposure | other.exposure,
-                                       meta=other.meta | self.meta))
+    return replace(
+        self,
+        **keep
+        | dict(
+            features=self.features | other.features,
+            exposure=self.exposure | other.exposure,
+            meta=other.meta | self.meta,
+        ),
+    )
+
 
 Embeddings.merge = _merge
 
@@ -275,18 +396,39 @@ def _concat(cls, parts: Sequence['Embeddings']) -> 'Embeddings':
     "The scenes of all `parts` under each other; they must agree in modalities, classes and text."
     first, *rest = parts
     for p in rest:
-        if set(p.features) != set(first.features): raise ValueError(f'modalities {", ".join(first.features)} and {", ".join(p.features)} differ')
-        if p.labelset != first.labelset: raise ValueError('label sets differ')
-        if (p.text is None) != (first.text is None) or (p.text is not None and not torch.allclose(p.text, first.text, atol=1e-5)): raise ValueError('text embeddings differ')
+        if set(p.features) != set(first.features):
+            raise ValueError(f'modalities {", ".join(first.features)} and {", ".join(p.features)} differ')
+        if p.labelset != first.labelset:
+            raise ValueError('label sets differ')
+        if (p.text is None) != (first.text is None) or (
+            p.text is not None and not torch.allclose(p.text, first.text, atol=1e-5)
+        ):
+            raise ValueError('text embeddings differ')
     parts = [p if g is p.groups else replace(p, groups=g) for p, g in zip(parts, joined_groups(parts))]
+
     def join(values):
-        if any(v is None for v in values): return None
+        if any(v is None for v in values):
+            return None
         return torch.cat(list(values)) if isinstance(values[0], torch.Tensor) else sum(map(list, values), [])
-    same = {k: getattr(first, k) if all(getattr(p, k) == getattr(first, k) for p in rest) else None for k in ('dataset', 'split', 'source')}
+
+    same = {
+        k: getattr(first, k) if all(getattr(p, k) == getattr(first, k) for p in rest) else None
+        for k in ('dataset', 'split', 'source')
+    }
     records = {k: [p.exposure[k] for p in parts if k in p.exposure] for k in first.features}
-    seen = {k: reduce(Exposure.merge, own if len(own) == len(parts) else [*own, Exposure(known=False)]) for k, own in records.items() if own} # of any part
-    return replace(first, exposure=seen, features={k: join([p[k] for p in parts]) for k in first.features},
-                   **{k: join([getattr(p, k) for p in parts]) for k in _PER_SCENE}, **same)
+    seen = {
+        k: reduce(Exposure.merge, own if len(own) == len(parts) else [*own, Exposure(known=False)])
+        for k, own in records.items()
+        if own
+    }  # of any part
+    return replace(
+        first,
+        exposure=seen,
+        features={k: join([p[k] for p in parts]) for k in first.features},
+        **{k: join([getattr(p, k) for p in parts]) for k in _PER_SCENE},
+        **same,
+    )
+
 
 Embeddings.concat = classmethod(_concat)
 
@@ -294,87 +436,122 @@ Embeddings.concat = classmethod(_concat)
 _FORMAT = 'mtmg.embeddings/1'
 _NAMES = ('ids', 'captions', 'groups')
 
+
 def _pack(strings: Sequence[str]) -> torch.Tensor:
     "Strings as bytes, each closed by a zero"
-    if any('\0' in s for s in strings): raise ValueError('a name or caption holds a zero byte')
+    if any('\0' in s for s in strings):
+        raise ValueError('a name or caption holds a zero byte')
     return torch.frombuffer(bytearray(''.join(s + '\0' for s in strings).encode()), dtype=torch.uint8)
 
-def _unpack(packed: torch.Tensor) -> list: return packed.numpy().tobytes().decode().split('\0')[:-1]
+
+def _unpack(packed: torch.Tensor) -> list:
+    return packed.numpy().tobytes().decode().split('\0')[:-1]
+
 
 def _half(x, name, dtype):
-    if dtype is None or not x.is_floating_point(): return x
-    if dtype == torch.float16 and float(x.abs().max()) > torch.finfo(dtype).max: raise ValueError(f'{name} holds values above 65504, which float16 cannot; save with dtype=torch.float32')
+    if dtype is None or not x.is_floating_point():
+        return x
+    if dtype == torch.float16 and float(x.abs().max()) > torch.finfo(dtype).max:
+        raise ValueError(f'{name} holds values above 65504, which float16 cannot; save with dtype=torch.float32')
     return x.to(dtype)
 
 # %% ../../nbs/embed/embeddings.ipynb #02486c46
 def _save(
     self,
-    path, # a file; its folder is made
-    dtype: torch.dtype | None = None, # store features as float16 or float32; None leaves them as they are
+    path,  # a file; its folder is made
+    dtype: torch.dtype | None = None,  # store features as float16 or float32; None leaves them as they are
 ) -> Path:
     "Write one safetensors file, whole or not at all."
     from safetensors.torch import save_file
+
     tensors = {f'features/{k}': v for k, v in self.features.items()}
-    tensors |= {k: getattr(self, k) for k in ('labels', 'text', 'prompts', 'caption_text') if getattr(self, k) is not None}
+    tensors |= {
+        k: getattr(self, k) for k in ('labels', 'text', 'prompts', 'caption_text') if getattr(self, k) is not None
+    }
     tensors = {k: _half(v, k, dtype).cpu().contiguous() for k, v in tensors.items()}
     tensors |= {k: _pack(getattr(self, k)) for k in _NAMES if getattr(self, k) is not None}
-    header = {'format': _FORMAT, 'modalities': list(self.features), 'logit_scale': self.logit_scale, 'source': self.source,
-              'dataset': self.dataset, 'split': self.split, 'meta': self.meta,
-              'labelset': None if self.labelset is None else self.labelset.to_dict(),
-              'exposure': {k: v.to_dict() for k, v in self.exposure.items()}}
-    with atomic_path(path) as aside: save_file(tensors, aside, metadata={'mtmg': json.dumps(header)})
+    header = {
+        'format': _FORMAT,
+        'modalities': list(self.features),
+        'logit_scale': self.logit_scale,
+        'source': self.source,
+        'dataset': self.dataset,
+        'split': self.split,
+        'meta': self.meta,
+        'labelset': None if self.labelset is None else self.labelset.to_dict(),
+        'exposure': {k: v.to_dict() for k, v in self.exposure.items()},
+    }
+    with atomic_path(path) as aside:
+        save_file(tensors, aside, metadata={'mtmg': json.dumps(header)})
     return Path(path)
+
 
 Embeddings.save = _save
 
 # %% ../../nbs/embed/embeddings.ipynb #defaa3a8
 def _load_safetensors(cls, path):
     from safetensors import SafetensorError, safe_open
-    try: file = safe_open(path, framework='pt')
-    except SafetensorError as error: raise ValueError(f'{path} is no whole safetensors file ({error})') from None
+
+    try:
+        file = safe_open(path, framework='pt')
+    except SafetensorError as error:
+        raise ValueError(f'{path} is no whole safetensors file ({error})') from None
     with file:
         header = json.loads((file.metadata() or {}).get('mtmg', 'null'))
-        if header is None or header.get('format') != _FORMAT: raise ValueError(f'{path} holds no embeddings of mtmg; its tensors are {", ".join(file.keys())}')
-        tensors = {k: file.get_tensor(k) for k in file.keys()} # mapped, not read
+        if header is None or header.get('format') != _FORMAT:
+            raise ValueError(f'{path} holds no embeddings of mtmg; its tensors are {", ".join(file.keys())}')
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # mapped, not read
     labelset = header['labelset']
-    return cls({k: tensors[f'features/{k}'] for k in header['modalities']},
-               labelset=None if labelset is None else LabelSet.from_dict(labelset),
-               exposure={k: Exposure.from_dict(v) for k, v in header['exposure'].items()},
-               **{k: tensors.get(k) for k in ('labels', 'text', 'prompts', 'caption_text')},
-               **{k: _unpack(tensors[k]) if k in tensors else None for k in _NAMES},
-               **{k: header[k] for k in ('logit_scale', 'source', 'dataset', 'split', 'meta')})
+    return cls(
+        {k: tensors[f'features/{k}'] for k in header['modalities']},
+        labelset=None if labelset is None else LabelSet.from_dict(labelset),
+        exposure={k: Exposure.from_dict(v) for k, v in header['exposure'].items()},
+        **{k: tensors.get(k) for k in ('labels', 'text', 'prompts', 'caption_text')},
+        **{k: _unpack(tensors[k]) if k in tensors else None for k in _NAMES},
+        **{k: header[k] for k in ('logit_scale', 'source', 'dataset', 'split', 'meta')},
+    )
 
 # %% ../../nbs/embed/embeddings.ipynb #fcf4bb11
 def _read_array(path: Path):
-    if not path.exists(): raise FileNotFoundError(f'{path} does not exist')
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist')
     try:
-        if path.suffix == '.npy': return torch.from_numpy(np.load(path, allow_pickle=False))
+        if path.suffix == '.npy':
+            return torch.from_numpy(np.load(path, allow_pickle=False))
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f'{path} holds no plain array or tensor, or is damaged ({reason})') from None
 
+
 def _load(
     cls,
-    path, # .safetensors of mtmg, .npy, .pt, or a folder with features_SPLIT.pt and targets_SPLIT.pt
-    split: str = 'test', # of such a folder
-    labels=None, # for .npy and .pt: labels, or the file that holds them
-    modality: str = 'image', # what to call features that come without a name
-    **fields, # for other formats than our own: any argument of `from_arrays`
+    path,  # .safetensors of mtmg, .npy, .pt, or a folder with features_SPLIT.pt and targets_SPLIT.pt
+    split: str = 'test',  # of such a folder
+    labels=None,  # for .npy and .pt: labels, or the file that holds them
+    modality: str = 'image',  # what to call features that come without a name
+    **fields,  # for other formats than our own: any argument of `from_arrays`
 ) -> 'Embeddings':
     "Embeddings from a file. Our own are mapped into memory."
     path = Path(path)
     if path.is_dir():
-        labels = path/f'targets_{split}.pt' if labels is None and (path/f'targets_{split}.pt').exists() else labels
-        path, fields = path/f'features_{split}.pt', dict(split=split) | fields
-    if not path.exists(): raise FileNotFoundError(f'{path} does not exist')
-    if path.suffix == '.safetensors': return _load_safetensors(cls, path)
-    if path.suffix not in ('.npy', '.pt'): raise ValueError(f'{path.name}: embeddings are read from .safetensors, .npy, .pt or a folder with features_{split}.pt')
+        labels = path / f'targets_{split}.pt' if labels is None and (path / f'targets_{split}.pt').exists() else labels
+        path, fields = path / f'features_{split}.pt', dict(split=split) | fields
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist')
+    if path.suffix == '.safetensors':
+        return _load_safetensors(cls, path)
+    if path.suffix not in ('.npy', '.pt'):
+        raise ValueError(
+            f'{path.name}: embeddings are read from .safetensors, .npy, .pt or a folder with features_{split}.pt'
+        )
     content = _read_array(path)
-    if isinstance(labels, (str, Path)): labels = _read_array(Path(labels))
-    if isinstance(content, dict): # {modality: features}, with the labels among them where they are called so
+    if isinstance(labels, (str, Path)):
+        labels = _read_array(Path(labels))
+    if isinstance(content, dict):  # {modality: features}, with the labels among them where they are called so
         labels = content.get('labels') if labels is None else labels
         content = {k: v for k, v in content.items() if k != 'labels' and isinstance(v, torch.Tensor) and v.ndim == 2}
     return cls.from_arrays(content if isinstance(content, dict) else {modality: content}, labels=labels, **fields)
+
 
 Embeddings.load = classmethod(_load)

@@ -7,7 +7,7 @@ __all__ = ['SATELLITE_TEMPLATES', 'evaluating', 'model_hash', 'dataset_hash', 'e
            'embed', 'Predictions', 'zero_shot_head', 'class_probabilities', 'predict']
 
 # %% ../../nbs/embed/passes.ipynb #8dde6df3
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass
 import hashlib
 import json
@@ -18,14 +18,15 @@ import numpy as np
 import torch
 
 from ..compute import autocast, forward_precision, pick_device
-from ..data.scenes import atomic_path, batches, naming_scenes
+from ..data.scenes import alone_in, atomic_path, batches, naming_scenes
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import Exposure, LabelSet, templates as read_templates
 
 # %% ../../nbs/embed/passes.ipynb #9a106ae3
-def _networks(model) -> list: # the modules inside a model, which need not be one itself
+def _networks(model) -> list:  # the modules inside a model, which need not be one itself
     found = [model] + [getattr(model, k, None) for k in ('model', 'visual')]
     return [m for m in found if isinstance(m, torch.nn.Module)]
+
 
 @contextmanager
 def evaluating(*models, device=None):
@@ -34,31 +35,50 @@ def evaluating(*models, device=None):
     homes = []
     for model in models:
         home = next((p.device for net in _networks(model) for p in net.parameters()), None)
-        if device is not None and home not in (None, device) and hasattr(model, 'to'): homes.append((model, home))
+        if device is not None and home not in (None, device) and hasattr(model, 'to'):
+            homes.append((model, home))
     try:
-        for m in training: m.training = False
-        for model, _ in homes: model.to(device)
+        for m in training:
+            m.training = False
+        for model, _ in homes:
+            model.to(device)
         yield
     finally:
-        for model, home in homes: model.to(home)
-        for m in training: m.training = True
+        for model, home in homes:
+            model.to(home)
+        for m in training:
+            m.training = True
 
 # %% ../../nbs/embed/passes.ipynb #efbeb30e
 def _digest(*parts) -> str:
     "One hash of strings, bytes, arrays and tensors, each with its type and shape"
     sha = hashlib.sha256()
     for part in parts:
-        if isinstance(part, torch.Tensor): part = part.detach().cpu().contiguous().view(torch.uint8).numpy() if part.dtype == torch.bfloat16 else part.detach().cpu().numpy()
+        if isinstance(part, torch.Tensor):
+            part = (
+                part.detach().cpu().contiguous().view(torch.uint8).numpy()
+                if part.dtype == torch.bfloat16
+                else part.detach().cpu().numpy()
+            )
         if isinstance(part, np.ndarray):
             sha.update(f'{part.dtype}{part.shape}'.encode())
             sha.update(np.ascontiguousarray(part).data if part.size else b'')
-        else: sha.update((part if isinstance(part, str) else json.dumps(part, sort_keys=True, default=str)).encode() + b'\0')
+        else:
+            sha.update(
+                (part if isinstance(part, str) else json.dumps(part, sort_keys=True, default=str)).encode() + b'\0'
+            )
     return sha.hexdigest()
+
 
 def model_hash(model) -> str:
     "Names a model by what decides its embeddings: weights and input transform."
-    setting = {k: str(getattr(model, k)) for k in ('image_size', 'composite', 'normalization', 'preprocess_cfg', 'bands', 'name') if hasattr(model, k)}
-    if callable(getattr(model, 'hash', None)): return _digest(type(model).__name__, setting, model.hash())
+    setting = {
+        k: str(getattr(model, k))
+        for k in ('image_size', 'composite', 'normalization', 'preprocess_cfg', 'bands', 'name')
+        if hasattr(model, k)
+    }
+    if callable(getattr(model, 'hash', None)):
+        return _digest(type(model).__name__, setting, model.hash())
     if isinstance(model, torch.nn.Module):
         return _digest(type(model).__name__, setting, *(x for item in sorted(model.state_dict().items()) for x in item))
     raise ValueError(f'{type(model).__name__} has neither .hash() nor weights to name it by; leave out cache=')
@@ -66,7 +86,8 @@ def model_hash(model) -> str:
 # %% ../../nbs/embed/passes.ipynb #749f663d
 def dataset_hash(dataset, probes: int = 32) -> str:
     "Names a data set by its description and content."
-    if callable(getattr(dataset, 'fingerprint', None)): return str(dataset.fingerprint())
+    if callable(getattr(dataset, 'fingerprint', None)):
+        return str(dataset.fingerprint())
     described = {k: str(getattr(dataset, k, None)) for k in ('name', 'source', 'split', 'bands')}
     images = getattr(dataset, 'image', None)
     if not isinstance(images, np.ndarray):
@@ -78,77 +99,124 @@ def dataset_hash(dataset, probes: int = 32) -> str:
 # %% ../../nbs/embed/passes.ipynb #c5157f0b
 class _Blocks:
     "The finished blocks of one encoder on one data set: `folder/key/START-STOP.safetensors`."
-    def __init__(self, folder, key): self.folder = Path(folder)/key
-    def _path(self, block): return self.folder/f'{block[0]:09d}-{block[1]:09d}.safetensors'
+
+    def __init__(self, folder, key):
+        self.folder = Path(folder) / key
+
+    def _path(self, block):
+        return self.folder / f'{block[0]:09d}-{block[1]:09d}.safetensors'
+
     def read(self, block) -> dict | None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-        try: return load_file(self._path(block))
-        except (FileNotFoundError, SafetensorError): return None # absent, or damaged: made again
+
+        try:
+            return load_file(self._path(block))
+        except (FileNotFoundError, SafetensorError):
+            return None  # absent, or damaged: made again
+
+    def alone(self):
+        return alone_in(self.folder)  # two runs that make the same blocks would do all of it twice
+
     def write(self, block, **tensors):
         from safetensors.torch import save_file
-        with atomic_path(self._path(block)) as aside: save_file({k: v.contiguous() for k, v in tensors.items()}, aside)
+
+        with atomic_path(self._path(block)) as aside:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, aside)
 
 # %% ../../nbs/embed/passes.ipynb #7f7fb884
 def _encode(model, images, bands, device, precision) -> torch.Tensor:
     with autocast(precision, device):
         out = model.encode_image(images.to(device), bands)
-    if out.ndim != 2 or len(out) != len(images): raise ValueError(f'{type(model).__name__}.encode_image gave {tuple(out.shape)} for {len(images)} images; it must give (N, D)')
+    if out.ndim != 2 or len(out) != len(images):
+        raise ValueError(
+            f'{type(model).__name__}.encode_image gave {tuple(out.shape)} for {len(images)} images; it must give (N, D)'
+        )
     return out.detach().float().cpu()
+
 
 class _Columns:
     "Arrays over all scenes, made when the first rows arrive"
-    def __init__(self, n): self.n, self.values = n, {}
+
+    def __init__(self, n):
+        self.n, self.values = n, {}
+
     def put(self, name, at, rows, dtype=None):
-        if name not in self.values: self.values[name] = torch.empty(self.n, *rows.shape[1:], dtype=dtype or rows.dtype)
+        if name not in self.values:
+            self.values[name] = torch.empty(self.n, *rows.shape[1:], dtype=dtype or rows.dtype)
         self.values[name][at] = rows.to(self.values[name].dtype)
+
 
 @torch.inference_mode()
 def _stream(encoders: dict, dataset, stores: dict, block_size, dtype, precision, device, read: dict) -> _Columns:
     "Features of every encoder, and the labels as read; finished blocks are taken from `stores`"
+    with ExitStack() as during:
+        for store in stores.values():
+            during.enter_context(store.alone())
+        return _stream_alone(encoders, dataset, stores, block_size, dtype, precision, device, read)
+
+
+def _stream_alone(encoders, dataset, stores, block_size, dtype, precision, device, read) -> _Columns:
     out = _Columns(len(dataset))
     blocks = [(i, min(i + block_size, len(dataset))) for i in range(0, len(dataset), block_size)]
     todo = {}
     for block in blocks:
         for name in encoders:
             done = stores[name].read(block) if stores else None
-            if done is None: todo.setdefault(block, []).append(name)
-            for key, rows in (done or {}).items(): out.put(key.replace('features', name), slice(*block), rows, dtype if key == 'features' else None)
+            if done is None:
+                todo.setdefault(block, []).append(name)
+            for key, rows in (done or {}).items():
+                out.put(key.replace('features', name), slice(*block), rows, dtype if key == 'features' else None)
     waiting = list(todo)
     indices = [i for block in waiting for i in range(*block)]
     for batch in batches(dataset, indices=indices, **read) if indices else ():
         at = batch['index']
-        if batch['label'] is not None: out.put('labels', at, batch['label'])
-        for name in dict.fromkeys(n for start, stop in waiting if start <= at[-1] and stop > at[0] for n in todo[start, stop]):
-            with naming_scenes(batch): out.put(name, at, _encode(encoders[name], batch['image'], getattr(dataset, 'bands', None) or None, device, precision), dtype)
-        while waiting and waiting[0][1] <= at[-1] + 1: # blocks that this batch completed
+        if batch['label'] is not None:
+            out.put('labels', at, batch['label'])
+        for name in dict.fromkeys(
+            n for start, stop in waiting if start <= at[-1] and stop > at[0] for n in todo[start, stop]
+        ):
+            with naming_scenes(batch):
+                out.put(
+                    name,
+                    at,
+                    _encode(encoders[name], batch['image'], getattr(dataset, 'bands', None) or None, device, precision),
+                    dtype,
+                )
+        while waiting and waiting[0][1] <= at[-1] + 1:  # blocks that this batch completed
             block = waiting.pop(0)
             if stores:
                 label = {'labels': out.values['labels'][slice(*block)]} if 'labels' in out.values else {}
-                for name in todo[block]: stores[name].write(block, features=out.values[name][slice(*block)], **label)
+                for name in todo[block]:
+                    stores[name].write(block, features=out.values[name][slice(*block)], **label)
     return out
 
 # %% ../../nbs/embed/passes.ipynb #9911151f
-def _speaks(model): return callable(getattr(model, 'encode_text', None)) and callable(getattr(model, 'head', None))
+def _speaks(model):
+    return callable(getattr(model, 'encode_text', None)) and callable(getattr(model, 'head', None))
+
 
 @torch.inference_mode()
 def encode_captions(
-    clip, # anything with encode_text(list of strings)
-    captions: Sequence[str], # one a scene
+    clip,  # anything with encode_text(list of strings)
+    captions: Sequence[str],  # one a scene
     batch_size: int = 1024,
-) -> torch.Tensor: # (N, D)
+) -> torch.Tensor:  # (N, D)
     "Embedded captions; each distinct one is embedded once."
     distinct = {c: i for i, c in enumerate(dict.fromkeys(captions))}
     texts = list(distinct)
-    rows = torch.cat([clip.encode_text(texts[i:i + batch_size]).float().cpu() for i in range(0, len(texts), batch_size)])
+    rows = torch.cat(
+        [clip.encode_text(texts[i : i + batch_size]).float().cpu() for i in range(0, len(texts), batch_size)]
+    )
     return rows[torch.tensor([distinct[c] for c in captions])]
+
 
 @torch.inference_mode()
 def encode_prompts(
-    clip, # anything with encode_text(list of strings)
-    labelset: LabelSet, # C classes, T templates
+    clip,  # anything with encode_text(list of strings)
+    labelset: LabelSet,  # C classes, T templates
     batch_size: int = 1024,
-) -> torch.Tensor: # (C, T, D), unit vectors
+) -> torch.Tensor:  # (C, T, D), unit vectors
     "Every prompt by itself. Their mean over T, made a unit vector, is the zero-shot head."
     prompts = labelset.prompts()
     flat = [p for row in prompts for p in row]
@@ -158,111 +226,177 @@ def encode_prompts(
 @torch.inference_mode()
 def _warn_of_other_words(clip, encoders):
     "Text of one model says nothing about images of another"
-    if not _speaks(clip): return
+    if not _speaks(clip):
+        return
     probe = ['a satellite photo of a river']
     for name, model in encoders.items():
-        if model is clip or not _speaks(model): continue
+        if model is clip or not _speaks(model):
+            continue
         mine, other = clip.encode_text(probe), model.encode_text(probe)
-        if mine.shape != other.shape or float(torch.cosine_similarity(mine.cpu().float(), other.cpu().float())) < .999:
+        if mine.shape != other.shape or float(torch.cosine_similarity(mine.cpu().float(), other.cpu().float())) < 0.999:
             import warnings
-            warnings.warn(f'{name!r} has another text tower than the one whose words are used here; its zero-shot needs embed(…, text=) of its own', UserWarning, stacklevel=4)
+
+            warnings.warn(
+                f'{name!r} has another text tower than the one whose words are used here; its zero-shot needs embed(…, text=) of its own',
+                UserWarning,
+                stacklevel=4,
+            )
+
 
 def _text_side(encoders, text, dataset, captions, prompts) -> dict:
     "The fields of `Embeddings` that come from words"
     labelset, said = getattr(dataset, 'labelset', None), getattr(dataset, 'captions', None)
     clip = text if text is not None else next((m for m in encoders.values() if _speaks(m)), None)
-    if clip is not None and not callable(getattr(clip, 'head', None)): raise ValueError(f'text={type(clip).__name__} has no head(labelset); give a Clip')
-    if clip is None: # an aligned encoder carries the head of its teacher, for the classes it was aligned with
-        clip = next((m for m in encoders.values() if labelset is not None and getattr(m, 'labelset', None) == labelset and callable(getattr(m, 'head', None))), None)
-    if clip is None: return {}
+    if clip is not None and not callable(getattr(clip, 'head', None)):
+        raise ValueError(f'text={type(clip).__name__} has no head(labelset); give a Clip')
+    if clip is None:  # an aligned encoder carries the head of its teacher, for the classes it was aligned with
+        clip = next(
+            (
+                m
+                for m in encoders.values()
+                if labelset is not None
+                and getattr(m, 'labelset', None) == labelset
+                and callable(getattr(m, 'head', None))
+            ),
+            None,
+        )
+    if clip is None:
+        return {}
     _warn_of_other_words(clip, encoders)
     out = {'logit_scale': float(clip.logit_scale) if getattr(clip, 'logit_scale', None) is not None else None}
     if labelset is not None:
         out['text'] = clip.head(labelset).detach().float().cpu()
-        if prompts: out['prompts'] = encode_prompts(clip, labelset)
-    if captions and said is not None and _speaks(clip): out['caption_text'] = encode_captions(clip, said)
+        if prompts:
+            out['prompts'] = encode_prompts(clip, labelset)
+    if captions and said is not None and _speaks(clip):
+        out['caption_text'] = encode_captions(clip, said)
     return out
 
 # %% ../../nbs/embed/passes.ipynb #8962ab78
 def versions() -> dict:
     "Versions of what numbers depend on."
     import mtmg, platform
-    return {'mtmg': mtmg.__version__, 'torch': torch.__version__, 'numpy': np.__version__, 'python': platform.python_version()}
+
+    return {
+        'mtmg': mtmg.__version__,
+        'torch': torch.__version__,
+        'numpy': np.__version__,
+        'python': platform.python_version(),
+    }
 
 # %% ../../nbs/embed/passes.ipynb #b5ebdd0b
 def _describe_model(model) -> dict:
-    about = {'class': type(model).__name__} | {k: str(getattr(model, k)) for k in ('name', 'pretrained', 'backbone') if isinstance(getattr(model, k, None), (str, int))}
-    try: return about | {'hash': model_hash(model)[:16]}
-    except ValueError: return about
+    about = {'class': type(model).__name__} | {
+        k: str(getattr(model, k))
+        for k in ('name', 'pretrained', 'backbone')
+        if isinstance(getattr(model, k, None), (str, int))
+    }
+    try:
+        return about | {'hash': model_hash(model)[:16]}
+    except ValueError:
+        return about
+
 
 def embed(
-    encoders, # {modality: encoder}, or one encoder
-    dataset, # `SceneDataset`
-    text=None, # `Clip` whose words to use; None: the first encoder with a text tower, else the head that an encoder carries
+    encoders,  # {modality: encoder}, or one encoder
+    dataset,  # `SceneDataset`
+    text=None,  # `Clip` whose words to use; None: the first encoder with a text tower, else the head that an encoder carries
     batch_size: int = 128,
     device: str = 'auto',
-    num_workers: int = 0, # processes that decode beside this one
+    num_workers: int = 0,  # processes that decode beside this one
     progress: bool = True,
-    precision: str = 'fp32', # or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
-    dtype: torch.dtype = torch.float32, # in which features are kept; float16 halves the memory
-    cache=None, # folder of finished blocks: resumed after a kill, reused by a later run
-    block_size: int = 4096, # scenes in a block
-    captions: bool = True, # embed the captions, where there are some
-    prompts: bool = False, # keep every prompt's embedding as well, for `prompt_table`
+    precision: str = 'fp32',  # or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
+    dtype: torch.dtype = torch.float32,  # in which features are kept; float16 halves the memory
+    cache=None,  # folder of finished blocks: resumed after a kill, reused by a later run
+    block_size: int = 4096,  # scenes in a block
+    captions: bool = True,  # embed the captions, where there are some
+    prompts: bool = False,  # keep every prompt's embedding as well, for `prompt_table`
 ) -> Embeddings:
     "One pass of `dataset` through all `encoders`."
     encoders = dict(encoders) if isinstance(encoders, dict) else {'image': encoders}
     for name, model in encoders.items():
-        if not callable(getattr(model, 'encode_image', None)): raise TypeError(f'{name!r} is a {type(model).__name__} without encode_image(images, bands)')
-    if not encoders: raise ValueError('no encoder: give {modality: encoder}')
-    if 'labels' in encoders: raise ValueError("'labels' cannot name a modality")
-    if len(dataset) == 0: raise ValueError(f'{getattr(dataset, "name", "the data set")} has no scenes')
+        if not callable(getattr(model, 'encode_image', None)):
+            raise TypeError(f'{name!r} is a {type(model).__name__} without encode_image(images, bands)')
+    if not encoders:
+        raise ValueError('no encoder: give {modality: encoder}')
+    if 'labels' in encoders:
+        raise ValueError("'labels' cannot name a modality")
+    if len(dataset) == 0:
+        raise ValueError(f'{getattr(dataset, "name", "the data set")} has no scenes')
     device, stores = pick_device(device), {}
     precision = forward_precision(precision, device)
     if cache is not None:
         data = dataset_hash(dataset)
-        stores = {k: _Blocks(cache, _digest(model_hash(m), data, precision, str(dtype))[:32]) for k, m in encoders.items()}
+        stores = {
+            k: _Blocks(cache, _digest(model_hash(m), data, precision, str(dtype))[:32]) for k, m in encoders.items()
+        }
     title = f'embedding {getattr(dataset, "name", None) or "scenes"}'
     read = dict(batch_size=batch_size, num_workers=num_workers, progress=title if progress else None)
     with evaluating(*encoders.values(), *([] if text is None else [text]), device=device):
         out = _stream(encoders, dataset, stores, block_size, dtype, precision, device, read)
         words = _text_side(encoders, text, dataset, captions, prompts)
     labels = out.values.get('labels', getattr(dataset, 'targets', None))
-    if labels is not None and np.ndim(labels) == 2: labels = np.asarray(labels) # multi-hot rows are floats in a batch
+    if labels is not None and np.ndim(labels) == 2:
+        labels = np.asarray(labels)  # multi-hot rows are floats in a batch
     said, groups = getattr(dataset, 'captions', None), getattr(dataset, 'groups', None)
-    return Embeddings({k: out.values[k] for k in encoders}, labels, getattr(dataset, 'labelset', None),
-                      ids=getattr(dataset, 'ids', None), captions=None if said is None else list(said), groups=None if groups is None else list(groups),
-                      exposure={k: getattr(m, 'exposure', None) or Exposure.unknown() for k, m in encoders.items()},
-                      **{k: getattr(dataset, k, None) for k in ('source', 'split')}, dataset=getattr(dataset, 'name', None), **words,
-                      meta={'models': {k: _describe_model(m) for k, m in encoders.items()}, 'precision': precision,
-                            'bands': [str(b) for b in getattr(dataset, 'bands', ())], 'versions': versions()})
+    return Embeddings(
+        {k: out.values[k] for k in encoders},
+        labels,
+        getattr(dataset, 'labelset', None),
+        ids=getattr(dataset, 'ids', None),
+        captions=None if said is None else list(said),
+        groups=None if groups is None else list(groups),
+        exposure={k: getattr(m, 'exposure', None) or Exposure.unknown() for k, m in encoders.items()},
+        **{k: getattr(dataset, k, None) for k in ('source', 'split')},
+        dataset=getattr(dataset, 'name', None),
+        **words,
+        meta={
+            'models': {k: _describe_model(m) for k, m in encoders.items()},
+            'precision': precision,
+            'bands': [str(b) for b in getattr(dataset, 'bands', ())],
+            'versions': versions(),
+        },
+    )
 
 # %% ../../nbs/embed/passes.ipynb #ec0e8723
 @dataclass(frozen=True)
 class Predictions:
     "Probabilities (N, C) of `classnames` for N images."
+
     classnames: tuple
-    probabilities: torch.Tensor # (N, C)
+    probabilities: torch.Tensor  # (N, C)
     ids: list
 
-    def __len__(self): return len(self.probabilities)
+    def __len__(self):
+        return len(self.probabilities)
+
     def top(self, k: int = 5) -> list:
         "For each image, its `k` likeliest classes as (class name, probability), best first."
         values, index = self.probabilities.sort(dim=1, descending=True, stable=True)
         k = min(k, len(self.classnames))
-        return [[(self.classnames[i], p) for i, p in zip(*row)] for row in zip(index[:, :k].tolist(), values[:, :k].tolist())]
+        return [
+            [(self.classnames[i], p) for i, p in zip(*row)]
+            for row in zip(index[:, :k].tolist(), values[:, :k].tolist())
+        ]
+
     def to_csv(self, path, k: int = 5) -> Path:
         "One line an image: id, then class and probability of each of the top answers."
         import csv, io
+
         out = io.StringIO()
         write = csv.writer(out, lineterminator='\n')
         k = min(k, len(self.classnames))
         write.writerow(['id', *(f'{what}{i + 1}' for i in range(k) for what in ('class', 'probability'))])
-        for name, row in zip(self.ids, self.top(k)): write.writerow([name, *(x for c, p in row for x in (c, f'{p:.4f}'))])
-        with atomic_path(path) as aside: aside.write_text(out.getvalue(), encoding='utf-8')
+        for name, row in zip(self.ids, self.top(k)):
+            write.writerow([name, *(x for c, p in row for x in (c, f'{p:.4f}'))])
+        with atomic_path(path) as aside:
+            aside.write_text(out.getvalue(), encoding='utf-8')
         return Path(path)
+
     def __repr__(self):
-        lines = [f'{name}: ' + ', '.join(f'{c} {p:.0%}' for c, p in row) for name, row in zip(self.ids[:10], self.top(3))]
+        lines = [
+            f'{name}: ' + ', '.join(f'{c} {p:.0%}' for c, p in row) for name, row in zip(self.ids[:10], self.top(3))
+        ]
         return '\n'.join(lines + ([f'… and {len(self) - 10} more'] if len(self) > 10 else []))
 
 # %% ../../nbs/embed/passes.ipynb #ded43267
@@ -270,60 +404,93 @@ def _stack(images) -> torch.Tensor:
     "(C, H, W) or (N, C, H, W) as a batch; PIL images as RGB"
     if isinstance(images, (list, tuple)) or hasattr(images, 'convert'):
         images = [images] if hasattr(images, 'convert') else images
-        arrays = [torch.from_numpy(np.array(i.convert('RGB'))).permute(2, 0, 1) if hasattr(i, 'convert') else torch.as_tensor(i) for i in images]
-        if len({a.shape for a in arrays}) > 1: raise ValueError(f'images of different sizes: {sorted({tuple(a.shape) for a in arrays})}')
-        if not arrays: raise ValueError('no images')
+        arrays = [
+            torch.from_numpy(np.array(i.convert('RGB'))).permute(2, 0, 1)
+            if hasattr(i, 'convert')
+            else torch.as_tensor(i)
+            for i in images
+        ]
+        if len({a.shape for a in arrays}) > 1:
+            raise ValueError(f'images of different sizes: {sorted({tuple(a.shape) for a in arrays})}')
+        if not arrays:
+            raise ValueError('no images')
         images = torch.stack(arrays)
     images = torch.as_tensor(images)
     images = images[None] if images.ndim == 3 else images
-    if images.ndim != 4: raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
+    if images.ndim != 4:
+        raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
     return images
+
 
 class _Plain:
     "Images in memory as a data set without labels"
-    def __init__(self, images, bands): self.images, self.bands, self.name = images, bands, 'images'
-    def __len__(self): return len(self.images)
-    def __getitem__(self, i): return {'image': self.images[i], 'id': str(i)}
+
+    def __init__(self, images, bands):
+        self.images, self.bands, self.name = images, bands, 'images'
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return {'image': self.images[i], 'id': str(i)}
+
     ids = property(lambda self: [str(i) for i in range(len(self))])
 
 # %% ../../nbs/embed/passes.ipynb #94694f00
 SATELLITE_TEMPLATES = ('a satellite photo of {}', 'an aerial view of {}', 'a photo of {}')
 
+
 @torch.inference_mode()
 def zero_shot_head(
-    model, # `Clip`, or an encoder with a text head
-    classnames=None, # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
-    templates=None, # prompts for plain names, as `mtmg.labels.templates` reads them; None: `SATELLITE_TEMPLATES`
-    text=None, # `Clip` that embeds the class names, where `model` has no text tower
+    model,  # `Clip`, or an encoder with a text head
+    classnames=None,  # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
+    templates=None,  # prompts for plain names, as `mtmg.labels.templates` reads them; None: `SATELLITE_TEMPLATES`
+    text=None,  # `Clip` that embeds the class names, where `model` has no text tower
     multilabel: bool = False,
-) -> tuple: # `LabelSet`, unit vectors (C, D), logit scale
+) -> tuple:  # `LabelSet`, unit vectors (C, D), logit scale
     "Class names as directions in the space of `model`."
     clip = text if text is not None else model
-    if not callable(getattr(clip, 'head', None)): raise TypeError(f'{type(clip).__name__} cannot embed class names; give text=, a Clip')
+    if not callable(getattr(clip, 'head', None)):
+        raise TypeError(f'{type(clip).__name__} cannot embed class names; give text=, a Clip')
     kept, words = getattr(clip, 'labelset', None), callable(getattr(clip, 'encode_text', None))
-    if classnames is None and kept is None: raise ValueError(f'no class names: {type(clip).__name__} keeps none of its own; give some')
+    if classnames is None and kept is None:
+        raise ValueError(f'no class names: {type(clip).__name__} keeps none of its own; give some')
     labelset = kept if classnames is None else classnames
     if not isinstance(labelset, LabelSet):
-        own = kept is not None and templates is None and not isinstance(classnames, str) and {*classnames} <= {*kept.classnames}
+        own = (
+            kept is not None
+            and templates is None
+            and not isinstance(classnames, str)
+            and {*classnames} <= {*kept.classnames}
+        )
         templates = kept.templates if own else SATELLITE_TEMPLATES if templates is None else read_templates(templates)
         labelset = LabelSet('custom', classnames, templates, multilabel or (own and kept.multilabel))
-    if words or kept is None: head = clip.head(labelset)
-    elif {*labelset.classnames} <= {*kept.classnames} and labelset.templates == kept.templates: # some of those that it keeps
+    if words or kept is None:
+        head = clip.head(labelset)
+    elif {*labelset.classnames} <= {
+        *kept.classnames
+    } and labelset.templates == kept.templates:  # some of those that it keeps
         head = clip.head(kept)[[kept.classnames.index(c) for c in labelset.classnames]]
     else:
         shown = ', '.join(kept.classnames[:8]) + (', …' if len(kept) > 8 else '')
-        raise ValueError(f"this encoder knows the classes of '{kept.name}' ({shown}) with the prompts of its alignment; "
-                         'for other classes or prompts give text=, the CLIP that it was aligned with')
-    return labelset, unit(head.float().cpu(), 'text'), float(getattr(clip, 'logit_scale', None) or 100.)
+        raise ValueError(
+            f"this encoder knows the classes of '{kept.name}' ({shown}) with the prompts of its alignment; "
+            'for other classes or prompts give text=, the CLIP that it was aligned with'
+        )
+    return labelset, unit(head.float().cpu(), 'text'), float(getattr(clip, 'logit_scale', None) or 100.0)
+
 
 def class_probabilities(
-    features: torch.Tensor, # (N, D)
-    head: torch.Tensor, # (C, D) unit vectors
-    scale: float, # the CLIP's logit scale
-    multilabel: bool = False, # independent probabilities
-) -> torch.Tensor: # (N, C)
+    features: torch.Tensor,  # (N, D)
+    head: torch.Tensor,  # (C, D) unit vectors
+    scale: float,  # the CLIP's logit scale
+    multilabel: bool = False,  # independent probabilities
+) -> torch.Tensor:  # (N, C)
     "Probabilities of the classes from cosines."
-    if features.shape[1] != head.shape[1]: raise ValueError(f'images have {features.shape[1]} dimensions and class names {head.shape[1]}: text= is not the CLIP of this encoder')
+    if features.shape[1] != head.shape[1]:
+        raise ValueError(
+            f'images have {features.shape[1]} dimensions and class names {head.shape[1]}: text= is not the CLIP of this encoder'
+        )
     cosine = unit(features, 'images') @ head.T
     # several labels: against the mean class, since a cosine of CLIP alone is never near zero
     return torch.sigmoid(scale * (cosine - cosine.mean(1, keepdim=True))) if multilabel else (scale * cosine).softmax(1)
@@ -331,13 +498,13 @@ def class_probabilities(
 # %% ../../nbs/embed/passes.ipynb #2e636218
 @torch.inference_mode()
 def predict(
-    model, # `Clip`, or an encoder with a text head for these classes
-    images, # (N, C, H, W) or (C, H, W) in the sensor's unit, PIL images, or a `SceneDataset`
-    classnames=None, # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
-    bands=None, # names of the channels; None for RGB (a data set brings its own)
-    templates=None, # prompts for plain names; None: `SATELLITE_TEMPLATES`
-    text=None, # `Clip` that embeds the class names, where `model` has no text tower
-    multilabel: bool = False, # independent probabilities, for scenes with several labels
+    model,  # `Clip`, or an encoder with a text head for these classes
+    images,  # (N, C, H, W) or (C, H, W) in the sensor's unit, PIL images, or a `SceneDataset`
+    classnames=None,  # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
+    bands=None,  # names of the channels; None for RGB (a data set brings its own)
+    templates=None,  # prompts for plain names; None: `SATELLITE_TEMPLATES`
+    text=None,  # `Clip` that embeds the class names, where `model` has no text tower
+    multilabel: bool = False,  # independent probabilities, for scenes with several labels
     batch_size: int = 128,
     device: str = 'auto',
     num_workers: int = 0,
@@ -349,4 +516,8 @@ def predict(
     with evaluating(model, *([] if text is None else [text]), device=pick_device(device)):
         labelset, head, scale = zero_shot_head(model, classnames, templates, text, multilabel)
         out = _stream({'image': model}, dataset, {}, len(dataset), torch.float32, 'fp32', pick_device(device), read)
-    return Predictions(labelset.classnames, class_probabilities(out.values['image'], head, scale, multilabel or labelset.multilabel), list(dataset.ids))
+    return Predictions(
+        labelset.classnames,
+        class_probabilities(out.values['image'], head, scale, multilabel or labelset.multilabel),
+        list(dataset.ids),
+    )

@@ -8,10 +8,31 @@ __all__ = []
 # %% ../../nbs/encoders/front.ipynb #f44c81f5
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'backbones': ['adapt_input', 'Backbone', 'build_backbone', 'find_weights', 'first_layer', 'load_backbone',
-        'PretrainedWeights', 'same_band', 'split_student'],
-    'satmae': ['build_satmae', 'grid_code', 'GroupChannelViT', 'load_satmae', 'satmae_bands', 'SATMAE_GROUPS',
-        'SATMAE_SIZES', 'SATMAE_STATISTICS', 'sincos'],
-    'encoder': ['create_encoder', 'default_statistics', 'ENCODER_NORMALIZATIONS', 'fit_square', 'ModalityEncoder'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'backbones': [
+            'adapt_input',
+            'Backbone',
+            'build_backbone',
+            'find_weights',
+            'first_layer',
+            'load_backbone',
+            'PretrainedWeights',
+            'same_band',
+            'split_student',
+        ],
+        'satmae': [
+            'build_satmae',
+            'grid_code',
+            'GroupChannelViT',
+            'load_satmae',
+            'satmae_bands',
+            'SATMAE_GROUPS',
+            'SATMAE_SIZES',
+            'SATMAE_STATISTICS',
+            'sincos',
+        ],
+        'encoder': ['create_encoder', 'default_statistics', 'ENCODER_NORMALIZATIONS', 'fit_square', 'ModalityEncoder'],
+    },
+)

@@ -25,13 +25,17 @@ def same_band(a, b) -> bool:
     names = lambda band: {str(band), *getattr(band, 'aliases', ())}
     return bool(names(a) & names(b))
 
+
 def adapt_input(
-    weight: torch.Tensor, # (D, P, k, k), pretrained filters
-    have: Sequence, # its P bands
-    want: Sequence, # the W bands that will come in
-) -> torch.Tensor: # (D, W, k, k)
+    weight: torch.Tensor,  # (D, P, k, k), pretrained filters
+    have: Sequence,  # its P bands
+    want: Sequence,  # the W bands that will come in
+) -> torch.Tensor:  # (D, W, k, k)
     "The input layer for other bands: the same filter for the same band, the average filter for a new one."
-    if weight.shape[1] != len(have): raise ValueError(f'an input layer of {weight.shape[1]} channels but {len(have)} band names; give weights_bands=')
+    if weight.shape[1] != len(have):
+        raise ValueError(
+            f'an input layer of {weight.shape[1]} channels but {len(have)} band names; give weights_bands='
+        )
     average = weight.mean(1) * min(1, len(have) / len(want))
     places = [next((i for i, h in enumerate(have) if same_band(w, h)), None) for w in want]
     return torch.stack([average if p is None else weight[:, p] for p in places], 1)
@@ -40,168 +44,260 @@ def adapt_input(
 @dataclass(frozen=True)
 class PretrainedWeights:
     "Weights by band name and scale."
-    name: str # of the enum or file
-    bands: tuple | None # in the order of the input layer; None: to be told from the number of channels
-    mean: tuple | None # what to subtract from each band, in the unit of its sensor; None: the weights do not say
-    std: tuple | None # what to divide by
-    state: Callable # gives the state dict when called
-    dataset: str | None = None # of pretraining, where it is known
-    image_size: int | None = None # side of the images of pretraining, where the network's own is another
+
+    name: str  # of the enum or file
+    bands: tuple | None  # in the order of the input layer; None: to be told from the number of channels
+    mean: tuple | None  # what to subtract from each band, in the unit of its sensor; None: the weights do not say
+    std: tuple | None  # what to divide by
+    state: Callable  # gives the state dict when called
+    dataset: str | None = None  # of pretraining, where it is known
+    image_size: int | None = None  # side of the images of pretraining, where the network's own is another
 
 # %% ../../nbs/encoders/backbones.ipynb #07b59a78
 def _fold(transforms, channels: int):
     "the chain of Normalize layers as (mean, std) per channel, and which channels are 8-bit: those that are divided by 255 first"
     mean, std, bits = torch.zeros(channels), torch.ones(channels), None
     for layer in transforms:
-        if type(layer).__name__ != 'Normalize': continue
+        if type(layer).__name__ != 'Normalize':
+            continue
         m, s = (torch.tensor(v, dtype=torch.float32).expand(channels) for v in (layer.mean, layer.std))
         mean, std, bits = mean + std * m, std * s, s == 255 if bits is None else bits
     return mean, std, torch.zeros(channels, dtype=bool) if bits is None else bits
 
+
 def _seco_scale():
     "(mean, std) of red, green and blue in digital numbers: quantiles of 8-bit reflectance, then ImageNet's numbers"
-    low, high = torch.tensor([[0., 2., 3.], [129., 103., 88.]]) * 10000 / 255
-    m, s = torch.tensor([[.485, .456, .406], [.229, .224, .225]])
+    low, high = torch.tensor([[0.0, 2.0, 3.0], [129.0, 103.0, 88.0]]) * 10000 / 255
+    m, s = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
     return low + (high - low) * m, (high - low) * s
+
 
 def _torchgeo_enums() -> dict:
     "every enum of torchgeo by its full name, with the name of its network"
     import torchgeo.models as models
+
     found = {}
     for network in models.list_models():
-        try: found |= {str(w): (network, w) for w in models.get_model_weights(network)}
-        except KeyError: pass # a network without weights
+        try:
+            found |= {str(w): (network, w) for w in models.get_model_weights(network)}
+        except KeyError:
+            pass  # a network without weights
     return found
+
 
 def _enum_bands(enum) -> tuple:
     "bands of an enum; torchgeo writes them as B4, B04, B8A or B8a"
     names = [str(b).upper() for b in enum.meta.get('bands') or ()]
-    sentinel = 'SENTINEL' in enum.name and len(set(names)) == len(names) # Landsat has a B1 to B7 too
-    if sentinel and names and all(n in S1_GRD for n in names): return as_bands(names, S1_GRD)
+    sentinel = 'SENTINEL' in enum.name and len(set(names)) == len(names)  # Landsat has a B1 to B7 too
+    if sentinel and names and all(n in S1_GRD for n in names):
+        return as_bands(names, S1_GRD)
     if not sentinel or not all(n in S2_L1C or n == 'NDVI' for n in names):
-        raise ValueError(f"{enum} was trained on {', '.join(names) or 'bands that torchgeo does not name'}; only weights of Sentinel-1 or -2 bands can be matched by name")
+        raise ValueError(
+            f"{enum} was trained on {', '.join(names) or 'bands that torchgeo does not name'}; only weights of Sentinel-1 or -2 bands can be matched by name"
+        )
     sensor = S2_L2A if len(names) == 12 and 'B10' not in names else S2_L1C
-    return tuple(sensor[n] if n in sensor else Band(n) for n in names) # an index is a band by its name alone: left out where none comes in
+    return tuple(
+        sensor[n] if n in sensor else Band(n) for n in names
+    )  # an index is a band by its name alone: left out where none comes in
+
 
 def _from_enum(enum) -> PretrainedWeights:
     bands = _enum_bands(enum)
-    mean, std, bits = _fold(enum.transforms if isinstance(enum.transforms, nn.Sequential) else [enum.transforms], len(bands))
-    if enum.name.endswith('RGB_SECO'): mean, std = _seco_scale()
+    mean, std, bits = _fold(
+        enum.transforms if isinstance(enum.transforms, nn.Sequential) else [enum.transforms], len(bands)
+    )
+    if enum.name.endswith('RGB_SECO'):
+        mean, std = _seco_scale()
     else:
         for i, b in enumerate(bands):
-            if b.white and bits[i]: mean[i], std[i] = mean[i] * b.white / 255, std[i] * b.white / 255 # 255 is the sensor's white
+            if b.white and bits[i]:
+                mean[i], std[i] = mean[i] * b.white / 255, std[i] * b.white / 255  # 255 is the sensor's white
     uncalibrated = bands[0] in S1_GRD and bool(bits.any())
-    if uncalibrated: warnings.warn(f'{enum} was trained on radar amplitudes before calibration, over 255; it starts here on decibels, which it has to learn', UserWarning, stacklevel=3)
+    if uncalibrated:
+        warnings.warn(
+            f'{enum} was trained on radar amplitudes before calibration, over 255; it starts here on decibels, which it has to learn',
+            UserWarning,
+            stacklevel=3,
+        )
+
     def state():
-        try: return enum.get_state_dict(progress=True, map_location='cpu', weights_only=True)
+        try:
+            return enum.get_state_dict(progress=True, map_location='cpu', weights_only=True)
         except OSError as error:
-            raise FileNotFoundError(f"the file of {enum} is neither in the cache nor within reach ({' '.join(str(error).split())[:120]}); check the "
-                                    f"network, or put {Path(enum.url).name} into {Path(torch.hub.get_dir())/'checkpoints'}") from None
+            raise FileNotFoundError(
+                f"the file of {enum} is neither in the cache nor within reach ({' '.join(str(error).split())[:120]}); check the "
+                f"network, or put {Path(enum.url).name} into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+            ) from None
+
     scale = (None, None) if uncalibrated else (tuple(mean.tolist()), tuple(std.tolist()))
     return PretrainedWeights(str(enum), bands, *scale, state, enum.meta.get('dataset'), enum.meta.get('img_size'))
 
+
 def _from_timm(backbone: str) -> PretrainedWeights:
     import timm
-    if backbone not in timm.list_models(): raise ValueError(f"weights='timm' is for networks of timm, and '{backbone}' is none")
+
+    if backbone not in timm.list_models():
+        raise ValueError(f"weights='timm' is for networks of timm, and '{backbone}' is none")
     cfg = timm.get_pretrained_cfg(backbone)
+
     def state():
-        try: return timm.create_model(backbone, pretrained=True, num_classes=0).state_dict()
+        try:
+            return timm.create_model(backbone, pretrained=True, num_classes=0).state_dict()
         except Exception as error:
-            raise FileNotFoundError(f"timm's weights of '{backbone}' are neither in the cache nor within reach ({' '.join(str(error).split())[:120]}); check the network") from None
-    return PretrainedWeights(f'timm/{backbone}', RGB.bands, tuple(255 * m for m in cfg.mean), tuple(255 * s for s in cfg.std), state)
+            raise FileNotFoundError(
+                f"timm's weights of '{backbone}' are neither in the cache nor within reach ({' '.join(str(error).split())[:120]}); check the network"
+            ) from None
+
+    return PretrainedWeights(
+        f'timm/{backbone}', RGB.bands, tuple(255 * m for m in cfg.mean), tuple(255 * s for s in cfg.std), state
+    )
+
 
 def find_weights(
-    weights, # a torchgeo enum, its name such as 'ViTSmall16_Weights.SENTINEL2_ALL_MOCO', 'timm', or a file
-    backbone: str, # the network to fill
-    weights_bands: Sequence[str] | None = None, # of a file: the bands of its input layer, in order
+    weights,  # a torchgeo enum, its name such as 'ViTSmall16_Weights.SENTINEL2_ALL_MOCO', 'timm', or a file
+    backbone: str,  # the network to fill
+    weights_bands: Sequence[str] | None = None,  # of a file: the bands of its input layer, in order
 ) -> PretrainedWeights:
     "What is known about pretrained weights; ValueError or FileNotFoundError where there are none."
     text = str(weights)
-    if text == 'timm': return _from_timm(backbone)
+    if text == 'timm':
+        return _from_timm(backbone)
     path = Path(text)
     if path.is_file():
         state = read_checkpoint(path)
-        return PretrainedWeights(path.name, None if weights_bands is None else as_bands(weights_bands), None, None, lambda: state)
+        return PretrainedWeights(
+            path.name, None if weights_bands is None else as_bands(weights_bands), None, None, lambda: state
+        )
     enums = _torchgeo_enums()
     if text not in enums:
-        if path.suffix in ('.pt', '.pth', '.bin', '.safetensors'): raise FileNotFoundError(f"no file of weights at '{path}'")
+        if path.suffix in ('.pt', '.pth', '.bin', '.safetensors'):
+            raise FileNotFoundError(f"no file of weights at '{path}'")
         fit = [name for name, (network, e) in enums.items() if network == backbone and 'SENTINEL' in name]
-        raise ValueError(f"weights '{text}' are neither a file nor 'timm' nor of torchgeo; for {backbone} there are {', '.join(fit) or 'none of Sentinel-1 or -2'}")
+        raise ValueError(
+            f"weights '{text}' are neither a file nor 'timm' nor of torchgeo; for {backbone} there are {', '.join(fit) or 'none of Sentinel-1 or -2'}"
+        )
     network, enum = enums[text]
-    if network != backbone: raise ValueError(f"{text} are weights of '{network}', not of '{backbone}'; take that backbone")
+    if network != backbone:
+        raise ValueError(f"{text} are weights of '{network}', not of '{backbone}'; take that backbone")
     return _from_enum(enum)
 
 # %% ../../nbs/encoders/backbones.ipynb #3099efb8
 @dataclass(frozen=True)
 class Backbone:
     "A network without a classifier: images (N, C, S, S) to features (N, `features`)."
+
     net: nn.Module
-    features: int # width of what it gives
-    image_size: int # side of the images that it wants
-    first: str # name of the input layer inside `net`
+    features: int  # width of what it gives
+    image_size: int  # side of the images that it wants
+    first: str  # name of the input layer inside `net`
+
 
 def first_layer(net: nn.Module) -> str:
     "The name of a network's input layer: its first convolution."
     return next(name for name, m in net.named_modules() if isinstance(m, nn.Conv2d))
 
+
 def _vit_micro(channels: int, image_size: int, drop_path: float) -> Backbone:
     from timm.models.vision_transformer import VisionTransformer
+
     # built as open_clip builds the image tower of TinyCLIP (LayerNorm before the blocks, mean of the normed patch tokens), so that it can start there
-    net = VisionTransformer(img_size=image_size, patch_size=8, in_chans=channels, num_classes=0, embed_dim=128, depth=4, num_heads=2,
-                            global_pool='avg', pre_norm=True, fc_norm=False, norm_layer=partial(nn.LayerNorm, eps=1e-5), drop_path_rate=drop_path)
+    net = VisionTransformer(
+        img_size=image_size,
+        patch_size=8,
+        in_chans=channels,
+        num_classes=0,
+        embed_dim=128,
+        depth=4,
+        num_heads=2,
+        global_pool='avg',
+        pre_norm=True,
+        fc_norm=False,
+        norm_layer=partial(nn.LayerNorm, eps=1e-5),
+        drop_path_rate=drop_path,
+    )
     return Backbone(net, 128, image_size, first_layer(net))
+
 
 def _swin(name: str, channels: int, image_size: int, drop_path: float) -> Backbone:
     "torchgeo takes its Swins from torchvision"
     import torchvision
+
     net = getattr(torchvision.models, name)(weights=None)
     depths = dict.fromkeys(m for m in net.modules() if isinstance(m, torchvision.ops.StochasticDepth))
-    for i, m in enumerate(depths): m.p = drop_path * i / (len(depths) - 1) # the builder fixes 0.2 and more; rising with depth, as it has it
+    for i, m in enumerate(depths):
+        m.p = drop_path * i / (len(depths) - 1)  # the builder fixes 0.2 and more; rising with depth, as it has it
     stem, features = net.features[0][0], net.head.in_features
     net.features[0][0] = nn.Conv2d(channels, stem.out_channels, stem.kernel_size, stem.stride)
     net.head = nn.Identity()
     return Backbone(net, features, image_size, first_layer(net))
 
+
 def _timm(name: str, channels: int, image_size: int | None, drop_path: float) -> Backbone:
     import timm
+
     options = {'drop_path_rate': drop_path} if drop_path else {}
     size = image_size or timm.get_pretrained_cfg(name).input_size[-1]
-    if size != timm.get_pretrained_cfg(name).input_size[-1]: options['img_size'] = size
-    try: net = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0, **options)
-    except TypeError as error: # convolutional networks take any size and know no img_size
-        if 'img_size' not in str(error): raise ValueError(f"'{name}' does not take {', '.join(options)} ({error})") from None
+    if size != timm.get_pretrained_cfg(name).input_size[-1]:
+        options['img_size'] = size
+    try:
+        net = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0, **options)
+    except TypeError as error:  # convolutional networks take any size and know no img_size
+        if 'img_size' not in str(error):
+            raise ValueError(f"'{name}' does not take {', '.join(options)} ({error})") from None
         options.pop('img_size')
         net = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0, **options)
     return Backbone(net, net.num_features, size, first_layer(net))
 
+
 def build_backbone(
-    name: str, # 'vit_micro', or a network of timm or torchgeo
-    channels: int, # bands that come in
-    image_size: int | None = None, # None for the network's own
-    drop_path: float = 0.0, # stochastic depth
-    seed: int | None = 0, # of the random weights; None: whatever the global generator gives
+    name: str,  # 'vit_micro', or a network of timm or torchgeo
+    channels: int,  # bands that come in
+    image_size: int | None = None,  # None for the network's own
+    drop_path: float = 0.0,  # stochastic depth
+    seed: int | None = 0,  # of the random weights; None: whatever the global generator gives
 ) -> Backbone:
     "A network with random weights; ValueError for an unknown name."
     import difflib
     import timm
+
     swins = ('swin_t', 'swin_s', 'swin_b', 'swin_v2_t', 'swin_v2_s', 'swin_v2_b')
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None: torch.manual_seed(seed)
-        if name == 'vit_micro': return _vit_micro(channels, image_size or 64, drop_path)
-        if name in swins: return _swin(name, channels, image_size or 256, drop_path)
-        if name in timm.list_models(): return _timm(name, channels, image_size, drop_path)
+        if seed is not None:
+            torch.manual_seed(seed)
+        if name == 'vit_micro':
+            return _vit_micro(channels, image_size or 64, drop_path)
+        if name in swins:
+            return _swin(name, channels, image_size or 256, drop_path)
+        if name in timm.list_models():
+            return _timm(name, channels, image_size, drop_path)
     near = difflib.get_close_matches(name, ['vit_micro', *swins, *timm.list_models()], 3)
-    raise ValueError(f"backbone '{name}' is neither 'vit_micro' nor a SatMAE nor a network of timm or torchgeo"
-                     + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ''))
+    raise ValueError(
+        f"backbone '{name}' is neither 'vit_micro' nor a SatMAE nor a network of timm or torchgeo"
+        + (f"; did you mean {' or '.join(map(repr, near))}?" if near else '')
+    )
 
 # %% ../../nbs/encoders/backbones.ipynb #d38594f4
-_HEADS = ('head', 'fc', 'head_drop', 'classification_head', 'decoder_embed', 'decoder_pos_embed', 'decoder_channel_embed', 'decoder_blocks',
-          'decoder_norm', 'decoder_pred', 'mask_token') # classifiers and decoders of pretraining
+_HEADS = (
+    'head',
+    'fc',
+    'head_drop',
+    'classification_head',
+    'decoder_embed',
+    'decoder_pos_embed',
+    'decoder_channel_embed',
+    'decoder_blocks',
+    'decoder_norm',
+    'decoder_pred',
+    'mask_token',
+)  # classifiers and decoders of pretraining
+
 
 def _bands_of(channels: int, source: str) -> tuple:
     known = {13: S2_L1C, 12: S2_L2A, 3: RGB, 2: S1_GRD}
-    if channels not in known: raise ValueError(f"{source} takes {channels} channels; say which with weights_bands=")
+    if channels not in known:
+        raise ValueError(f"{source} takes {channels} channels; say which with weights_bands=")
     return known[channels].bands
+
 
 def split_student(state: dict) -> tuple[dict, dict]:
     "The network's and the linear layer's part of a student of the authors' code; any other state dict is all network."
@@ -209,20 +305,29 @@ def split_student(state: dict) -> tuple[dict, dict]:
     head = {k.rsplit('.', 1)[1]: v for k, v in state.items() if k.startswith('visual.head.proj.')}
     return (trunk, head) if trunk else (state, {})
 
+
 def load_backbone(
     backbone: Backbone,
     weights: PretrainedWeights,
-    bands: Sequence, # the bands that come in
-) -> tuple: # the bands of the weights, in their order
+    bands: Sequence,  # the bands that come in
+) -> tuple:  # the bands of the weights, in their order
     "Fill a network with pretrained weights, its input layer by band name."
     from timm.layers import resample_abs_pos_embed
+
     state, _ = split_student(dict(weights.state()))
     net, key = backbone.net, f'{backbone.first}.weight'
-    if key not in state: raise ValueError(f"'{weights.name}' has no input layer {key}: weights of another network than {type(net).__name__}")
+    if key not in state:
+        raise ValueError(
+            f"'{weights.name}' has no input layer {key}: weights of another network than {type(net).__name__}"
+        )
     have = weights.bands or _bands_of(state[key].shape[1], weights.name)
-    state = {k: v for k, v in state.items() if k.split('.')[0] not in _HEADS} | {key: adapt_input(state[key], have, bands)}
+    state = {k: v for k, v in state.items() if k.split('.')[0] not in _HEADS} | {
+        key: adapt_input(state[key], have, bands)
+    }
     positions = getattr(net, 'pos_embed', None)
     if positions is not None and 'pos_embed' in state and state['pos_embed'].shape[1] != positions.shape[1]:
-        state['pos_embed'] = resample_abs_pos_embed(state['pos_embed'], list(net.patch_embed.grid_size), num_prefix_tokens=net.num_prefix_tokens)
+        state['pos_embed'] = resample_abs_pos_embed(
+            state['pos_embed'], list(net.patch_embed.grid_size), num_prefix_tokens=net.num_prefix_tokens
+        )
     load_weights(net, state, f"'{weights.name}'", may_miss=('norm', 'fc_norm'))
     return have

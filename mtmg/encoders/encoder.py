@@ -8,7 +8,6 @@ __all__ = ['ENCODER_NORMALIZATIONS', 'default_statistics', 'fit_square', 'Modali
 # %% ../../nbs/encoders/encoder.ipynb #4d0a26b2
 from contextlib import redirect_stdout
 from dataclasses import replace
-import os
 from pathlib import Path
 import tempfile
 from typing import Sequence
@@ -20,7 +19,13 @@ from torch import nn
 import torch.nn.functional as F
 
 from mtmg.encoders.backbones import (
-    Backbone, build_backbone, find_weights, first_layer, load_backbone, same_band, split_student,
+    Backbone,
+    build_backbone,
+    find_weights,
+    first_layer,
+    load_backbone,
+    same_band,
+    split_student,
 )
 from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands
 from ..bands.images import STATISTICS, check_image, select
@@ -28,7 +33,7 @@ from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
-from ..data.scenes import batches
+from ..data.scenes import batches, put_in_place
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
 ENCODER_NORMALIZATIONS = {
@@ -37,66 +42,77 @@ ENCODER_NORMALIZATIONS = {
     'range': 'share of the way from mean to mean + deviation, clamped to 0 … 1 (SatMAE)',
     '/10000': 'reflectance: DN / 10000, clamped to 0 … 1 (the paper)',
     '/255': '8-bit pictures to 0 … 1',
-    'none': 'the numbers as they are'}
+    'none': 'the numbers as they are',
+}
+
 
 def _unit(band) -> str | None:
     sensor = SENSORS.get(getattr(band, 'sensor', None))
     return None if sensor is None else sensor.unit
 
-def default_statistics(bands: Sequence, root: bool) -> tuple: # of two lists, one number a band
+
+def default_statistics(bands: Sequence, root: bool) -> tuple:  # of two lists, one number a band
     "Mean and deviation of each band before any image was seen: SSL4EO-S12's, NaN for a band that it has not."
     mean, std = [], []
     for b in bands:
         m, s = STATISTICS.get(b.sensor, {}).get(b, (float('nan'),) * 2)
-        if root and _unit(b) == 'DN': m, s = max(m ** .5 - s ** 2 / (8 * m ** 1.5), m ** .5 / 2), s / (2 * m ** .5)
+        if root and _unit(b) == 'DN':
+            m, s = max(m**0.5 - s**2 / (8 * m**1.5), m**0.5 / 2), s / (2 * m**0.5)
         mean.append(m)
         std.append(s)
     return mean, std
 
 # %% ../../nbs/encoders/encoder.ipynb #2ff4dd6e
-def fit_square(x: torch.Tensor, size: int, bands: Sequence = ()) -> torch.Tensor: # (N, C, H, W) -> (N, C, size, size)
+def fit_square(x: torch.Tensor, size: int, bands: Sequence = ()) -> torch.Tensor:  # (N, C, H, W) -> (N, C, size, size)
     "Antialiased bilinear resize of the shorter side, and the middle of the longer; warns where detail is lost."
     height, width = x.shape[-2:]
-    if (height, width) == (size, size): return x
+    if (height, width) == (size, size):
+        return x
     warn_if_shrunk(x.shape, size, bands)
     side = min(height, width)
     target = (size * height // side, size * width // side)
     x = F.interpolate(x, target, mode='bilinear', antialias=True)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
-    return x[..., top:top + size, left:left + size]
+    return x[..., top : top + size, left : left + size]
 
 # %% ../../nbs/encoders/encoder.ipynb #91ce36a2
 def _band(name: str, sensor: str | None):
     "a band by the names that json keeps; one of a sensor that is not registered here has a name alone"
     return SENSORS[sensor][name] if sensor in SENSORS else Band(name, sensor=sensor)
 
+
 class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
     "Images of some bands to embeddings in a CLIP's space."
+
     def __init__(
         self,
-        backbone: str, # name, as `create_encoder` takes it
-        bands: list, # names of the bands that come in
-        sensors: list, # for each band the name of its sensor
-        embed_dim: int, # of the CLIP
+        backbone: str,  # name, as `create_encoder` takes it
+        bands: list,  # names of the bands that come in
+        sensors: list,  # for each band the name of its sensor
+        embed_dim: int,  # of the CLIP
         image_size: int | None = None,
-        normalization: str = 'zscore-sqrt', # one of `ENCODER_NORMALIZATIONS`
+        normalization: str = 'zscore-sqrt',  # one of `ENCODER_NORMALIZATIONS`
         drop_path: float = 0.0,
-        weights: str | None = None, # name of the weights that it started from
-        teacher: str | None = None, # content hash of the CLIP that it was aligned with
-        logit_scale: float | None = None, # of the teacher
-        labelset: dict | None = None, # of the text head
+        weights: str | None = None,  # name of the weights that it started from
+        teacher: str | None = None,  # content hash of the CLIP that it was aligned with
+        logit_scale: float | None = None,  # of the teacher
+        labelset: dict | None = None,  # of the text head
         exposure: dict | None = None,
-        recipe: dict | None = None, # how it was aligned, in plain types
+        recipe: dict | None = None,  # how it was aligned, in plain types
     ):
         super().__init__()
         if normalization not in ENCODER_NORMALIZATIONS:
             raise ValueError(f"normalization '{normalization}' is not one of {', '.join(ENCODER_NORMALIZATIONS)}")
         self.bands = tuple(_band(b, s) for b, s in zip(bands, sensors, strict=True))
-        if not self.bands or len(set(self.bands)) < len(self.bands): raise ValueError(f"bands {', '.join(bands) or '(none)'}: an encoder needs at least one, each once")
-        network = build_satmae(backbone, self.bands, image_size, drop_path) if backbone in SATMAE_SIZES else \
-                  build_backbone(backbone, len(self.bands), image_size, drop_path, seed=None)
+        if not self.bands or len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"bands {', '.join(bands) or '(none)'}: an encoder needs at least one, each once")
+        network = (
+            build_satmae(backbone, self.bands, image_size, drop_path)
+            if backbone in SATMAE_SIZES
+            else build_backbone(backbone, len(self.bands), image_size, drop_path, seed=None)
+        )
         self.trunk, self.proj = network.net, nn.Linear(network.features, embed_dim)
-        nn.init.trunc_normal_(self.proj.weight, std=.02) # as timm begins its linear layers
+        nn.init.trunc_normal_(self.proj.weight, std=0.02)  # as timm begins its linear layers
         nn.init.zeros_(self.proj.bias)
         self.backbone, self.embed_dim, self.image_size = backbone, embed_dim, network.image_size
         self.normalization, self.drop_path, self.weights, self.teacher = normalization, drop_path, weights, teacher
@@ -109,44 +125,62 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         self.register_buffer('text_head', None if self.labelset is None else torch.zeros(len(self.labelset), embed_dim))
 
     @property
-    def sensors(self) -> list: return [getattr(b, 'sensor', None) for b in self.bands]
+    def sensors(self) -> list:
+        return [getattr(b, 'sensor', None) for b in self.bands]
+
     @property
-    def device(self) -> torch.device: return self.proj.weight.device
+    def device(self) -> torch.device:
+        return self.proj.weight.device
+
     def __repr__(self):
-        sensors, size = ' and '.join(dict.fromkeys(map(str, self.sensors))), sum(p.numel() for p in self.parameters()) / 1e6
+        sensors, size = (
+            ' and '.join(dict.fromkeys(map(str, self.sensors))),
+            sum(p.numel() for p in self.parameters()) / 1e6,
+        )
         aligned = f', aligned with {self.teacher[:8]}' if self.teacher else ''
         return f'ModalityEncoder({self.backbone}: {len(self.bands)} bands of {sensors}, {self.image_size} px, {self.embed_dim} dimensions, {size:.1f} M parameters{aligned})'
 
     def _rooted(self, x: torch.Tensor) -> torch.Tensor:
         "square root of the bands of reflectance, with 'zscore-sqrt'"
-        if self.normalization != 'zscore-sqrt': return x
+        if self.normalization != 'zscore-sqrt':
+            return x
         counts = torch.tensor([_unit(b) == 'DN' for b in self.bands], device=x.device).view(-1, 1, 1)
         return torch.where(counts, x.clamp(min=0).sqrt(), x)
 
     def _select(self, images, bands, missing) -> torch.Tensor:
         "the encoder's bands of some images, checked: (N, C, H, W) float"
         images = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.asarray(images))
-        if images.dtype == torch.uint16: images = images.int() # torch computes little in uint16
-        if images.ndim == 3: images = images[None]
-        if images.ndim != 4: raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
+        if images.dtype == torch.uint16:
+            images = images.int()  # torch computes little in uint16
+        if images.ndim == 3:
+            images = images[None]
+        if images.ndim != 4:
+            raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
         if bands is None and images.shape[1] != len(self.bands):
-            raise ValueError(f'{images.shape[1]} channels without names, and this encoder takes {len(self.bands)}; give bands=')
-        if bands is not None: images = select(images, as_bands(bands), self.bands, missing=missing)
+            raise ValueError(
+                f'{images.shape[1]} channels without names, and this encoder takes {len(self.bands)}; give bands='
+            )
+        if bands is not None:
+            images = select(images, as_bands(bands), self.bands, missing=missing)
         return check_image(images, self.bands).float()
 
     def preprocess(
         self,
-        images, # (N, C, H, W) in the sensor's unit, array or tensor
-        bands: Sequence | None = None, # names of its C bands; None: those of the encoder, in its order
-        missing: str = 'error', # 'zeros' fills a band that the images have not
-    ) -> torch.Tensor: # (N, C', S, S)
+        images,  # (N, C, H, W) in the sensor's unit, array or tensor
+        bands: Sequence | None = None,  # names of its C bands; None: those of the encoder, in its order
+        missing: str = 'error',  # 'zeros' fills a band that the images have not
+    ) -> torch.Tensor:  # (N, C', S, S)
         "What `forward` takes: the encoder's bands by name, resized, on the scale that it was trained on."
         x = fit_square(self._select(images, bands, missing), self.image_size, self.bands)
-        if self.normalization == 'none': return x
-        if self.normalization in ('/10000', '/255'): return (x / float(self.normalization[1:])).clamp(0, 1)
+        if self.normalization == 'none':
+            return x
+        if self.normalization in ('/10000', '/255'):
+            return (x / float(self.normalization[1:])).clamp(0, 1)
         if self.std.isnan().any():
             unknown = [str(b) for b, s in zip(self.bands, self.std.tolist()) if s != s]
-            raise ValueError(f"no statistics are known for {', '.join(unknown)}; call fit_normalization(training images) first")
+            raise ValueError(
+                f"no statistics are known for {', '.join(unknown)}; call fit_normalization(training images) first"
+            )
         x = (self._rooted(x) - self.mean.view(-1, 1, 1).to(x.device)) / self.std.view(-1, 1, 1).to(x.device)
         return x.clamp(0, 1) if self.normalization == 'range' else x
 
@@ -155,55 +189,98 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         return self.proj(self.trunk(x))
 
     @torch.no_grad()
-    def encode_image(self, images, bands: Sequence | None = None, batch_size: int = 128, missing: str = 'error') -> torch.Tensor:
+    def encode_image(
+        self, images, bands: Sequence | None = None, batch_size: int = 128, missing: str = 'error'
+    ) -> torch.Tensor:
         "Raw embeddings (N, D), fp32, of images as `preprocess` takes them."
         images = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.asarray(images))
         images = images[None] if images.ndim == 3 else images
-        if not len(images): return torch.zeros(0, self.embed_dim, device=self.device)
+        if not len(images):
+            return torch.zeros(0, self.embed_dim, device=self.device)
         with evaluating(self):
-            return torch.cat([self(self.preprocess(part.to(self.device), bands, missing)).float() for part in images.split(batch_size)])
+            return torch.cat(
+                [
+                    self(self.preprocess(part.to(self.device), bands, missing)).float()
+                    for part in images.split(batch_size)
+                ]
+            )
 
     @torch.no_grad()
     def fit_normalization(self, images, bands: Sequence | None = None, batch_size: int = 256) -> 'ModalityEncoder':
         "Take mean and deviation of each band from training images: an array (N, C, H, W) with its `bands`, or a data set. A fixed scale stays."
-        if not self.normalization.startswith('zscore'): return self
-        parts = ((b['image'], images.bands) for b in batches(images, batch_size)) if hasattr(images, '__getitems__') else \
-                ((images[i:i + batch_size], bands) for i in range(0, len(images), batch_size))
-        count, total, square = 0, 0, 0 # shifted by the first batch's mean: sums of squares of large numbers lose digits
+        if not self.normalization.startswith('zscore'):
+            return self
+        parts = (
+            ((b['image'], images.bands) for b in batches(images, batch_size))
+            if hasattr(images, '__getitems__')
+            else ((images[i : i + batch_size], bands) for i in range(0, len(images), batch_size))
+        )
+        count, total, square = (
+            0,
+            0,
+            0,
+        )  # shifted by the first batch's mean: sums of squares of large numbers lose digits
         for part, names in parts:
             x = self._rooted(self._select(part, names, 'error')).double()
-            if not count: shift = x.mean((0, 2, 3), keepdim=True)
-            count, total, square = count + x.numel() // x.shape[1], total + (x - shift).sum((0, 2, 3)), square + (x - shift).pow(2).sum((0, 2, 3))
-        if not count: raise ValueError('no images to fit the normalization to')
+            if not count:
+                shift = x.mean((0, 2, 3), keepdim=True)
+            count, total, square = (
+                count + x.numel() // x.shape[1],
+                total + (x - shift).sum((0, 2, 3)),
+                square + (x - shift).pow(2).sum((0, 2, 3)),
+            )
+        if not count:
+            raise ValueError('no images to fit the normalization to')
         mean, std = total / count, (square / count - (total / count) ** 2).clamp(min=0).sqrt()
         self.mean.copy_(shift.flatten() + mean)
-        self.std.copy_(torch.where(std > 1e-6, std, 1.)) # a band that never changes stays at 0
+        self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # a band that never changes stays at 0
         return self
 
     def set_text_head(self, labelset: LabelSet, head: torch.Tensor, logit_scale: float, teacher_hash: str):
         "Keep the teacher's text head (C, D), so that the encoder classifies by itself."
         if tuple(head.shape) != (len(labelset), self.embed_dim):
-            raise ValueError(f'a head of shape {tuple(head.shape)} for {len(labelset)} classes and {self.embed_dim} dimensions')
+            raise ValueError(
+                f'a head of shape {tuple(head.shape)} for {len(labelset)} classes and {self.embed_dim} dimensions'
+            )
         self.text_head = F.normalize(head.detach().float(), dim=-1).to(self.device)
         self.labelset, self.logit_scale, self.teacher = labelset, float(logit_scale), teacher_hash
 
     def head(self, labelset: LabelSet | None = None) -> torch.Tensor:
         "The teacher's text head (C, D); ValueError for other classes than those it was kept for."
-        if self.text_head is None: raise ValueError('this encoder keeps no text head; take the head of its CLIP, clip.head(labelset)')
-        if labelset is not None and (labelset.classnames, labelset.templates) != (self.labelset.classnames, self.labelset.templates):
-            raise ValueError(f"this encoder keeps the text head of '{self.labelset.name}', not of '{labelset.name}'; take that of its CLIP, clip.head(labelset)")
+        if self.text_head is None:
+            raise ValueError('this encoder keeps no text head; take the head of its CLIP, clip.head(labelset)')
+        if labelset is not None and (labelset.classnames, labelset.templates) != (
+            self.labelset.classnames,
+            self.labelset.templates,
+        ):
+            raise ValueError(
+                f"this encoder keeps the text head of '{self.labelset.name}', not of '{labelset.name}'; take that of its CLIP, clip.head(labelset)"
+            )
         return self.text_head
 
     def hash(self) -> str:
         "Content hash of the weights and of what is done to the input."
-        return content_hash(self.state_dict(), self.backbone, list(self.bands), self.sensors, self.image_size, self.normalization)
+        return content_hash(
+            self.state_dict(), self.backbone, list(self.bands), self.sensors, self.image_size, self.normalization
+        )
 
     def config(self) -> dict:
         "The constructor's arguments, in plain json types."
-        return {'backbone': self.backbone, 'bands': [str(b) for b in self.bands], 'sensors': self.sensors, 'embed_dim': self.embed_dim,
-                'image_size': self.image_size, 'normalization': self.normalization, 'drop_path': self.drop_path, 'weights': self.weights,
-                'teacher': self.teacher, 'logit_scale': self.logit_scale, 'labelset': None if self.labelset is None else self.labelset.to_dict(),
-                'exposure': self.exposure.to_dict(), 'recipe': self.recipe}
+        return {
+            'backbone': self.backbone,
+            'bands': [str(b) for b in self.bands],
+            'sensors': self.sensors,
+            'embed_dim': self.embed_dim,
+            'image_size': self.image_size,
+            'normalization': self.normalization,
+            'drop_path': self.drop_path,
+            'weights': self.weights,
+            'teacher': self.teacher,
+            'logit_scale': self.logit_scale,
+            'labelset': None if self.labelset is None else self.labelset.to_dict(),
+            'exposure': self.exposure.to_dict(),
+            'recipe': self.recipe,
+        }
 
     def save_pretrained(self, save_directory, *, config=None, **kwargs):
         "huggingface_hub's saving (and `push_to_hub`), with the configuration as it is now and not as it was at the start."
@@ -212,26 +289,36 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
     def save(self, folder) -> Path:
         "Write `config.json` and `model.safetensors`, whole or not at all; `from_pretrained` reads them back."
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"'{folder}' is a file; name a folder to save into")
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"'{folder}' is a file; name a folder to save into")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
             self.save_pretrained(aside)
-            for name in ('model.safetensors', 'config.json'): os.replace(Path(aside)/name, folder/name)
+            for name in ('model.safetensors', 'config.json'):
+                put_in_place(Path(aside) / name, folder / name)
         return folder
 
     @classmethod
     def from_pretrained(cls, folder, **kwargs) -> 'ModalityEncoder':
         "A saved encoder: a folder, or 'hf-hub:org/name'. FileNotFoundError where there is none."
         name = str(folder)
-        if name.startswith('hf-hub:'): return super().from_pretrained(name.removeprefix('hf-hub:'), strict=True, **kwargs)
-        for file in ('config.json', 'model.safetensors'): # the hub would be asked for what is not there
-            if not (Path(folder)/file).is_file():
-                other = '; it holds a CLIP, which load_clip reads' if (Path(folder)/'open_clip_config.json').is_file() else ''
+        if name.startswith('hf-hub:'):
+            return super().from_pretrained(name.removeprefix('hf-hub:'), strict=True, **kwargs)
+        for file in ('config.json', 'model.safetensors'):  # the hub would be asked for what is not there
+            if not (Path(folder) / file).is_file():
+                other = (
+                    '; it holds a CLIP, which load_clip reads'
+                    if (Path(folder) / 'open_clip_config.json').is_file()
+                    else ''
+                )
                 raise FileNotFoundError(f"no encoder in '{folder}': {file} is not there{other}")
         try:
-            with redirect_stdout(None): return super().from_pretrained(name, strict=True, **kwargs).eval() # it prints where it reads from
-        except (RuntimeError, ValueError, TypeError) as error: # a foreign config.json, or weights of something else
-            raise ValueError(f"'{folder}' holds no encoder of mtmg that fits its config.json ({' '.join(str(error).split())[:160]})") from None
+            with redirect_stdout(None):
+                return super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
+        except (RuntimeError, ValueError, TypeError) as error:  # a foreign config.json, or weights of something else
+            raise ValueError(
+                f"'{folder}' holds no encoder of mtmg that fits its config.json ({' '.join(str(error).split())[:160]})"
+            ) from None
 
 # %% ../../nbs/encoders/encoder.ipynb #e61b7e90
 def _rescaled(band, of, mean: float, std: float) -> tuple:
@@ -239,72 +326,110 @@ def _rescaled(band, of, mean: float, std: float) -> tuple:
     factor = band.white / 255 if _unit(of) == 'uint8' and _unit(band) == 'DN' and band.white else 1
     return mean * factor, std * factor
 
+
 def _statistics_of(weights, have: Sequence, bands: Sequence) -> tuple:
     "mean and deviation that weights expect of each band; a band that they have not gets the average of those in its unit"
     mean, std = default_statistics(bands, root=False)
     scales = [(h, m, s) for h, m, s in zip(have, weights.mean, weights.std)]
     for i, band in enumerate(bands):
         same = [_rescaled(band, h, m, s) for h, m, s in scales if same_band(band, h)]
-        alike = same[:1] or [_rescaled(band, h, m, s) for h, m, s in scales if _unit(h) == _unit(band) or (_unit(h), _unit(band)) == ('uint8', 'DN')]
-        if alike: mean[i], std[i] = (sum(v) / len(alike) for v in zip(*alike))
+        alike = same[:1] or [
+            _rescaled(band, h, m, s)
+            for h, m, s in scales
+            if _unit(h) == _unit(band) or (_unit(h), _unit(band)) == ('uint8', 'DN')
+        ]
+        if alike:
+            mean[i], std[i] = (sum(v) / len(alike) for v in zip(*alike))
     return mean, std
+
 
 def _from_satmae(encoder: ModalityEncoder, weights):
     path = Path(str(weights))
-    if not path.is_file(): raise FileNotFoundError(f"no file of weights at '{path}'; SatMAE's are published as files")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of weights at '{path}'; SatMAE's are published as files")
     load_satmae(encoder.trunk, read_checkpoint(path), encoder.bands, f"'{path.name}'")
     return path.name, Exposure().add('pretraining', source='fmow-sentinel')
+
 
 def _normalization(bands: Sequence, weights) -> str:
     "what the weights expect of some bands, else what suits their units; a fixed scale is one of one unit: decibels over 10000 are nothing"
     units = {_unit(b) for b in bands}
-    if units == {'uint8'} and (weights is None or weights.mean is None): return '/255'
-    if weights is None: return 'zscore-sqrt' if 'DN' in units else 'zscore'
-    return '/10000' if units == {'DN'} and (weights.mean is None or {*weights.mean, *weights.std} == {0., 10000.}) else 'zscore'
+    if units == {'uint8'} and (weights is None or weights.mean is None):
+        return '/255'
+    if weights is None:
+        return 'zscore-sqrt' if 'DN' in units else 'zscore'
+    return (
+        '/10000'
+        if units == {'DN'} and (weights.mean is None or {*weights.mean, *weights.std} == {0.0, 10000.0})
+        else 'zscore'
+    )
+
 
 def create_encoder(
-    backbone: str, # 'vit_micro', 'satmae_base', 'satmae_large', or a network of timm or torchgeo
-    bands: Sequence, # that come in: `Band`s such as S2_L1C.bands, or names
-    embed_dim: int, # of the CLIP
-    weights=None, # torchgeo's enum or its name, a file of weights, 'timm' (ImageNet), or None for random ones
-    image_size: int | None = None, # None for that of the weights, or the backbone's own
-    normalization: str | None = None, # one of `ENCODER_NORMALIZATIONS`; None for what the weights expect, else 'zscore-sqrt'
-    seed: int = 0, # of the random weights
-    drop_path: float = 0.0, # stochastic depth
-    weights_bands: Sequence[str] | None = None, # of a file: the bands of its input layer, in order
+    backbone: str,  # 'vit_micro', 'satmae_base', 'satmae_large', or a network of timm or torchgeo
+    bands: Sequence,  # that come in: `Band`s such as S2_L1C.bands, or names
+    embed_dim: int,  # of the CLIP
+    weights=None,  # torchgeo's enum or its name, a file of weights, 'timm' (ImageNet), or None for random ones
+    image_size: int | None = None,  # None for that of the weights, or the backbone's own
+    normalization: str
+    | None = None,  # one of `ENCODER_NORMALIZATIONS`; None for what the weights expect, else 'zscore-sqrt'
+    seed: int = 0,  # of the random weights
+    drop_path: float = 0.0,  # stochastic depth
+    weights_bands: Sequence[str] | None = None,  # of a file: the bands of its input layer, in order
 ) -> ModalityEncoder:
     "An encoder of some bands into a CLIP's space."
-    if isinstance(bands, str): raise ValueError(f"bands is one name, '{bands}'; give a list of them")
+    if isinstance(bands, str):
+        raise ValueError(f"bands is one name, '{bands}'; give a list of them")
     for name, value in (('embed_dim', embed_dim), ('image_size', image_size)):
-        if value is not None and value < 1: raise ValueError(f'{name} is {value}; it must be at least 1')
+        if value is not None and value < 1:
+            raise ValueError(f'{name} is {value}; it must be at least 1')
     bands = as_bands(bands)
     satmae = backbone in SATMAE_SIZES
-    if satmae: bands = satmae_bands(bands)
+    if satmae:
+        bands = satmae_bands(bands)
     found = find_weights(weights, backbone, weights_bands) if weights is not None and not satmae else None
-    if found is not None: image_size = image_size or found.image_size
+    if found is not None:
+        image_size = image_size or found.image_size
     own = normalization is None
-    if own: normalization = 'range' if satmae else _normalization(bands, found)
+    if own:
+        normalization = 'range' if satmae else _normalization(bands, found)
     unit = {'/10000': 'DN', '/255': 'uint8'}.get(normalization)
     if unit and (odd := [str(b) for b in bands if _unit(b) not in (unit, None)]):
-        raise ValueError(f"normalization '{normalization}' is for bands in {unit}, which {', '.join(odd[:3])} are not; take 'zscore'")
+        raise ValueError(
+            f"normalization '{normalization}' is for bands in {unit}, which {', '.join(odd[:3])} are not; take 'zscore'"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = ModalityEncoder(backbone, [str(b) for b in bands], [b.sensor for b in bands], int(embed_dim), image_size, normalization, drop_path)
+        encoder = ModalityEncoder(
+            backbone,
+            [str(b) for b in bands],
+            [b.sensor for b in bands],
+            int(embed_dim),
+            image_size,
+            normalization,
+            drop_path,
+        )
     if satmae:
         if own:
             stats = [next(SATMAE_STATISTICS[n] for n in SATMAE_STATISTICS if same_band(b, S2_L1C[n])) for b in bands]
             encoder.mean.copy_(torch.tensor([m - 2 * s for m, s in stats]))
             encoder.std.copy_(torch.tensor([4 * s for m, s in stats]))
-        if weights is not None: encoder.weights, encoder.exposure = _from_satmae(encoder, weights)
+        if weights is not None:
+            encoder.weights, encoder.exposure = _from_satmae(encoder, weights)
     elif found is not None:
         state = dict(found.state())
-        have = load_backbone(Backbone(encoder.trunk, encoder.proj.in_features, encoder.image_size, first_layer(encoder.trunk)), replace(found, state=lambda: state), bands)
+        have = load_backbone(
+            Backbone(encoder.trunk, encoder.proj.in_features, encoder.image_size, first_layer(encoder.trunk)),
+            replace(found, state=lambda: state),
+            bands,
+        )
         if own and normalization == 'zscore' and found.mean is not None:
             mean, std = _statistics_of(found, have, bands)
             encoder.mean.copy_(torch.tensor(mean))
             encoder.std.copy_(torch.tensor(std))
         linear = split_student(state)[1]
-        if linear: load_weights(encoder.proj, {'bias': torch.zeros(embed_dim)} | linear, f"linear layer of '{found.name}'")
+        if linear:
+            load_weights(encoder.proj, {'bias': torch.zeros(embed_dim)} | linear, f"linear layer of '{found.name}'")
         encoder.weights = found.name
         encoder.exposure = Exposure().add('pretraining', source=found.dataset) if found.dataset else Exposure.unknown()
     return encoder.eval()

@@ -19,20 +19,28 @@ from ..clip.checkpoints import load_weights
 
 # %% ../../nbs/encoders/satmae.ipynb #e77d4413
 SATMAE_GROUPS = (('B02', 'B03', 'B04', 'B08'), ('B05', 'B06', 'B07', 'B8A'), ('B11', 'B12'))
-SATMAE_STATISTICS = { # (mean, standard deviation) of fMoW-Sentinel, as the published code has them
-    'B02': (1184.3824625, 650.2842772), 'B03': (1120.77120066, 712.12507725), 'B04': (1136.26026392, 965.23119807),
-    'B05': (1263.73947144, 948.9819932), 'B06': (1645.40315151, 1108.06650639), 'B07': (1846.87040806, 1258.36394548),
-    'B08': (1762.59530783, 1233.1492281), 'B8A': (1972.62420416, 1364.38688993), 'B11': (1732.16362238, 1310.36996126),
-    'B12': (1247.91870117, 1087.6020813)}
-SATMAE_SIZES = {'satmae_base': (768, 12, 12), 'satmae_large': (1024, 24, 16)} # width, depth, attention heads
+SATMAE_STATISTICS = {  # (mean, standard deviation) of fMoW-Sentinel, as the published code has them
+    'B02': (1184.3824625, 650.2842772),
+    'B03': (1120.77120066, 712.12507725),
+    'B04': (1136.26026392, 965.23119807),
+    'B05': (1263.73947144, 948.9819932),
+    'B06': (1645.40315151, 1108.06650639),
+    'B07': (1846.87040806, 1258.36394548),
+    'B08': (1762.59530783, 1233.1492281),
+    'B8A': (1972.62420416, 1364.38688993),
+    'B11': (1732.16362238, 1310.36996126),
+    'B12': (1247.91870117, 1087.6020813),
+}
+SATMAE_SIZES = {'satmae_base': (768, 12, 12), 'satmae_large': (1024, 24, 16)}  # width, depth, attention heads
 
 # %% ../../nbs/encoders/satmae.ipynb #68e6ff5e
-def sincos(positions: np.ndarray, dim: int) -> np.ndarray: # (M,) -> (M, dim)
+def sincos(positions: np.ndarray, dim: int) -> np.ndarray:  # (M,) -> (M, dim)
     "Sine-cosine code of numbers."
-    angles = np.outer(positions.reshape(-1), 10000. ** -(np.arange(dim // 2) / (dim / 2)))
+    angles = np.outer(positions.reshape(-1), 10000.0 ** -(np.arange(dim // 2) / (dim / 2)))
     return np.concatenate([np.sin(angles), np.cos(angles)], 1)
 
-def grid_code(side: int, dim: int) -> np.ndarray: # (1 + side², dim), zeros for the class token
+
+def grid_code(side: int, dim: int) -> np.ndarray:  # (1 + side², dim), zeros for the class token
     "Sine-cosine code of the places of a square grid, row by row."
     rows, columns = np.mgrid[:side, :side]
     return np.concatenate([np.zeros((1, dim)), np.concatenate([sincos(columns, dim // 2), sincos(rows, dim // 2)], 1)])
@@ -40,64 +48,85 @@ def grid_code(side: int, dim: int) -> np.ndarray: # (1 + side², dim), zeros for
 # %% ../../nbs/encoders/satmae.ipynb #16b41317
 class GroupChannelViT(nn.Module):
     "A vision transformer whose tokens are patches of groups of bands: (N, C, S, S) to features (N, width)."
+
     def __init__(
         self,
-        groups: Sequence, # for each group the channels of its bands
+        groups: Sequence,  # for each group the channels of its bands
         image_size: int = 96,
         patch_size: int = 8,
         width: int = 768,
         depth: int = 12,
         heads: int = 12,
-        code: int = 256, # how many of the `width` dimensions tell the group
+        code: int = 256,  # how many of the `width` dimensions tell the group
         drop_path: float = 0.0,
-        pool: str = 'avg', # 'avg' over all patches, as SatMAE fine-tunes, or 'token'
+        pool: str = 'avg',  # 'avg' over all patches, as SatMAE fine-tunes, or 'token'
     ):
         super().__init__()
         from timm.layers import PatchEmbed
         from timm.models.vision_transformer import Block
+
         norm = lambda: nn.LayerNorm(width, eps=1e-6)
         self.groups, self.pool, side = [list(g) for g in groups], pool, image_size // patch_size
         self.patch_embed = nn.ModuleList(PatchEmbed(image_size, patch_size, len(g), width) for g in self.groups)
-        self.cls_token = nn.Parameter(.02 * torch.randn(1, 1, width))
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(torch.from_numpy(grid_code(side, width - code)).float()[None])
         self.channel_embed = nn.Parameter(torch.from_numpy(sincos(np.arange(len(self.groups)), code)).float()[None])
         self.channel_cls_embed = nn.Parameter(torch.zeros(1, 1, code))
-        self.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True, norm_layer=lambda *_, **__: norm(), drop_path=drop_path * i / max(1, depth - 1)) for i in range(depth))
-        if pool == 'avg': self.fc_norm = norm()
-        else: self.norm = norm()
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                heads,
+                qkv_bias=True,
+                norm_layer=lambda *_, **__: norm(),
+                drop_path=drop_path * i / max(1, depth - 1),
+            )
+            for i in range(depth)
+        )
+        if pool == 'avg':
+            self.fc_norm = norm()
+        else:
+            self.norm = norm()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        place, group = self.pos_embed[:, 1:], self.channel_embed # (1, L, D - code), (1, G, code)
+        place, group = self.pos_embed[:, 1:], self.channel_embed  # (1, L, D - code), (1, G, code)
         tokens = []
         for g, channels in enumerate(self.groups):
-            code = torch.cat([place, group[:, g:g + 1].expand(-1, place.shape[1], -1)], -1) # (1, L, D)
+            code = torch.cat([place, group[:, g : g + 1].expand(-1, place.shape[1], -1)], -1)  # (1, L, D)
             tokens.append(self.patch_embed[g](x[:, channels]) + code)
         first = self.cls_token + torch.cat([self.pos_embed[:, :1], self.channel_cls_embed], -1)
-        x = torch.cat([first.expand(len(x), -1, -1), *tokens], 1) # (N, 1 + G L, D)
-        for block in self.blocks: x = block(x)
+        x = torch.cat([first.expand(len(x), -1, -1), *tokens], 1)  # (N, 1 + G L, D)
+        for block in self.blocks:
+            x = block(x)
         return self.fc_norm(x[:, 1:].mean(1)) if self.pool == 'avg' else self.norm(x)[:, 0]
 
 # %% ../../nbs/encoders/satmae.ipynb #d4ae6b2e
 def satmae_bands(bands: Sequence) -> tuple:
     "Those of some bands that SatMAE uses; ValueError where it uses none."
     used = tuple(b for b in as_bands(bands) if any(same_band(b, S2_L1C[n]) for group in SATMAE_GROUPS for n in group))
-    if not used: raise ValueError(f"SatMAE takes bands of Sentinel-2 ({', '.join(b for g in SATMAE_GROUPS for b in g)}), none of which is in {', '.join(bands)}")
+    if not used:
+        raise ValueError(
+            f"SatMAE takes bands of Sentinel-2 ({', '.join(b for g in SATMAE_GROUPS for b in g)}), none of which is in {', '.join(bands)}"
+        )
     return used
+
 
 def _groups(bands) -> list:
     "for each group of SatMAE the channels of its bands, in the order of the group"
     return [[i for n in group for i, b in enumerate(bands) if same_band(b, S2_L1C[n])] for group in SATMAE_GROUPS]
 
+
 def build_satmae(
-    name: str, # one of `SATMAE_SIZES`
-    bands: Sequence, # that come in, all of them used: see `satmae_bands`
-    image_size: int | None = None, # None: 96, as published
+    name: str,  # one of `SATMAE_SIZES`
+    bands: Sequence,  # that come in, all of them used: see `satmae_bands`
+    image_size: int | None = None,  # None: 96, as published
     drop_path: float = 0.0,
     patch_size: int = 8,
 ) -> Backbone:
     "SatMAE without its classifier, with random weights."
-    if name not in SATMAE_SIZES: raise ValueError(f"'{name}' is not one of {', '.join(SATMAE_SIZES)}")
-    if odd := [b for b in bands if b not in satmae_bands(bands)]: raise ValueError(f"SatMAE has no use for {', '.join(odd)}; leave out what satmae_bands leaves out")
+    if name not in SATMAE_SIZES:
+        raise ValueError(f"'{name}' is not one of {', '.join(SATMAE_SIZES)}")
+    if odd := [b for b in bands if b not in satmae_bands(bands)]:
+        raise ValueError(f"SatMAE has no use for {', '.join(odd)}; leave out what satmae_bands leaves out")
     width, depth, heads = SATMAE_SIZES[name]
     groups = [g for g in _groups(bands) if g]
     net = GroupChannelViT(groups, image_size or 96, patch_size, width, depth, heads, drop_path=drop_path)
@@ -107,15 +136,40 @@ def build_satmae(
 def load_satmae(net: GroupChannelViT, state: dict, bands: Sequence, source='the weights'):
     "Fill SatMAE from a published checkpoint, its input layers by band name."
     from timm.layers import resample_abs_pos_embed
+
     state, own, kept = dict(state), net.state_dict(), [i for i, g in enumerate(_groups(bands)) if g]
-    if 'patch_embed.0.proj.weight' not in state: raise ValueError(f'{source} has no patch_embed.0: it is no group-channel SatMAE')
-    layers = {f'patch_embed.{new}.proj.{k}': state[f'patch_embed.{old}.proj.{k}'] for new, old in enumerate(kept) for k in ('weight', 'bias')}
+    if 'patch_embed.0.proj.weight' not in state:
+        raise ValueError(f'{source} has no patch_embed.0: it is no group-channel SatMAE')
+    layers = {
+        f'patch_embed.{new}.proj.{k}': state[f'patch_embed.{old}.proj.{k}']
+        for new, old in enumerate(kept)
+        for k in ('weight', 'bias')
+    }
     for new, old in enumerate(kept):
         key, have = f'patch_embed.{new}.proj.weight', as_bands(SATMAE_GROUPS[old], S2_L1C)
         layers[key] = adapt_input(layers[key], have, [bands[i] for i in net.groups[new]])
-    state = {k: v for k, v in state.items() if not k.startswith('patch_embed.')} | layers | {'channel_embed': state['channel_embed'][:, kept]}
+    state = (
+        {k: v for k, v in state.items() if not k.startswith('patch_embed.')}
+        | layers
+        | {'channel_embed': state['channel_embed'][:, kept]}
+    )
     if state['pos_embed'].shape[1] != own['pos_embed'].shape[1]:
-        side = round((own['pos_embed'].shape[1] - 1) ** .5)
+        side = round((own['pos_embed'].shape[1] - 1) ** 0.5)
         state['pos_embed'] = resample_abs_pos_embed(state['pos_embed'], [side, side], num_prefix_tokens=1)
-    return load_weights(net, state, source, may_miss=('channel_cls_embed', 'fc_norm', 'norm'),
-                        ignore=('head', 'mask_token', 'decoder_embed', 'decoder_pos_embed', 'decoder_channel_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred', 'norm' if net.pool == 'avg' else 'fc_norm'))
+    return load_weights(
+        net,
+        state,
+        source,
+        may_miss=('channel_cls_embed', 'fc_norm', 'norm'),
+        ignore=(
+            'head',
+            'mask_token',
+            'decoder_embed',
+            'decoder_pos_embed',
+            'decoder_channel_embed',
+            'decoder_blocks',
+            'decoder_norm',
+            'decoder_pred',
+            'norm' if net.pool == 'avg' else 'fc_norm',
+        ),
+    )

@@ -8,11 +8,40 @@ __all__ = []
 # %% ../../nbs/engine/front.ipynb #0deab4df
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'augment': ['Augment'],
-    'runs': ['claimed', 'close_run', 'need_room', 'open_run', 'withdrawing'],
-    'steps': ['clip_whole_norm', 'cut_up', 'derived_seed', 'dihedral', 'fsdp2', 'is_sharding', 'pick', 'Recipe',
-        'refuse_pickles', 'step_seed', 'Steps', 'VARIANTS', 'warmup_cosine', 'whole_weights'],
-    'stage': ['attention', 'Checkpoint', 'fit', 'LOGGERS', 'made_fast', 'pick_logger', 'pick_precision', 'quiet',
-        'Stage'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'augment': ['Augment'],
+        'runs': ['claimed', 'close_run', 'need_room', 'open_run', 'withdrawing'],
+        'steps': [
+            'clip_whole_norm',
+            'cut_up',
+            'derived_seed',
+            'dihedral',
+            'fsdp2',
+            'is_sharding',
+            'pick',
+            'Recipe',
+            'refuse_pickles',
+            'step_seed',
+            'Steps',
+            'VARIANTS',
+            'warmup_cosine',
+            'whole_weights',
+        ],
+        'stage': [
+            'attention',
+            'Checkpoint',
+            'fit',
+            'log_every',
+            'LOGGERS',
+            'made_fast',
+            'pick_logger',
+            'pick_precision',
+            'quiet',
+            'Running',
+            'settings',
+            'Stage',
+        ],
+    },
+)

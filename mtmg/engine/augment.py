@@ -14,76 +14,104 @@ from ..bands.sensors import RGB
 @dataclass(frozen=True)
 class Augment:
     "Random views of batches of scenes: geometry the same for all images of a scene, colour for RGB pictures alone."
-    hflip: float = .5 # probability to mirror left and right
-    vflip: float = .5 # probability to mirror top and bottom
-    turns: bool = False # turn by 0, 90, 180 or 270 degrees, as likely each
-    crop: float = 1. # smallest share of the area that a crop keeps; 1 for no crop
-    size: int | None = None # resize to this side; None keeps the image's
-    jitter: float = 0. # strength of brightness, contrast and saturation jitter
-    jitter_p: float = .8 # its probability
-    grayscale: float = 0. # probability of gray
-    blur: float = 0. # probability of a Gaussian blur, sigma .1 to 2 pixels
+
+    hflip: float = 0.5  # probability to mirror left and right
+    vflip: float = 0.5  # probability to mirror top and bottom
+    turns: bool = False  # turn by 0, 90, 180 or 270 degrees, as likely each
+    crop: float = 1.0  # smallest share of the area that a crop keeps; 1 for no crop
+    size: int | None = None  # resize to this side; None keeps the image's
+    jitter: float = 0.0  # strength of brightness, contrast and saturation jitter
+    jitter_p: float = 0.8  # its probability
+    grayscale: float = 0.0  # probability of gray
+    blur: float = 0.0  # probability of a Gaussian blur, sigma .1 to 2 pixels
 
     def __post_init__(self):
         for name in ('hflip', 'vflip', 'crop', 'jitter_p', 'grayscale', 'blur'):
-            if not 0 <= getattr(self, name) <= 1: raise ValueError(f'Augment: {name}={getattr(self, name)} is outside 0 to 1')
-        if self.crop == 0: raise ValueError('Augment: crop=0 leaves nothing; it is the smallest share of the area kept')
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'Augment: {name}={getattr(self, name)} is outside 0 to 1')
+        if self.crop == 0:
+            raise ValueError('Augment: crop=0 leaves nothing; it is the smallest share of the area kept')
 
     def draw(self, n: int) -> dict:
         "The geometry of `n` scenes from torch's generator: mirrored, turned, and cut to `side` at `left`, `top` (fractions)."
         import torch
+
         u = torch.rand(6, n)
         side = (self.crop + (1 - self.crop) * u[3]).sqrt()
-        return {'hflip': u[0] < self.hflip, 'vflip': u[1] < self.vflip, 'turn': (u[2] * 4).long() * self.turns,
-                'side': side, 'left': u[4] * (1 - side), 'top': u[5] * (1 - side)}
+        return {
+            'hflip': u[0] < self.hflip,
+            'vflip': u[1] < self.vflip,
+            'turn': (u[2] * 4).long() * self.turns,
+            'side': side,
+            'left': u[4] * (1 - side),
+            'top': u[5] * (1 - side),
+        }
 
     def geometry(self, images, drawn: dict):
         "A view of each image (N, C, H, W), in the same dtype, as `draw` drew it."
         import torch
         import torch.nn.functional as F
+
         drawn = {k: v.to(images.device) for k, v in drawn.items()}
         way = drawn['hflip'] + 2 * drawn['vflip'] + 4 * drawn['turn']
         x = torch.empty_like(images)
-        for code in way.unique().tolist(): # the scenes of each of the up to 16 ways together
+        for code in way.unique().tolist():  # the scenes of each of the up to 16 ways together
             some = (way == code).nonzero()[:, 0]
             view = images[some].flip([d for d, on in ((-1, code & 1), (-2, code & 2)) if on])
             x[some] = torch.rot90(view, code // 4, (-2, -1))
         if self.crop < 1 or self.size not in (None, x.shape[-1]):
             x = x.float()
-            if self.crop < 1: # from the square of the output, -1 to 1, to the crop in the input
+            if self.crop < 1:  # from the square of the output, -1 to 1, to the crop in the input
                 theta = torch.zeros(len(x), 2, 3, device=x.device)
                 theta[:, 0, 0] = theta[:, 1, 1] = drawn['side']
                 theta[:, 0, 2], theta[:, 1, 2] = (2 * drawn[k] + drawn['side'] - 1 for k in ('left', 'top'))
-                x = F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), padding_mode='border', align_corners=False)
-            if self.size: x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True)
-            if not images.is_floating_point(): x = x.round()
+                x = F.grid_sample(
+                    x, F.affine_grid(theta, x.shape, align_corners=False), padding_mode='border', align_corners=False
+                )
+            if self.size:
+                x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True)
+            if not images.is_floating_point():
+                x = x.round()
         return x.to(images.dtype)
 
     def colour(self, pictures):
         "Jitter, gray and blur of RGB pictures (N, 3, H, W) uint8, with parameters of its own for each."
-        if not (self.jitter or self.grayscale or self.blur): return pictures
+        if not (self.jitter or self.grayscale or self.blur):
+            return pictures
         import kornia.augmentation as K
+
         j = self.jitter
-        steps = K.AugmentationSequential(K.ColorJitter(j, j, j, 0., p=self.jitter_p), K.RandomGrayscale(p=self.grayscale),
-                                         K.RandomGaussianBlur((5, 5), (.1, 2.), p=self.blur), data_keys=['input'])
+        steps = K.AugmentationSequential(
+            K.ColorJitter(j, j, j, 0.0, p=self.jitter_p),
+            K.RandomGrayscale(p=self.grayscale),
+            K.RandomGaussianBlur((5, 5), (0.1, 2.0), p=self.blur),
+            data_keys=['input'],
+        )
         x = steps(pictures.float() / 255).clip(0, 1) * 255
         return (x if pictures.is_floating_point() else x.round()).to(pictures.dtype)
 
     def __call__(
         self,
-        images, # (N, C, H, W) tensor, or a dictionary of one for each modality of the same N scenes
-        bands, # its bands, or a dictionary of them
-        seed: int | None = None, # a seed for this batch alone; None draws from torch's generator
+        images,  # (N, C, H, W) tensor, or a dictionary of one for each modality of the same N scenes
+        bands,  # its bands, or a dictionary of them
+        seed: int | None = None,  # a seed for this batch alone; None draws from torch's generator
     ):
         "New views, in the form in which the images came."
         import torch
-        if not isinstance(images, dict): return self({'': images}, {'': bands}, seed)['']
+
+        if not isinstance(images, dict):
+            return self({'': images}, {'': bands}, seed)['']
         if len({len(x) for x in images.values()}) > 1:
-            raise ValueError('modalities of different numbers of scenes: ' + ', '.join(f'{k} {len(x)}' for k, x in images.items()))
+            raise ValueError(
+                'modalities of different numbers of scenes: ' + ', '.join(f'{k} {len(x)}' for k, x in images.items())
+            )
         if self.turns and (odd := [tuple(x.shape[-2:]) for x in images.values() if x.shape[-1] != x.shape[-2]]):
-            raise ValueError(f'images of {odd[0][0]} x {odd[0][1]} pixels cannot be turned by 90 degrees; crop them square or give turns=False')
-        with torch.random.fork_rng(devices=[], enabled=seed is not None): # what is drawn is drawn on the CPU
-            if seed is not None: torch.default_generator.manual_seed(seed)
+            raise ValueError(
+                f'images of {odd[0][0]} x {odd[0][1]} pixels cannot be turned by 90 degrees; crop them square or give turns=False'
+            )
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):  # what is drawn is drawn on the CPU
+            if seed is not None:
+                torch.default_generator.manual_seed(seed)
             drawn = self.draw(len(next(iter(images.values()))))
             views = {k: self.geometry(x, drawn) for k, x in images.items()}
             return {k: self.colour(x) if tuple(bands[k]) == RGB.bands else x for k, x in views.items()}

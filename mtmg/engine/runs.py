@@ -13,7 +13,7 @@ import shutil
 import tempfile
 
 from ..compute import from_first, is_first
-from ..data.scenes import atomic_write_json
+from ..data.scenes import AT_WORK, atomic_write_json, hold_folder, release_folder
 
 # %% ../../nbs/engine/runs.ipynb #9a3a61ed
 def need_room(folder, size: int):
@@ -21,89 +21,169 @@ def need_room(folder, size: int):
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder): pass
+        with tempfile.TemporaryFile(dir=folder):
+            pass
         free = shutil.disk_usage(folder).free
-    except OSError as error: raise OSError(f'{folder} cannot be written to ({error.strerror.lower()}); choose another folder with --out') from error
-    if size > free: raise OSError(f'{folder} has {free / 1e9:.2f} GB free, and the run needs {size / 1e9:.2f}; make room, or choose another folder with --out')
+    except OSError as error:
+        raise OSError(
+            f'{folder} cannot be written to ({error.strerror.lower()}); choose another folder with --out'
+        ) from error
+    if size > free:
+        raise OSError(
+            f'{folder} has {free / 1e9:.2f} GB free, and the run needs {size / 1e9:.2f}; make room, or choose another folder with --out'
+        )
 
 # %% ../../nbs/engine/runs.ipynb #26a3b2ce
 def open_run(
-    folder, # where the run is kept; made where it is missing
-    request: dict, # everything that decides the result (plain json)
-    overwrite: bool = False, # replace what another request left; files that no run writes stay
-) -> bool: # whether a broken-off run of the same request is there to be resumed
-    "Claim `folder` for this request, or say whose it is (ValueError). Of several processes the first one does it for all."
-    return from_first(lambda: is_first() and _claim(Path(folder), json.loads(json.dumps(request)), overwrite))
+    folder,  # where the run is kept; made where it is missing
+    request: dict,  # everything that decides the result (plain json)
+    overwrite: bool = False,  # replace what another request left; files that no run writes stay
+) -> bool:  # whether a broken-off run of the same request is there to be resumed
+    "Claim `folder` for this request, or say whose it is: ValueError, or BlockingIOError while another command is at work there."
+
+    def claim():
+        if not is_first():
+            return False
+        try:
+            return _claim(Path(folder), json.loads(json.dumps(request)), overwrite)
+        except BaseException:
+            release_folder(folder)
+            raise
+
+    return from_first(claim)
+
 
 def _claim(folder: Path, request: dict, overwrite: bool) -> bool:
-    if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f'{folder} is a file; choose another folder with --out')
-    note = folder/'run.json'
-    try: found = json.loads(note.read_text()) if note.exists() else None
-    except json.JSONDecodeError: found = None
-    others = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.run.json.')) if folder.exists() else [] # left by a kill in the first moment
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f'{folder} is a file; choose another folder with --out')
+    new = not folder.exists()
+    hold_folder(folder)
+    note = folder / 'run.json'
+    try:
+        found = json.loads(note.read_text()) if note.exists() else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        found = None
+    left = (AT_WORK, '.run.json.')  # by a kill in the first moment
+    others = (
+        [] if new or not folder.exists() else sorted(p.name for p in folder.iterdir() if not p.name.startswith(left))
+    )
     if found is None and others:
-        if not overwrite: raise ValueError(f'{folder} holds files of something else ({others[0]}, ...); '
-                                           'choose another folder with --out, or --overwrite to replace them')
+        if not overwrite:
+            raise ValueError(
+                f'{folder} holds files of something else ({others[0]}, ...); '
+                'choose another folder with --out, or --overwrite to replace them'
+            )
     elif found is not None and found.get('request') != request:
         old = found.get('request') or {}
         differs = ', '.join(k for k in sorted({*old, *request}) if old.get(k) != request.get(k))
-        if not overwrite: raise ValueError(f'{folder} holds a run with another {differs}; choose another folder with --out, '
-                                           'or --overwrite to replace it')
+        if not overwrite:
+            raise ValueError(
+                f'{folder} holds a run with another {differs}; choose another folder with --out, '
+                'or --overwrite to replace it'
+            )
     resume = found is not None and found.get('request') == request and found.get('state') == 'running' and not overwrite
     need_room(folder, 0)
-    if others and not resume: _put_aside(folder, keep=found is None or found.get('state') != 'running')
+    if others and not resume:
+        _put_aside(folder, keep=found is None or found.get('state') != 'running')
     atomic_write_json(note, {'request': request, 'state': 'running'})
     return resume
 
-_OURS = ('results.json', 'report.html', 'figures', 'patched', 'student', 'work', 'checkpoints', 'log', 'tuned', 'finetune', 'training', 'curve.json',
-         'alpha.png', 'cache', 'table.md', 'table.csv', 'gap*.json', *(f'*_{kind}.json' for kind in ('zero_shot', 'retrieval', 'linear_probe', 'knn')))
 
-_BEFORE = '.before' # what a run replaces, until it is finished
+_OURS = (
+    'results.json',
+    'report.html',
+    'figures',
+    'patched',
+    'student',
+    'work',
+    'checkpoints',
+    'log',
+    'tuned',
+    'finetune',
+    'training',
+    'curve.json',
+    'alpha.png',
+    'cache',
+    'table.md',
+    'table.csv',
+    'gap*.json',
+    *(f'*_{kind}.json' for kind in ('zero_shot', 'retrieval', 'linear_probe', 'knn')),
+)
 
-def _written(folder: Path) -> list: return [p for name in _OURS for p in folder.glob(name)] # whatever else lies there is the user's and stays
+_BEFORE = '.before'  # what a run replaces, until it is finished
+
+
+def _written(folder: Path) -> list:
+    return [p for name in _OURS for p in folder.glob(name)]  # whatever else lies there is the user's and stays
+
 
 def _remove(path: Path):
-    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
-    else: path.unlink(missing_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
 
 def _put_aside(folder: Path, keep: bool):
     "move what runs write into `.before`, or, of a run that was not finished, remove it; run.json stays until it is replaced, so that a kill in between is seen"
-    before, note = folder/_BEFORE, folder/'run.json'
-    if keep: before.mkdir(exist_ok=True)
-    if keep and note.exists(): shutil.copy(note, before)
+    before, note = folder / _BEFORE, folder / 'run.json'
+    if keep:
+        before.mkdir(exist_ok=True)
+    if keep and note.exists():
+        shutil.copy(note, before)
     for path in _written(folder):
-        if keep and not (before/path.name).exists(): path.replace(before/path.name)
-        else: _remove(path)
+        if keep and not (before / path.name).exists():
+            path.replace(before / path.name)
+        else:
+            _remove(path)
+
 
 def close_run(folder):
     "Mark the run in `folder` as finished, and remove what it replaces."
-    if not is_first(): return
-    _remove(Path(folder)/_BEFORE)
-    note = Path(folder)/'run.json'
+    if not is_first():
+        return
+    _remove(Path(folder) / _BEFORE)
+    note = Path(folder) / 'run.json'
     atomic_write_json(note, json.loads(note.read_text()) | {'state': 'finished'})
+    release_folder(folder)
+
 
 @contextmanager
 def withdrawing(
-    folder, # of a run that is open; None for a run without one
-    new=(), # folders that were made for it
+    folder,  # of a run that is open; None for a run without one
+    new=(),  # folders that were made for it
 ):
     "A block that fails before it has made anything leaves no trace of the run: what the run was to replace comes back."
-    try: yield
+    try:
+        yield
     except BaseException:
-        if folder and is_first(): _withdraw(Path(folder), new)
+        if folder and is_first():
+            try:
+                _withdraw(Path(folder))
+            finally:
+                release_folder(folder)
+            for path in new:
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
         raise
 
-def _withdraw(folder: Path, new):
+
+def _withdraw(folder: Path):
     made = _written(folder)
-    if any(p.name != 'run.json' for m in made for p in (m, *m.rglob('*')) if not p.is_dir()): return
-    for path in made: _remove(path) # empty folders, and notes in them
-    before, note = folder/_BEFORE, folder/'run.json'
-    if not (before/note.name).exists(): note.unlink(missing_ok=True)
+    if any(p.name != 'run.json' for m in made for p in (m, *m.rglob('*')) if not p.is_dir()):
+        return
+    for path in made:
+        _remove(path)  # empty folders, and notes in them
+    before, note = folder / _BEFORE, folder / 'run.json'
+    if not (before / note.name).exists():
+        note.unlink(missing_ok=True)
     if before.exists():
-        for path in sorted(before.iterdir(), key=lambda p: p.name != 'run.json'): path.replace(folder/path.name) # first the note of whose they are
+        for path in sorted(before.iterdir(), key=lambda p: p.name != 'run.json'):
+            path.replace(folder / path.name)  # first the note of whose they are
         before.rmdir()
-    for path in new:
-        if not any(path.iterdir()): path.rmdir()
+
 
 @contextmanager
 def claimed(folder, request: dict, overwrite: bool = False):
@@ -111,5 +191,6 @@ def claimed(folder, request: dict, overwrite: bool = False):
     folder = Path(folder)
     new = [p for p in (folder, *folder.parents) if not p.exists()]
     resumed = open_run(folder, request, overwrite)
-    with withdrawing(folder, new): yield resumed
+    with withdrawing(folder, new):
+        yield resumed
     close_run(folder)

@@ -21,75 +21,117 @@ from torch.utils.data import Sampler
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     "How a stage is optimised. AdamW, linear warm-up, cosine to zero."
-    preset: str = 'custom' # name of the preset that it was made from
-    lr: float = 1e-4 # peak learning rate
+
+    preset: str = 'custom'  # name of the preset that it was made from
+    lr: float = 1e-4  # peak learning rate
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
-    epochs: int = 1 # passes over the scenes
-    batch_size: int = 128 # scenes a step, over all processes
-    warmup_steps: int = 500 # at most a tenth of all steps, so that a small run does leave the start
-    clip_norm: float = 1.0 # largest norm of the gradient
-    precision: str = 'auto' # 'auto': bf16 where the device computes in it, else fp32; or any of Lightning's names
-    accumulate: int = 1 # micro-batches a step
-    flips: str = 'none' # 'none', 'flips' (4 mirror images) or 'dihedral' (4 mirror images x 2 quarter turns)
+    epochs: int = 1  # passes over the scenes
+    batch_size: int = 128  # scenes a step, over all processes; at most
+    min_steps: int = 0  # few scenes are passed over more often, and in smaller batches, until there are so many steps
+    warmup_steps: int = 500  # at most a tenth of all steps, so that a small run does leave the start
+    clip_norm: float = 1.0  # largest norm of the gradient
+    precision: str = 'auto'  # 'auto': bf16 where the device computes in it, else fp32; or any of Lightning's names
+    accumulate: int = 1  # micro-batches a step
+    flips: str = 'none'  # 'none', 'flips' (4 mirror images) or 'dihedral' (4 mirror images x 2 quarter turns)
 
     def __post_init__(self):
         for name in ('lr', 'epochs', 'batch_size', 'clip_norm', 'accumulate'):
-            if not getattr(self, name) > 0: raise ValueError(f'{name} is {getattr(self, name)}; it must be above 0')
-        for name in ('epochs', 'batch_size', 'accumulate', 'warmup_steps'):
-            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 0: raise ValueError(f'{name} is {getattr(self, name)}; it must be a whole number')
-        if self.flips not in VARIANTS: raise ValueError(f'flips {self.flips!r} is not one of {", ".join(VARIANTS)}')
+            if not getattr(self, name) > 0:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must be above 0')
+        for name in ('epochs', 'batch_size', 'accumulate', 'warmup_steps', 'min_steps'):
+            value = getattr(self, name)
+            if value != int(value) or value < 0:
+                raise ValueError(f'{name} is {value}; it must be a whole number')
+        if self.flips not in VARIANTS:
+            raise ValueError(f'flips {self.flips!r} is not one of {", ".join(VARIANTS)}')
+
+    def batch(self, scenes: int) -> int:
+        "Scenes a step: `batch_size`; with `min_steps`, a quarter of the scenes where that is less (at least 16)."
+        smaller = max(16, scenes // 4) if self.min_steps else scenes
+        size = min(self.batch_size, smaller)
+        return max(1, size - size % self.accumulate) if self.min_steps else self.batch_size
 
     def steps(self, scenes: int) -> int:
-        "Optimiser steps over `scenes`: whole batches, at least one an epoch."
-        return self.epochs * max(1, scenes // self.batch_size)
-    def warmup(self, steps: int) -> int: return min(self.warmup_steps, steps // 10)
-    def to_dict(self) -> dict: return json.loads(json.dumps(asdict(self)))
+        "Optimiser steps over `scenes`: whole batches, at least one an epoch, and at least `min_steps`."
+        an_epoch = max(1, scenes // self.batch(scenes))
+        epochs = max(self.epochs, math.ceil(self.min_steps / an_epoch))
+        return epochs * an_epoch
+
+    def warmup(self, steps: int) -> int:
+        return min(self.warmup_steps, steps // 10)
+
+    def to_dict(self) -> dict:
+        return json.loads(json.dumps(asdict(self)))
+
 
 VARIANTS = {'none': 1, 'flips': 4, 'dihedral': 8}
 
 # %% ../../nbs/engine/steps.ipynb #8d5151ee
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
     "Factor of the learning rate at `step`: linear to 1 over `warmup` steps, then half a cosine to 0 at `steps`."
-    if step < warmup: return (step + 1) / (warmup + 1)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(1, steps - warmup))))
 
 # %% ../../nbs/engine/steps.ipynb #cad2e5d4
 def pick(recipe, presets: dict, **changes):
     "The recipe named `recipe` of `presets`, or `recipe` itself, with some fields changed."
     if isinstance(recipe, str):
-        if recipe not in presets: raise ValueError(f'recipe {recipe!r} is not one of {", ".join(presets)}')
+        if recipe not in presets:
+            raise ValueError(f'recipe {recipe!r} is not one of {", ".join(presets)}')
         recipe = presets[recipe]
     known = [f.name for f in fields(recipe)]
     for name in changes:
-        if name not in known: raise ValueError(f'{name!r} is not a field of {type(recipe).__name__}: {", ".join(known)}')
+        if name not in known:
+            raise ValueError(f'{name!r} is not a field of {type(recipe).__name__}: {", ".join(known)}')
     return replace(recipe, **changes) if changes else recipe
 
 # %% ../../nbs/engine/steps.ipynb #823bcf74
 class Steps(Sampler):
     "Batches of micro-steps `start`, ..., `total - 1`, each a list of (micro-step, scene)."
-    def __init__(self, scenes: int, batch_size: int, total: int, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1):
+
+    def __init__(
+        self,
+        scenes: int,
+        batch_size: int,
+        total: int,
+        seed: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ):
         self.scenes, self.batch_size, self.total, self.seed = scenes, min(batch_size, scenes), total, seed
         self.start, self.rank, self.world, self.accumulate = start, rank, world, accumulate
         self.micro, rest = divmod(self.batch_size, accumulate)
-        if rest: # losses are means over scenes: parts of unequal size would not add up to the batch
+        if rest:  # losses are means over scenes: parts of unequal size would not add up to the batch
             whole = f' or batch_size={self.batch_size - rest}' if self.micro else ''
-            raise ValueError(f'a batch of {self.batch_size} scenes cannot be split into {accumulate} equal micro-batches; set accumulate=1{whole}')
-    def __len__(self): return self.total
-    def order(self, epoch: int) -> np.ndarray: return np.random.default_rng([self.seed, epoch]).permutation(self.scenes)
+            raise ValueError(
+                f'a batch of {self.batch_size} scenes cannot be split into {accumulate} equal micro-batches; set accumulate=1{whole}'
+            )
+
+    def __len__(self):
+        return self.total
+
+    def order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.scenes)
+
     def __iter__(self):
         an_epoch, known, order = max(1, self.scenes // self.batch_size), None, None
         for t in range(self.start, self.total):
             step, part = divmod(t, self.accumulate)
             epoch, k = divmod(step, an_epoch)
-            if epoch != known: known, order = epoch, self.order(epoch)
+            if epoch != known:
+                known, order = epoch, self.order(epoch)
             begin = k * self.batch_size + part * self.micro
-            yield [(t, int(i)) for i in order[begin:begin + self.micro][self.rank::self.world]]
+            yield [(t, int(i)) for i in order[begin : begin + self.micro][self.rank :: self.world]]
 
 # %% ../../nbs/engine/steps.ipynb #a8de85cf
 def derived_seed(*numbers: int) -> int:
     "One seed from several numbers."
     return int(np.random.default_rng(numbers).integers(2**62))
+
 
 @contextmanager
 def step_seed(seed: int, step: int, device='cpu'):
@@ -101,54 +143,88 @@ def step_seed(seed: int, step: int, device='cpu'):
 
 # %% ../../nbs/engine/steps.ipynb #3e2a04c4
 def dihedral(
-    images: torch.Tensor, # (N, C, H, W)
-    variant: torch.Tensor, # (N,) 0 to 7: bit 0 mirrors left-right, bit 1 up-down, bit 2 transposes (square images)
-) -> torch.Tensor: # (N, C, H, W)
+    images: torch.Tensor,  # (N, C, H, W)
+    variant: torch.Tensor,  # (N,) 0 to 7: bit 0 mirrors left-right, bit 1 up-down, bit 2 transposes (square images)
+) -> torch.Tensor:  # (N, C, H, W)
     "Each image in its variant."
     at = lambda bit: (variant >> bit & 1).bool().view(-1, 1, 1, 1)
     images = torch.where(at(0), images.flip(-1), images)
     images = torch.where(at(1), images.flip(-2), images)
-    if not bool((variant >= 4).any()): return images
-    if images.shape[-1] != images.shape[-2]: raise ValueError(f"images of {images.shape[-2]} x {images.shape[-1]} pixels cannot be turned by 90 degrees; take flips='flips', or give load_dataset a size")
+    if not bool((variant >= 4).any()):
+        return images
+    if images.shape[-1] != images.shape[-2]:
+        raise ValueError(
+            f"images of {images.shape[-2]} x {images.shape[-1]} pixels cannot be turned by 90 degrees; take flips='flips', or give load_dataset a size"
+        )
     return torch.where(at(2), images.mT, images)
 
 # %% ../../nbs/engine/steps.ipynb #265d2620
 def refuse_pickles(strategy, out=None):
     "ValueError for a strategy that would keep checkpoints in `out` as pickles: they can run anything when they are read."
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    if name.lower().startswith('deepspeed'): raise ValueError(f'strategy {name!r} keeps its checkpoints as pickles, and mtmg reads none; fsdp cuts up weights, gradients and moments as well')
-    for hidden, folders, instead in (('_state_dict_type', 'sharded', "state_dict_type='full'"), ('_save_distributed_checkpoint', True, 'save_distributed_checkpoint=False')):
-        if out and getattr(strategy, hidden, None) == folders: raise ValueError(f'{name} would write a checkpoint as a folder with a pickled index, and mtmg reads no pickles; give it {instead}')
+    if name.lower().startswith('deepspeed'):
+        raise ValueError(
+            f'strategy {name!r} keeps its checkpoints as pickles, and mtmg reads none; fsdp cuts up weights, gradients and moments as well'
+        )
+    for hidden, folders, instead in (
+        ('_state_dict_type', 'sharded', "state_dict_type='full'"),
+        ('_save_distributed_checkpoint', True, 'save_distributed_checkpoint=False'),
+    ):
+        if out and getattr(strategy, hidden, None) == folders:
+            raise ValueError(
+                f'{name} would write a checkpoint as a folder with a pickled index, and mtmg reads no pickles; give it {instead}'
+            )
 
 # %% ../../nbs/engine/steps.ipynb #dffef856
 def fsdp2(processes: int):
     "Lightning's `ModelParallelStrategy` with all processes along the data."
-    if not isinstance(processes, int) or processes < 1: raise ValueError(f"'fsdp2' has to know the number of processes; devices and num_nodes give {processes!r}")
+    if not isinstance(processes, int) or processes < 1:
+        raise ValueError(f"'fsdp2' has to know the number of processes; devices and num_nodes give {processes!r}")
     from lightning.pytorch.strategies import ModelParallelStrategy
-    return ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    return ModelParallelStrategy(
+        data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False
+    )
+
 
 def is_sharding(strategy) -> bool:
     "Does this strategy of a Trainer leave each process with a part of the weights?"
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
     return isinstance(strategy, (FSDPStrategy, ModelParallelStrategy))
+
 
 def cut_up(net: nn.Module, mesh):
     "FSDP2 over the data-parallel axis of `mesh`: the blocks of a tower one by one, then what is left."
     from torch.distributed.fsdp import fully_shard
+
     if mesh['tensor_parallel'].size() > 1:
-        raise ValueError(f'ModelParallelStrategy was given {mesh["tensor_parallel"].size()} processes for each tensor; towers are cut up along the data only: data_parallel_size={mesh.size()}, tensor_parallel_size=1')
-    for blocks in [m for m in net.modules() if isinstance(m, (nn.ModuleList, nn.Sequential)) and len(m) > 1 and len({type(b) for b in m}) == 1]:
-        for block in blocks: fully_shard(block, mesh=mesh['data_parallel'])
+        raise ValueError(
+            f'ModelParallelStrategy was given {mesh["tensor_parallel"].size()} processes for each tensor; towers are cut up along the data only: data_parallel_size={mesh.size()}, tensor_parallel_size=1'
+        )
+    for blocks in [
+        m
+        for m in net.modules()
+        if isinstance(m, (nn.ModuleList, nn.Sequential)) and len(m) > 1 and len({type(b) for b in m}) == 1
+    ]:
+        for block in blocks:
+            fully_shard(block, mesh=mesh['data_parallel'])
     fully_shard(net, mesh=mesh['data_parallel'])
+
 
 def clip_whole_norm(stage, optimizer, limit, algorithm):
     "Clip by the norm over all processes: `FSDPStrategy` knows it, and Lightning does not ask for it."
     from lightning.pytorch.strategies import FSDPStrategy
-    if isinstance(stage.trainer.strategy, FSDPStrategy) and limit and algorithm in (None, 'norm'): stage.trainer.strategy.model.clip_grad_norm_(limit)
-    else: stage.clip_gradients(optimizer, gradient_clip_val=limit, gradient_clip_algorithm=algorithm)
+
+    if isinstance(stage.trainer.strategy, FSDPStrategy) and limit and algorithm in (None, 'norm'):
+        stage.trainer.strategy.model.clip_grad_norm_(limit)
+    else:
+        stage.clip_gradients(optimizer, gradient_clip_val=limit, gradient_clip_algorithm=algorithm)
+
 
 def whole_weights(model: nn.Module, prefix: str = 'net.') -> dict:
     "The whole weights below `prefix` of what a strategy has cut up, in every process."
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     return {k.removeprefix(prefix): w for k, w in state.items() if k.startswith(prefix)}

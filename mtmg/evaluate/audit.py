@@ -19,33 +19,62 @@ def _source_and_names(task, source):
     "Whose images and which class names a task is about"
     if isinstance(task, str):
         from mtmg.data.catalog import CATALOG
-        if task in CATALOG: return source or CATALOG[task].source, labelset(CATALOG[task].labelset) if CATALOG[task].labelset else None
-        return source or task, labelset(task) # a label set of the same name; its ValueError names what there is
-    if isinstance(task, LabelSet): return source, task
-    test = getattr(task, 'test', task) # Splits
+
+        if task in CATALOG:
+            return source or CATALOG[task].source, labelset(CATALOG[task].labelset) if CATALOG[task].labelset else None
+        return source or task, labelset(task)  # a label set of the same name; its ValueError names what there is
+    if isinstance(task, LabelSet):
+        return source, task
+    test = getattr(task, 'test', task)  # Splits
     names = getattr(test, 'labelset', None)
     if names is None and source is None and getattr(test, 'source', None) is None:
         raise TypeError(f'{type(task).__name__} is no task: give a data set, its name, or a LabelSet with source=')
     return source or getattr(test, 'source', None) or getattr(test, 'name', None), names
 
+
 def exposure(
-    model, # a `Clip`, an encoder, an `Exposure`, `Embeddings` (with `modality`), or anything: a stranger's is unknown
-    task, # a data set or its splits, the name of one, or a `LabelSet` (with `source`)
-    source: str | None = None, # whose images, where the task does not say
+    model,  # a `Clip`, an encoder, an `Exposure`, `Embeddings` (with `modality`), or anything: a stranger's is unknown
+    task,  # a data set or its splits, the name of one, or a `LabelSet` (with `source`)
+    source: str | None = None,  # whose images, where the task does not say
     modality: str | None = None,
 ) -> Result:
     "What `model` had seen of the task before: `score`, whether that is `zero_shot`, and the `records` about these images."
     if isinstance(model, Embeddings):
-        if modality not in model.exposure: raise ValueError(f'modality {modality!r} is not one of {", ".join(map(repr, model.exposure)) or "none with a record"}')
+        if modality not in model.exposure:
+            raise ValueError(
+                f'modality {modality!r} is not one of {", ".join(map(repr, model.exposure)) or "none with a record"}'
+            )
         model = model.exposure[modality]
     seen = model if isinstance(model, Exposure) else getattr(model, 'exposure', None)
     seen = seen if isinstance(seen, Exposure) else Exposure.unknown()
     source, names = _source_and_names(task, source)
     score = score_of(seen, source, names)
-    return Result(kind='exposure', score=score, zero_shot=is_zero_shot(score) if score != 'unknown' else None, source=source,
-                  labelset=None if names is None else names.name, known=seen.known, metrics=[],
-                  records=[r for r in seen.records if r['source'] == source], all_records=list(seen.records))
+    return Result(
+        kind='exposure',
+        score=score,
+        zero_shot=is_zero_shot(score) if score != 'unknown' else None,
+        source=source,
+        labelset=None if names is None else names.name,
+        known=seen.known,
+        metrics=[],
+        records=[r for r in seen.records if r['source'] == source],
+        all_records=list(seen.records),
+    )
 
 # %% ../../nbs/evaluate/audit.ipynb #5b0c8e12
-PUBLISHED = tuple({'task': task, 'metric': metric, 'gain': gain, 'what': 'patched over zero-shot CLIP, RGB, points', 'source': 'arXiv 2402.09816v2, abstract'} for task, metric, gain in (
-    ('BigEarthNet-5', 'mAP', 39.76), ('BigEarthNet-19', 'mAP', 56.86), ('BigEarthNet-43', 'mAP', 28.43), ('SEN12MS', 'mAP', 20.61), ('EuroSAT', 'top-1', 5.98)))
+PUBLISHED = tuple(
+    {
+        'task': task,
+        'metric': metric,
+        'gain': gain,
+        'what': 'patched over zero-shot CLIP, RGB, points',
+        'source': 'arXiv 2402.09816v2, abstract',
+    }
+    for task, metric, gain in (
+        ('BigEarthNet-5', 'mAP', 39.76),
+        ('BigEarthNet-19', 'mAP', 56.86),
+        ('BigEarthNet-43', 'mAP', 28.43),
+        ('SEN12MS', 'mAP', 20.61),
+        ('EuroSAT', 'top-1', 5.98),
+    )
+)

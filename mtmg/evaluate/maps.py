@@ -30,26 +30,37 @@ from ..plots.style import PALETTE, axes_for, styled
 @dataclass(frozen=True, repr=False)
 class ClassMap:
     "Classes of the cells of a raster; `transform` takes (column, row) of a cell's upper left corner to coordinates."
-    classes: np.ndarray # (rows, columns) uint8 or uint16: the number of the likeliest class, or `nodata`
-    scores: np.ndarray # (C, rows, columns) float32: mean probabilities, or NaN
+
+    classes: np.ndarray  # (rows, columns) uint8 or uint16: the number of the likeliest class, or `nodata`
+    scores: np.ndarray  # (C, rows, columns) float32: mean probabilities, or NaN
     classnames: tuple
-    transform: object # `affine.Affine`
-    crs: object # `rasterio.crs.CRS`, or None
+    transform: object  # `affine.Affine`
+    crs: object  # `rasterio.crs.CRS`, or None
     nodata: int
-    about: dict # plain json: raster, shape, bands, tile, stride, step, templates, model
+    about: dict  # plain json: raster, shape, bands, tile, stride, step, templates, model
 
     @property
     def shares(self) -> dict:
         "Which share of the cells with an answer each class has, the largest first."
-        count = np.bincount(self.classes[self.classes != self.nodata], minlength=len(self.classnames))[:len(self.classnames)]
-        return {self.classnames[k]: float(count[k] / max(1, count.sum())) for k in np.argsort(-count, kind='stable') if count[k]}
+        count = np.bincount(self.classes[self.classes != self.nodata], minlength=len(self.classnames))[
+            : len(self.classnames)
+        ]
+        return {
+            self.classnames[k]: float(count[k] / max(1, count.sum()))
+            for k in np.argsort(-count, kind='stable')
+            if count[k]
+        }
 
     def __repr__(self):
         rows, columns = self.classes.shape
         shares, empty = self.shares, float((self.classes == self.nodata).mean())
-        found = ', '.join(f'{name} {share:.0%}' for name, share in list(shares.items())[:4]) + (', …' if len(shares) > 4 else '')
-        return (f'ClassMap({Path(self.about["raster"]).name}: {rows} x {columns} cells of {self.about["step"][0]} x {self.about["step"][1]} pixels; {found}'
-                + (f'; {empty:.0%} without data)' if empty else ')'))
+        found = ', '.join(f'{name} {share:.0%}' for name, share in list(shares.items())[:4]) + (
+            ', …' if len(shares) > 4 else ''
+        )
+        return (
+            f'ClassMap({Path(self.about["raster"]).name}: {rows} x {columns} cells of {self.about["step"][0]} x {self.about["step"][1]} pixels; {found}'
+            + (f'; {empty:.0%} without data)' if empty else ')')
+        )
 
     def save(self, path, full_resolution: bool = False) -> Path:
         "Write classes to `path` and scores beside it."
@@ -63,172 +74,291 @@ class ClassMap:
 # %% ../../nbs/evaluate/maps.ipynb #9b571aee
 def _scaled(t, down, across):
     "an affine transform for cells of so many pixels"
-    return type(t)(t.a * across, t.b * down, t.c, t.d * across, t.e * down, t.f) # affine 2 and 3 multiply by different operators
+    return type(t)(
+        t.a * across, t.b * down, t.c, t.d * across, t.e * down, t.f
+    )  # affine 2 and 3 multiply by different operators
+
 
 def _scale(raster: Raster, gsd, model) -> tuple:
     "pixels of the raster for one of the model, down and across"
-    if gsd is not None and not gsd > 0: raise ValueError(f'gsd is {gsd}; give metres, more than 0')
-    wanted = gsd or min((b.resolution for b in getattr(model, 'bands', raster.bands) if getattr(b, 'resolution', None)), default=None)
-    if wanted is None or (raster.metres is None and gsd is None): return 1., 1.
-    if raster.metres is None: raise ValueError(f'{raster.path} does not say how large its pixels are; leave gsd out')
+    if gsd is not None and not gsd > 0:
+        raise ValueError(f'gsd is {gsd}; give metres, more than 0')
+    wanted = gsd or min(
+        (b.resolution for b in getattr(model, 'bands', raster.bands) if getattr(b, 'resolution', None)), default=None
+    )
+    if wanted is None or (raster.metres is None and gsd is None):
+        return 1.0, 1.0
+    if raster.metres is None:
+        raise ValueError(f'{raster.path} does not say how large its pixels are; leave gsd out')
     scale = tuple(wanted / m for m in raster.metres)
-    if max(abs(s - 1) for s in scale) <= .05: return 1., 1. # resampling would cost more than it mends
+    if max(abs(s - 1) for s in scale) <= 0.05:
+        return 1.0, 1.0  # resampling would cost more than it mends
     if gsd is None:
-        warnings.warn(f'{raster.path.name} has pixels of {raster.metres[1]:.3g} m and its bands are of {wanted:g} m: tiles are resized to that; gsd= says otherwise', UserWarning, stacklevel=3)
+        warnings.warn(
+            f'{raster.path.name} has pixels of {raster.metres[1]:.3g} m and its bands are of {wanted:g} m: tiles are resized to that; gsd= says otherwise',
+            UserWarning,
+            stacklevel=3,
+        )
     return scale
+
 
 def _prepare(tile: np.ndarray, size: int) -> torch.Tensor:
     "(C, h, w) of the raster -> (C, size, size), uint8 or float32"
     x = torch.from_numpy(np.ascontiguousarray(tile if tile.dtype == np.uint8 else tile.astype(np.float32)))
-    if x.shape[1:] == (size, size): return x
+    if x.shape[1:] == (size, size):
+        return x
     out = F.interpolate(x[None].float(), (size, size), mode='bilinear', antialias=True)[0]
     return out.round().to(torch.uint8) if x.dtype == torch.uint8 else out
+
 
 def _once(said):
     "give the first of each kind of warning: those of tiles differ in their numbers"
     kinds = {''.join(c for c in str(w.message) if not c.isdigit()): w for w in reversed(said)}
-    for w in reversed(kinds.values()): warnings.warn(str(w.message), w.category, stacklevel=3)
+    for w in reversed(kinds.values()):
+        warnings.warn(str(w.message), w.category, stacklevel=3)
+
 
 def predict_map(
-    model, # `Clip`, or an encoder with a text head for these classes
-    path, # the raster: a file, or its `Raster`
-    classnames=None, # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
+    model,  # `Clip`, or an encoder with a text head for these classes
+    path,  # the raster: a file, or its `Raster`
+    classnames=None,  # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
     *,
-    tile: int | None = None, # side of a tile in pixels of `gsd` metres; None: the model's image size
-    stride: int | None = None, # from tile to tile, and the side of a cell; None: tiles do not overlap
-    gsd: float | None = None, # metres of a pixel that the model knows; None: the finest of its bands
-    file_bands=None, sensor=None, # as `open_raster` takes them
-    offset: float = 0, # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
-    nodata: float | None = None, # value without data; None: as the file says
-    least: float = .5, # share of data that a tile needs to be asked and a cell to be answered
-    templates=None, text=None, multilabel: bool = False, # as `predict` takes them
+    tile: int | None = None,  # side of a tile in pixels of `gsd` metres; None: the model's image size
+    stride: int | None = None,  # from tile to tile, and the side of a cell; None: tiles do not overlap
+    gsd: float | None = None,  # metres of a pixel that the model knows; None: the finest of its bands
+    file_bands=None,
+    sensor=None,  # as `open_raster` takes them
+    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    nodata: float | None = None,  # value without data; None: as the file says
+    least: float = 0.5,  # share of data that a tile needs to be asked and a cell to be answered
+    templates=None,
+    text=None,
+    multilabel: bool = False,  # as `predict` takes them
     batch_size: int = 64,
     device: str = 'auto',
     progress: bool = True,
 ) -> ClassMap:
     "The likeliest class of each cell of a raster, zero-shot."
     from tqdm.auto import tqdm
+
     raster, size = path if isinstance(path, Raster) else open_raster(path, file_bands, sensor), tile or model.image_size
     grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), pick_device(device)
-    if raster.crs is None: warnings.warn(f'{raster.path.name} has no coordinates (CRS): the map has none either', UserWarning, stacklevel=2)
-    with evaluating(model, *([] if text is None else [text]), device=device), warnings.catch_warnings(record=True) as said:
+    if raster.crs is None:
+        warnings.warn(
+            f'{raster.path.name} has no coordinates (CRS): the map has none either', UserWarning, stacklevel=2
+        )
+    with (
+        evaluating(model, *([] if text is None else [text]), device=device),
+        warnings.catch_warnings(record=True) as said,
+    ):
         warnings.simplefilter('always')
         labelset, head, scale = zero_shot_head(model, classnames, templates, text, multilabel)
         total, count = np.zeros((len(labelset), *grid.cells), np.float32), np.zeros(grid.cells, np.float32)
         holds, waiting = np.zeros(grid.cells, np.float32), []
+
         def ask():
-            features = _encode(model, torch.stack([_prepare(tile, size) for *_, tile in waiting]), raster.bands, device, 'fp32')
-            for (r, c, _), p in zip(waiting, class_probabilities(features, head, scale, multilabel or labelset.multilabel).numpy()):
+            features = _encode(
+                model, torch.stack([_prepare(tile, size) for *_, tile in waiting]), raster.bands, device, 'fp32'
+            )
+            for (r, c, _), p in zip(
+                waiting, class_probabilities(features, head, scale, multilabel or labelset.multilabel).numpy()
+            ):
                 covered = slice(r, r + grid.over[0]), slice(c, c + grid.over[1])
                 total[:, *covered] += p[:, None, None]
                 count[covered] += 1
             waiting.clear()
+
         with torch.inference_mode():
-            for r, c, pixels, shares in tqdm(read_tiles(raster, grid, offset, nodata, least), f'map of {raster.path.name}', grid.tiles[0] * grid.tiles[1],
-                                             unit='tile', disable=not progress, leave=False):
-                holds[r:r + grid.over[0], c:c + grid.over[1]] = shares
-                if pixels is not None: waiting.append((r, c, pixels))
-                if len(waiting) == batch_size: ask()
-            if waiting: ask()
+            for r, c, pixels, shares in tqdm(
+                read_tiles(raster, grid, offset, nodata, least),
+                f'map of {raster.path.name}',
+                grid.tiles[0] * grid.tiles[1],
+                unit='tile',
+                disable=not progress,
+                leave=False,
+            ):
+                holds[r : r + grid.over[0], c : c + grid.over[1]] = shares
+                if pixels is not None:
+                    waiting.append((r, c, pixels))
+                if len(waiting) == batch_size:
+                    ask()
+            if waiting:
+                ask()
     _once(said)
-    if not count.any(): raise ValueError(f'{raster.path}: no tile of {grid.tile[0]} x {grid.tile[1]} pixels holds data in {least:.0%} of it')
+    if not count.any():
+        raise ValueError(
+            f'{raster.path}: no tile of {grid.tile[0]} x {grid.tile[1]} pixels holds data in {least:.0%} of it'
+        )
     answered = (count > 0) & (holds >= max(least, 1e-9))
     scores = np.where(answered, total / np.maximum(count, 1), np.nan)
     empty, kind = (255, np.uint8) if len(labelset) <= 255 else (65535, np.uint16)
     classes = np.where(answered, total.argmax(0), empty).astype(kind)
-    about = {'raster': str(raster.path), 'shape': list(raster.shape), 'metres': raster.metres and list(raster.metres), 'bands': [str(b) for b in raster.bands], 'sensor': raster.bands[0].sensor, 'tile': size,
-             'stride': stride or size, 'step': list(grid.step), 'offset': offset, 'templates': list(labelset.templates), 'model': _describe_model(model)}
-    return ClassMap(classes, scores, labelset.classnames, _scaled(raster.transform, *grid.step), raster.crs, empty, about)
+    about = {
+        'raster': str(raster.path),
+        'shape': list(raster.shape),
+        'metres': raster.metres and list(raster.metres),
+        'bands': [str(b) for b in raster.bands],
+        'sensor': raster.bands[0].sensor,
+        'tile': size,
+        'stride': stride or size,
+        'step': list(grid.step),
+        'offset': offset,
+        'templates': list(labelset.templates),
+        'model': _describe_model(model),
+    }
+    return ClassMap(
+        classes, scores, labelset.classnames, _scaled(raster.transform, *grid.step), raster.crs, empty, about
+    )
 
 # %% ../../nbs/evaluate/maps.ipynb #c64cdcc0
-_HUES = ((0, ('water', 'river', 'lake', 'sea', 'ocean', 'wetland')), (2, ('forest', 'wood', 'tree')), (4, ('crop', 'field', 'farm', 'arable', 'orchard')),
-         (7, ('grass', 'pasture', 'meadow', 'shrub', 'vegetation', 'rangeland')), (3, ('residential', 'house', 'home')), (6, ('road', 'highway')),
-         (1, ('industr', 'build', 'built', 'urban', 'town', 'city')), (5, ('snow', 'ice', 'cloud'))) # place in `PALETTE`, and words that call for it
+_HUES = (
+    (0, ('water', 'river', 'lake', 'sea', 'ocean', 'wetland')),
+    (2, ('forest', 'wood', 'tree')),
+    (4, ('crop', 'field', 'farm', 'arable', 'orchard')),
+    (7, ('grass', 'pasture', 'meadow', 'shrub', 'vegetation', 'rangeland')),
+    (3, ('residential', 'house', 'home')),
+    (6, ('road', 'highway')),
+    (1, ('industr', 'build', 'built', 'urban', 'town', 'city')),
+    (5, ('snow', 'ice', 'cloud')),
+)  # place in `PALETTE`, and words that call for it
 
-def class_colours(classnames) -> np.ndarray: # (C, 3) uint8
+
+def class_colours(classnames) -> np.ndarray:  # (C, 3) uint8
     "A colour of the package's palette for each class: blue for water, green for forest; a second one of its kind is lighter, a third darker."
     from matplotlib.colors import to_rgb
+
     base = np.array([to_rgb(c) for c in PALETTE])
-    shades = [*base, *(.45 + .55 * base), *(.55 * base)]
+    shades = [*base, *(0.45 + 0.55 * base), *(0.55 * base)]
     free, chosen = list(range(len(shades))), {}
+
     def take(name, wanted):
         place = next((w for w in wanted if w in free), None)
         if place is not None:
             free.remove(place)
             chosen[name] = place
+
     for name in classnames:
         hue = next((h for h, words in _HUES if any(w in name.lower() for w in words)), None)
-        if hue is not None: take(name, (hue, hue + 8, hue + 16))
+        if hue is not None:
+            take(name, (hue, hue + 8, hue + 16))
     for i, name in enumerate(classnames):
-        if name not in chosen: take(name, free)
-        chosen.setdefault(name, i % len(shades)) # more classes than colours: the numbers tell them apart
+        if name not in chosen:
+            take(name, free)
+        chosen.setdefault(name, i % len(shades))  # more classes than colours: the numbers tell them apart
     return np.array([np.round(255 * shades[chosen[name]]) for name in classnames], np.uint8)
 
-def _scores_path(path: Path) -> Path: return path.with_name(f'{path.stem}_scores{path.suffix}')
+
+def _scores_path(path: Path) -> Path:
+    return path.with_name(f'{path.stem}_scores{path.suffix}')
+
 
 def _spread(cells, step, shape):
     "rows of cells as rows of pixels, one strip at a time: (first row, (C, h, W))"
     for r in range(cells.shape[1]):
-        strip = np.repeat(np.repeat(cells[:, r:r + 1], step[0], 1), step[1], 2)
-        yield r * step[0], strip[:, :shape[0] - r * step[0], :shape[1]]
+        strip = np.repeat(np.repeat(cells[:, r : r + 1], step[0], 1), step[1], 2)
+        yield r * step[0], strip[:, : shape[0] - r * step[0], : shape[1]]
+
 
 def _write(path, cells, nodata, m: ClassMap, full_resolution: bool, descriptions, tags, colours=None):
     "one GeoTIFF of (C, rows, columns)"
     import rasterio
     from rasterio.windows import Window
+
     (down, across), shape = m.about['step'], m.about['shape'] if full_resolution else cells.shape[1:]
     transform = _scaled(m.transform, 1 / down, 1 / across) if full_resolution else m.transform
     large = {'tiled': True, 'blockxsize': 256, 'blockysize': 256} if min(shape) > 512 else {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, 'w', driver='GTiff', height=shape[0], width=shape[1], count=len(cells), dtype=cells.dtype, crs=m.crs, transform=transform,
-                           nodata=nodata, compress='deflate', bigtiff='if_safer', interleave='band', **large) as file:
+        with rasterio.open(
+            path,
+            'w',
+            driver='GTiff',
+            height=shape[0],
+            width=shape[1],
+            count=len(cells),
+            dtype=cells.dtype,
+            crs=m.crs,
+            transform=transform,
+            nodata=nodata,
+            compress='deflate',
+            bigtiff='if_safer',
+            interleave='band',
+            **large,
+        ) as file:
             for top, strip in _spread(cells, (down, across), shape) if full_resolution else [(0, cells)]:
                 file.write(strip, window=Window(0, top, strip.shape[2], strip.shape[1]))
-            for i, text in enumerate(descriptions): file.set_band_description(i + 1, text)
+            for i, text in enumerate(descriptions):
+                file.set_band_description(i + 1, text)
             file.update_tags(**tags)
-            if colours is not None: file.write_colormap(1, colours)
+            if colours is not None:
+                file.write_colormap(1, colours)
+
 
 def _save(m: ClassMap, path: Path, full_resolution: bool) -> Path:
     from mtmg import __version__
-    if path.suffix.lower() not in TIF_SUFFIXES: raise ValueError(f"'{path}' does not end in .tif; a map is a GeoTIFF")
-    if path.exists() and Path(m.about['raster']).exists() and path.samefile(m.about['raster']): raise ValueError(f'{path} is the raster itself; name another file')
-    about = m.about | ({'step': [1, 1]} if full_resolution else {}) # a cell of that file is a pixel
-    tags = {'classnames': json.dumps(m.classnames, ensure_ascii=False), 'mtmg': json.dumps(about, ensure_ascii=False), 'TIFFTAG_SOFTWARE': f'mtmg {__version__}'}
+
+    if path.suffix.lower() not in TIF_SUFFIXES:
+        raise ValueError(f"'{path}' does not end in .tif; a map is a GeoTIFF")
+    if path.exists() and Path(m.about['raster']).exists() and path.samefile(m.about['raster']):
+        raise ValueError(f'{path} is the raster itself; name another file')
+    about = m.about | ({'step': [1, 1]} if full_resolution else {})  # a cell of that file is a pixel
+    tags = {
+        'classnames': json.dumps(m.classnames, ensure_ascii=False),
+        'mtmg': json.dumps(about, ensure_ascii=False),
+        'TIFFTAG_SOFTWARE': f'mtmg {__version__}',
+    }
     colours = {i: (*map(int, c), 255) for i, c in enumerate(class_colours(m.classnames))} | {m.nodata: (0, 0, 0, 0)}
     names = {f'class_{i}': name for i, name in enumerate(m.classnames)}
-    with atomic_path(path) as classes, atomic_path(_scores_path(path)) as scores: # both are whole before either is there
+    with (
+        atomic_path(path) as classes,
+        atomic_path(_scores_path(path)) as scores,
+    ):  # both are whole before either is there
         _write(scores, m.scores.astype(np.float32), np.nan, m, full_resolution, m.classnames, tags)
         _write(classes, m.classes[None], m.nodata, m, full_resolution, ['class'], tags | names, colours)
     return path
 
+
 def is_map(path) -> bool:
     "Whether a file is a map that `ClassMap.save` wrote."
     import rasterio
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         try:
-            with rasterio.open(path) as file: return 'mtmg' in file.tags()
-        except rasterio.errors.RasterioError: return False
+            with rasterio.open(path) as file:
+                return 'mtmg' in file.tags()
+        except rasterio.errors.RasterioError:
+            return False
+
 
 def _load(cls, path: Path) -> ClassMap:
     import rasterio
-    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
-    if not is_map(path): raise ValueError(f"'{path}' is no map of mtmg: it has no class names in its tags")
+
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist')
+    if not is_map(path):
+        raise ValueError(f"'{path}' is no map of mtmg: it has no class names in its tags")
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         try:
-            with rasterio.open(path) as file: classes, transform, crs, nodata, tags = file.read(1), file.transform, file.crs, file.nodata, file.tags()
-            with rasterio.open(_scores_path(path)) as file: scores = file.read()
-        except rasterio.errors.RasterioError as error: raise ValueError(f'{path} is no map that can be read ({" ".join(str(error).split())})') from None
-    return cls(classes, scores, tuple(json.loads(tags['classnames'])), transform, crs, int(nodata), json.loads(tags['mtmg']))
+            with rasterio.open(path) as file:
+                classes, transform, crs, nodata, tags = file.read(1), file.transform, file.crs, file.nodata, file.tags()
+            with rasterio.open(_scores_path(path)) as file:
+                scores = file.read()
+        except rasterio.errors.RasterioError as error:
+            raise ValueError(f'{path} is no map that can be read ({" ".join(str(error).split())})') from None
+    return cls(
+        classes, scores, tuple(json.loads(tags['classnames'])), transform, crs, int(nodata), json.loads(tags['mtmg'])
+    )
 
 # %% ../../nbs/evaluate/maps.ipynb #5ab7ccb5
 def _picture(m: ClassMap, recipe: str, side: int) -> np.ndarray | None:
     "the raster, at most `side` pixels wide, as (H, W, 3); None where it is not there any more"
     import rasterio
     from rasterio.enums import Resampling
-    if not Path(m.about['raster']).is_file(): return None
+
+    if not Path(m.about['raster']).is_file():
+        return None
     names, sensor = m.about['bands'], m.about['sensor']
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -240,40 +370,51 @@ def _picture(m: ClassMap, recipe: str, side: int) -> np.ndarray | None:
     picture = composite(pixels, raster.bands, recipe, stretch=None if pixels.dtype == np.uint8 else 'percentile')
     return picture.transpose(1, 2, 0)
 
+
 def _outlines(classes, step) -> list:
     "segments between cells of different classes; `step` is a cell's height and width"
     (dy, dx), lines = step, []
-    for r, c in zip(*np.nonzero(classes[:, 1:] != classes[:, :-1])): lines.append([((c + 1) * dx, r * dy), ((c + 1) * dx, (r + 1) * dy)])
-    for r, c in zip(*np.nonzero(classes[1:] != classes[:-1])): lines.append([(c * dx, (r + 1) * dy), ((c + 1) * dx, (r + 1) * dy)])
+    for r, c in zip(*np.nonzero(classes[:, 1:] != classes[:, :-1])):
+        lines.append([((c + 1) * dx, r * dy), ((c + 1) * dx, (r + 1) * dy)])
+    for r, c in zip(*np.nonzero(classes[1:] != classes[:-1])):
+        lines.append([(c * dx, (r + 1) * dy), ((c + 1) * dx, (r + 1) * dy)])
     return lines
+
 
 def _areas(classes, nodata, least):
     "(class, row, column) of the innermost cell of each connected area of at least so many cells"
     from scipy.ndimage import distance_transform_edt, label
+
     for k in np.unique(classes[classes != nodata]):
         marked, n = label(classes == k)
         inside = distance_transform_edt(np.pad(classes == k, 1))[1:-1, 1:-1]
         for area in range(1, n + 1):
-            if (marked == area).sum() >= least: yield k, *np.unravel_index(np.where(marked == area, inside, 0).argmax(), classes.shape)
+            if (marked == area).sum() >= least:
+                yield k, *np.unravel_index(np.where(marked == area, inside, 0).argmax(), classes.shape)
+
 
 @styled
 def plot_map(
     m: ClassMap,
-    opacity: float = .45, # of the colours; 0 shows the picture alone
-    recipe: str | None = None, # of the picture under it: one of `mtmg.bands.RECIPES`; None: true colour, or radar's
+    opacity: float = 0.45,  # of the colours; 0 shows the picture alone
+    recipe: str | None = None,  # of the picture under it: one of `mtmg.bands.RECIPES`; None: true colour, or radar's
     title: str | None = None,
-    side: int = 800, # pixels of the picture, at most
+    side: int = 800,  # pixels of the picture, at most
     ax=None,
 ):
     "A map over its raster: colours, outlines, and in each larger area the number of its class. Returns the axes."
     from matplotlib.collections import LineCollection
     from matplotlib.patches import Patch
     from matplotlib.patheffects import withStroke
+
     ax = axes_for(ax, (6.4, 4.2))
-    size = [v / 1000 for v in m.about['metres']] if m.about['metres'] else (1, 1) # of a pixel, in km where that is known
+    size = (
+        [v / 1000 for v in m.about['metres']] if m.about['metres'] else (1, 1)
+    )  # of a pixel, in km where that is known
     (height, width), step = ([n * v for n, v in zip(m.about[k], size)] for k in ('shape', 'step'))
     picture = _picture(m, recipe or ('sar' if 'VV' in m.about['bands'] else 'true_color'), side)
-    if picture is not None: ax.imshow(picture, extent=(0, width, height, 0))
+    if picture is not None:
+        ax.imshow(picture, extent=(0, width, height, 0))
     if opacity:
         colours = class_colours(m.classnames)
         shown = np.zeros((*m.classes.shape, 4), np.uint8)
@@ -281,14 +422,38 @@ def plot_map(
         shown[there] = np.concatenate([colours[m.classes[there]], np.full((there.sum(), 1), round(255 * opacity))], 1)
         rows, columns = m.classes.shape
         ax.imshow(shown, extent=(0, columns * step[1], rows * step[0], 0))
-        ax.add_collection(LineCollection(_outlines(m.classes, step), colors='white', linewidths=.8))
+        ax.add_collection(LineCollection(_outlines(m.classes, step), colors='white', linewidths=0.8))
         for k, r, c in _areas(m.classes, m.nodata, max(2, there.sum() / 200)):
-            ax.text((c + .5) * step[1], (r + .5) * step[0], str(k), ha='center', va='center', fontsize=7.5, color='black', path_effects=[withStroke(linewidth=2, foreground='white')])
+            ax.text(
+                (c + 0.5) * step[1],
+                (r + 0.5) * step[0],
+                str(k),
+                ha='center',
+                va='center',
+                fontsize=7.5,
+                color='black',
+                path_effects=[withStroke(linewidth=2, foreground='white')],
+            )
         number = {name: k for k, name in enumerate(m.classnames)}
-        handles = [Patch(facecolor=colours[number[n]] / 255, alpha=max(opacity, .45), edgecolor='#555555', label=f'{number[n]}  {shorten(n, 30, placeholder="…")}, {share:.0%}')
-                   for n, share in list(m.shares.items())[:16]]
-        ax.legend(handles=handles, loc='center left', bbox_to_anchor=(1, .5), title=f'class, share of {there.sum():,} cells', title_fontsize=8, alignment='left')
+        handles = [
+            Patch(
+                facecolor=colours[number[n]] / 255,
+                alpha=max(opacity, 0.45),
+                edgecolor='#555555',
+                label=f'{number[n]}  {shorten(n, 30, placeholder="…")}, {share:.0%}',
+            )
+            for n, share in list(m.shares.items())[:16]
+        ]
+        ax.legend(
+            handles=handles,
+            loc='center left',
+            bbox_to_anchor=(1, 0.5),
+            title=f'class, share of {there.sum():,} cells',
+            title_fontsize=8,
+            alignment='left',
+        )
     ax.set(xlim=(0, width), ylim=(height, 0), xlabel='km' if m.about['metres'] else 'pixels', aspect='equal')
     ax.grid(False)
-    if title: ax.set_title(title)
+    if title:
+        ax.set_title(title)
     return ax

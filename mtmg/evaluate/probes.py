@@ -16,45 +16,60 @@ from ..embed.embeddings import Embeddings, as_labels, unit
 from ..embed.embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
 from mtmg.evaluate.zeroshot import (
-    TIE, _multi_label, _say_what_is_odd, _single_label, average_precision, expected_hits, places,
+    TIE,
+    _multi_label,
+    _say_what_is_odd,
+    _single_label,
+    average_precision,
+    expected_hits,
+    places,
 )
 
 # %% ../../nbs/evaluate/probes.ipynb #761b37f0
 class _Problem:
     "A softmax over K classes (P = 1), or P sigmoids (K = 1), in decorrelated features; weights (P, K, D + 1), the intercept last"
+
     def __init__(self, x, y, classes):
         (self.n, d), self.mean = x.shape, x.mean(0)
         z = x - self.mean
         if self.n > d:
             e, axes = torch.linalg.eigh((z.T @ z / self.n).double())
-            self.axes = axes.float() # (D, D)
+            self.axes = axes.float()  # (D, D)
             self.z = z @ self.axes
-        else: # few shots: the weights lie in the span of the rows
+        else:  # few shots: the weights lie in the span of the rows
             u, s, vh = torch.linalg.svd(z.double(), full_matrices=False)
-            e, self.axes, self.z = s.square() / self.n, vh.T.float(), (u * s).float() # (D, N)
+            e, self.axes, self.z = s.square() / self.n, vh.T.float(), (u * s).float()  # (D, N)
         self.e, self.d, self.multilabel = e.clamp(min=0).float(), self.z.shape[1], y.ndim == 2
         self.p, self.k = (classes, 1) if self.multilabel else (1, classes)
-        self.y = y.float() if self.multilabel else F.one_hot(y, classes).float() # (N, P K)
-        self.rows = max(256, min(4096, 4_000_000 // (self.p * self.k))) # of a block
+        self.y = y.float() if self.multilabel else F.one_hot(y, classes).float()  # (N, P K)
+        self.rows = max(256, min(4096, 4_000_000 // (self.p * self.k)))  # of a block
         self._some = (None, None)
+
     def start(self):
         "No weights, and the intercepts that give the class frequencies"
         q = self.y.mean(0).clamp(1e-6, 1 - 1e-6)
         w = torch.zeros(self.p, self.k, self.d + 1, device=self.z.device)
         w[..., -1] = ((q / (1 - q)).log() if self.multilabel else q.log() - q.log().mean()).view(self.p, self.k)
         return w
+
     def precondition(self, strength: float, w):
         "Set the strength, and the scale of each coordinate by the curvature at `w`"
         logits = self._logits(w, slice(0, self.rows))
         p = logits.sigmoid() if self.multilabel else logits.softmax(1)
         kappa = (p * (1 - p)).mean(0).clamp(min=1e-5).view(self.p, self.k, 1)
         self.strength, self.scale = strength, torch.cat([kappa * self.e + strength, kappa], 2).rsqrt()
-    def _logits(self, w, rows): return torch.addmm(w[..., -1].reshape(1, -1), self.z[rows], w[..., :-1].reshape(-1, self.d).T)
+
+    def _logits(self, w, rows):
+        return torch.addmm(w[..., -1].reshape(1, -1), self.z[rows], w[..., :-1].reshape(-1, self.d).T)
+
     def _targets(self, which):
         "the columns of the labels that are not solved yet"
-        if len(which) == self.p: return self.y
-        if self._some[0] is None or not torch.equal(self._some[0], which): self._some = (which, self.y[:, which])
+        if len(which) == self.p:
+            return self.y
+        if self._some[0] is None or not torch.equal(self._some[0], which):
+            self._some = (which, self.y[:, which])
         return self._some[1]
+
     def value_and_gradient(self, which, u):
         "f and its gradient at weights u * scale of the problems `which`: (p,), (p, K, D + 1)"
         p, scale = len(which), self.scale[which]
@@ -75,6 +90,7 @@ class _Problem:
         grad = grad.view(p, self.k, -1) / self.n
         grad[..., :-1] += self.strength * w[..., :-1]
         return value / self.n + self.strength / 2 * w[..., :-1].square().sum((1, 2)), grad * scale
+
     def weights(self, w):
         "Weights (C, D) and intercepts (C,) in the coordinates of the features"
         w = w.view(-1, self.d + 1)
@@ -84,12 +100,18 @@ class _Problem:
 # %% ../../nbs/evaluate/probes.ipynb #b78da9cd
 class _Memory:
     "The last steps and gradient changes of P problems: a product with an approximate inverse Hessian each"
-    def __init__(self, size=8): self.size, self.pairs = size, []
+
+    def __init__(self, size=8):
+        self.size, self.pairs = size, []
+
     def add(self, s, y):
         curvature = (s * y).sum(1)
         rho = torch.where(curvature > 1e-12, 1 / curvature.clamp(min=1e-30), torch.zeros_like(curvature))
-        self.pairs = (self.pairs + [(s, y, rho)])[-self.size:]
-    def keep(self, which): self.pairs = [tuple(t[which] for t in pair) for pair in self.pairs]
+        self.pairs = (self.pairs + [(s, y, rho)])[-self.size :]
+
+    def keep(self, which):
+        self.pairs = [tuple(t[which] for t in pair) for pair in self.pairs]
+
     def direction(self, g):
         q, alphas = g.clone(), []
         for s, y, rho in reversed(self.pairs):
@@ -97,29 +119,35 @@ class _Memory:
             q -= alphas[-1][:, None] * y
         if self.pairs:
             s, y, rho = self.pairs[-1]
-            q *= torch.where(rho > 0, 1 / (rho.clamp(min=1e-30) * (y * y).sum(1)).clamp(min=1e-30), torch.ones_like(rho))[:, None]
-        for (s, y, rho), alpha in zip(self.pairs, reversed(alphas)): q += (alpha - rho * (y * q).sum(1))[:, None] * s
+            q *= torch.where(
+                rho > 0, 1 / (rho.clamp(min=1e-30) * (y * y).sum(1)).clamp(min=1e-30), torch.ones_like(rho)
+            )[:, None]
+        for (s, y, rho), alpha in zip(self.pairs, reversed(alphas)):
+            q += (alpha - rho * (y * q).sum(1))[:, None] * s
         return -q
+
 
 def _minimise(problem, u, tolerance, max_steps) -> torch.Tensor:
     memory = _Memory()
-    active = torch.arange(len(u), device=u.device) # problems not yet solved; everything below is of them alone
+    active = torch.arange(len(u), device=u.device)  # problems not yet solved; everything below is of them alone
     value, grad = problem.value_and_gradient(active, u)
     for _ in range(max_steps):
         going = grad.flatten(1).norm(dim=1) > tolerance
         if not going.all():
             active, value, grad = active[going], value[going], grad[going]
             memory.keep(going)
-        if not len(active): break
+        if not len(active):
+            break
         now = u[active]
         step = memory.direction(grad.flatten(1)).view_as(now)
         slope, length = (step * grad).sum((1, 2)), torch.ones(len(active), device=u.device)
         new = now + step
         new_value, new_grad = problem.value_and_gradient(active, new)
-        for _ in range(12): # shorten the steps that do not descend enough (Armijo)
+        for _ in range(12):  # shorten the steps that do not descend enough (Armijo)
             short = (new_value > value + 1e-4 * length * slope + 1e-7).nonzero().flatten()
-            if not len(short): break
-            length[short] *= .4
+            if not len(short):
+                break
+            length[short] *= 0.4
             new[short] = now[short] + length[short, None, None] * step[short]
             new_value[short], new_grad[short] = problem.value_and_gradient(active[short], new[short])
         memory.add((new - now).flatten(1), (new_grad - grad).flatten(1))
@@ -129,13 +157,13 @@ def _minimise(problem, u, tolerance, max_steps) -> torch.Tensor:
 # %% ../../nbs/evaluate/probes.ipynb #ce3de916
 @torch.no_grad()
 def logistic_regression(
-    x: torch.Tensor, # (N, D) features
-    y: torch.Tensor, # (N,) classes or (N, C) 0/1
-    strengths: Sequence[float], # values of lambda
-    classes: int | None = None, # with one label a scene
-    tolerance: float = 5e-4, # of the gradient in preconditioned coordinates; f is then within about 1e-6
-    max_steps: int = 200, # for each strength
-) -> tuple: # weights (S, D, C), intercepts (S, C)
+    x: torch.Tensor,  # (N, D) features
+    y: torch.Tensor,  # (N,) classes or (N, C) 0/1
+    strengths: Sequence[float],  # values of lambda
+    classes: int | None = None,  # with one label a scene
+    tolerance: float = 5e-4,  # of the gradient in preconditioned coordinates; f is then within about 1e-6
+    max_steps: int = 200,  # for each strength
+) -> tuple:  # weights (S, D, C), intercepts (S, C)
     "L2-regularised logistic regression for every strength, along the path from strong to weak."
     classes = classes or (y.shape[1] if y.ndim == 2 else int(y.max()) + 1)
     problem, found, path = _Problem(x.float(), y.to(x.device), classes), {}, []
@@ -143,12 +171,12 @@ def logistic_regression(
         now = ahead = path[-1][1] if path else problem.start()
         if len(path) > 1:
             (a, before), (b, _) = path[-2:]
-            ahead = now + min(1., (b - np.log(strength)) / (a - b)) * (now - before)
+            ahead = now + min(1.0, (b - np.log(strength)) / (a - b)) * (now - before)
         problem.precondition(strength, now)
         path.append((np.log(strength), _minimise(problem, ahead / problem.scale, tolerance, max_steps) * problem.scale))
         found[strength] = problem.weights(path[-1][1])
     weights, intercepts = (torch.stack(parts) for parts in zip(*(found[float(s)] for s in strengths)))
-    return weights.transpose(1, 2), intercepts # (S, C, D) -> (S, D, C)
+    return weights.transpose(1, 2), intercepts  # (S, C, D) -> (S, D, C)
 
 # %% ../../nbs/evaluate/probes.ipynb #0c0383a3
 def _side(data, modality, labels, name):
@@ -156,61 +184,110 @@ def _side(data, modality, labels, name):
     names = None
     if isinstance(data, Embeddings):
         labels = data.labels if labels is None else labels
-        if modality is None and len(data.features) > 1: raise ValueError(f'which modality? there are {", ".join(map(repr, data.features))}')
+        if modality is None and len(data.features) > 1:
+            raise ValueError(f'which modality? there are {", ".join(map(repr, data.features))}')
         data, names = data[modality or data.modalities[0]], data.classnames
-    elif isinstance(data, (tuple, list)) and len(data) == 2: data, labels = data
-    if labels is None: raise ValueError(f'{name} has no labels')
+    elif isinstance(data, (tuple, list)) and len(data) == 2:
+        data, labels = data
+    if labels is None:
+        raise ValueError(f'{name} has no labels')
     return unit(data, name), labels, names
+
 
 class _Sets:
     "Train and test of a probe in one label space"
+
     def __init__(self, train, test, modality, train_labels, test_labels, kind, k_classes=None):
         self.of = (modality, modality) if modality is None or isinstance(modality, str) else tuple(modality)
         self.x, train_labels, names = _side(train, self.of[0], train_labels, 'train')
         self.test, test_labels, others = _side(test, self.of[1], test_labels, 'test')
         if names is not None and others is not None and names != others:
-            raise ValueError(f'train and test have different classes ({", ".join(names[:3])}, … and {", ".join(others[:3])}, …)')
+            raise ValueError(
+                f'train and test have different classes ({", ".join(names[:3])}, … and {", ".join(others[:3])}, …)'
+            )
         names = self.names = names or others or names_in(train_labels, test_labels)
         self.y, self.truth = as_labels(train_labels, names, len(self.x)), as_labels(test_labels, names, len(self.test))
-        if self.x.shape[1] != self.test.shape[1]: raise ValueError(f'train has {self.x.shape[1]} dimensions but test has {self.test.shape[1]}')
-        if self.y.ndim != self.truth.ndim: raise ValueError('train and test have labels of different kinds')
+        if self.x.shape[1] != self.test.shape[1]:
+            raise ValueError(f'train has {self.x.shape[1]} dimensions but test has {self.test.shape[1]}')
+        if self.y.ndim != self.truth.ndim:
+            raise ValueError('train and test have labels of different kinds')
         self.test = self.test.to(self.x.device)
         self.multilabel = self.y.ndim == 2
         self.embeddings = test if isinstance(test, Embeddings) else None
-        self.classes = self.y.shape[1] if self.multilabel else len(names) if names is not None else int(max(self.y.max(), self.truth.max())) + 1
-        if self.multilabel and self.truth.shape[1] != self.classes: raise ValueError(f'{self.classes} classes in train, {self.truth.shape[1]} in test')
+        self.classes = (
+            self.y.shape[1]
+            if self.multilabel
+            else len(names)
+            if names is not None
+            else int(max(self.y.max(), self.truth.max())) + 1
+        )
+        if self.multilabel and self.truth.shape[1] != self.classes:
+            raise ValueError(f'{self.classes} classes in train, {self.truth.shape[1]} in test')
         self.classnames = tuple(names) if names is not None else tuple(map(str, range(self.classes)))
-        self.labels = self.truth # what `_single_label` and `_multi_label` read
+        self.labels = self.truth  # what `_single_label` and `_multi_label` read
         support = self.y.sum(0) if self.multilabel else torch.bincount(self.y, minlength=self.classes)
         self.present = (support > 0).nonzero().flatten()
-        if not self.multilabel and len(self.present) < 2: raise ValueError(f'all {len(self.y)} training labels are {self.classnames[int(self.y[0])]!r}: nothing to tell apart')
+        if not self.multilabel and len(self.present) < 2:
+            raise ValueError(
+                f'all {len(self.y)} training labels are {self.classnames[int(self.y[0])]!r}: nothing to tell apart'
+            )
         absent = [self.classnames[i] for i in (support == 0).nonzero().flatten().tolist()]
         if absent:
             import warnings
-            warnings.warn(f'{kind}: no training scene of class {", ".join(map(repr, absent[:3]))}' + (f' and {len(absent) - 3} more' if len(absent) > 3 else '')
-                          + '; it cannot be predicted', UserWarning, stacklevel=4)
+
+            warnings.warn(
+                f'{kind}: no training scene of class {", ".join(map(repr, absent[:3]))}'
+                + (f' and {len(absent) - 3} more' if len(absent) > 3 else '')
+                + '; it cannot be predicted',
+                UserWarning,
+                stacklevel=4,
+            )
         _say_what_is_odd(self, kind)
-    def clusters(self, groups): return self.embeddings.groups if groups is None and self.embeddings is not None else groups
+
+    def clusters(self, groups):
+        return self.embeddings.groups if groups is None and self.embeddings is not None else groups
+
     def measure(self, scores, scale, groups, resamples, seed):
         groups = self.clusters(groups)
-        if self.multilabel: values, samples = _multi_label(self, scores.cpu().numpy(), None, groups, resamples, seed)
-        else: values, samples = _single_label(self, [(0, scores)], scale, (1, 5), self.classes <= 100, groups, resamples, seed)
+        if self.multilabel:
+            values, samples = _multi_label(self, scores.cpu().numpy(), None, groups, resamples, seed)
+        else:
+            values, samples = _single_label(
+                self, [(0, scores)], scale, (1, 5), self.classes <= 100, groups, resamples, seed
+            )
         return values, samples | {'groups': groups}
+
     def result(self, kind, values, samples, **more):
         E, (a, b) = self.embeddings, self.of
-        about = circumstances(kind, E, [m for m in dict.fromkeys((a or (E.modalities[0] if E else None), b)) if m] if E is not None else [], E.labelset if E is not None else None)
-        if E is None and self.names: about['classnames'] = list(self.names)
-        return Result(about | values | {'n': len(self.test), 'n_train': len(self.x), 'supervised': True, 'classes': self.classes} | more,
-                      samples=samples | {'ids': None if E is None else E.ids})
+        about = circumstances(
+            kind,
+            E,
+            [m for m in dict.fromkeys((a or (E.modalities[0] if E else None), b)) if m] if E is not None else [],
+            E.labelset if E is not None else None,
+        )
+        if E is None and self.names:
+            about['classnames'] = list(self.names)
+        return Result(
+            about
+            | values
+            | {'n': len(self.test), 'n_train': len(self.x), 'supervised': True, 'classes': self.classes}
+            | more,
+            samples=samples | {'ids': None if E is None else E.ids},
+        )
 
 # %% ../../nbs/evaluate/probes.ipynb #1bdd6fb1
-STRENGTHS = tuple(float(s) for s in np.logspace(-1, -8, 15)) # of lambda, strong to weak, two per decade
+STRENGTHS = tuple(float(s) for s in np.logspace(-1, -8, 15))  # of lambda, strong to weak, two per decade
 
-def hold_out(labels: torch.Tensor, share: float = .2, seed: int = 0) -> torch.Tensor:
+
+def hold_out(labels: torch.Tensor, share: float = 0.2, seed: int = 0) -> torch.Tensor:
     "A mask of about `share` of the scenes, drawn by class (at random with several labels a scene); a class of one stays in training."
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
-    groups = [torch.arange(len(labels))] if labels.ndim == 2 else [(labels == c).nonzero().flatten() for c in labels.unique()]
+    groups = (
+        [torch.arange(len(labels))]
+        if labels.ndim == 2
+        else [(labels == c).nonzero().flatten() for c in labels.unique()]
+    )
     for rows in groups:
         count = min(len(rows) - 1, max(1, round(share * len(rows))))
         held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
@@ -219,16 +296,21 @@ def hold_out(labels: torch.Tensor, share: float = .2, seed: int = 0) -> torch.Te
 # %% ../../nbs/evaluate/probes.ipynb #1efd0f88
 def _fit(x, y, strengths, present):
     "Weights and intercepts over all classes; those that never occur get a score below all others"
-    if y.ndim == 2: return logistic_regression(x, y, strengths)
-    place = torch.full((int(present.max()) + 1,), -1); place[present] = torch.arange(len(present))
+    if y.ndim == 2:
+        return logistic_regression(x, y, strengths)
+    place = torch.full((int(present.max()) + 1,), -1)
+    place[present] = torch.arange(len(present))
     return logistic_regression(x, place[y], strengths, len(present))
+
 
 def _scores(x, w, b, present, classes, multilabel):
     s = x @ w + b
-    if multilabel or len(present) == classes: return s
+    if multilabel or len(present) == classes:
+        return s
     out = torch.full((len(s), classes), -1e4, device=s.device)
     out[:, present.to(s.device)] = s
     return out
+
 
 def _choose(x, y, w, b, present, classes) -> list:
     "Per strength: (validation score, minus validation loss), to be maximised"
@@ -238,37 +320,44 @@ def _choose(x, y, w, b, present, classes) -> list:
         if y.ndim == 2:
             each = [average_precision(s[:, c].cpu().numpy(), y[:, c].numpy()) for c in range(classes)]
             rows.append((float(np.nanmean(each)), -float(F.binary_cross_entropy_with_logits(s.cpu(), y.float()))))
-        else: rows.append((float((s.argmax(1).cpu() == y).double().mean()), -float(F.cross_entropy(s.cpu(), y))))
+        else:
+            rows.append((float((s.argmax(1).cpu() == y).double().mean()), -float(F.cross_entropy(s.cpu(), y))))
     return rows
 
 # %% ../../nbs/evaluate/probes.ipynb #3320f653
 def linear_probe(
-    train, # `Embeddings`, (features, labels), or features with `train_labels`
-    test, # the same
-    modality=None, # of the embeddings; a pair (train, test) crosses from one to another
+    train,  # `Embeddings`, (features, labels), or features with `train_labels`
+    test,  # the same
+    modality=None,  # of the embeddings; a pair (train, test) crosses from one to another
     *,
     train_labels=None,
     test_labels=None,
-    validation=None, # what to choose the strength on; None: a fifth of train, then fitted again on all of it
-    strengths: Sequence[float] = STRENGTHS, # lambda; scikit-learn's C is 1 / (lambda N)
-    standardize: bool = False, # features to mean 0, variance 1 of train
-    groups=None, # (N,) clusters of test scenes, for the intervals
+    validation=None,  # what to choose the strength on; None: a fifth of train, then fitted again on all of it
+    strengths: Sequence[float] = STRENGTHS,  # lambda; scikit-learn's C is 1 / (lambda N)
+    standardize: bool = False,  # features to mean 0, variance 1 of train
+    groups=None,  # (N,) clusters of test scenes, for the intervals
     resamples: int = 1000,
     seed: int = 0,
 ) -> Result:
     "Accuracy (mAP with several labels) of logistic regression on frozen features. `sweep` has the validation score of each strength."
     sets = _Sets(train, test, modality, train_labels, test_labels, 'linear_probe')
     strengths = [float(s) for s in np.atleast_1d(strengths)]
-    if not strengths or min(strengths) <= 0: raise ValueError(f'strengths {strengths}: give positive numbers')
+    if not strengths or min(strengths) <= 0:
+        raise ValueError(f'strengths {strengths}: give positive numbers')
     x, y, refit = sets.x, sets.y, validation is None and len(strengths) > 1
     if validation is not None:
         vx, vy, others = _side(validation, sets.of[0], None, 'validation')
         if None not in (sets.names, others) and tuple(others) != tuple(sets.names):
-            raise ValueError(f'train and validation have different classes ({", ".join(sets.names[:3])}, … and {", ".join(others[:3])}, …)')
+            raise ValueError(
+                f'train and validation have different classes ({", ".join(sets.names[:3])}, … and {", ".join(others[:3])}, …)'
+            )
         vy = as_labels(vy, sets.names, len(vx))
     elif len(strengths) > 1:
         held = hold_out(y, seed=seed)
-        if not held.any(): raise ValueError('one scene a class: too few to hold some out for choosing the strength; give validation= or one strength')
+        if not held.any():
+            raise ValueError(
+                'one scene a class: too few to hold some out for choosing the strength; give validation= or one strength'
+            )
         x, y, vx, vy = sets.x[~held], y[~held], sets.x[held], y[held]
     shift, scale = (x.mean(0), x.std(0).clamp(min=1e-8)) if standardize else (0, 1)
     w, b = _fit((x - shift) / scale, y, strengths, sets.present)
@@ -276,16 +365,26 @@ def linear_probe(
     if len(strengths) > 1:
         rows = _choose((vx.to(x.device) - shift) / scale, vy, w, b, sets.present, sets.classes)
         best = max(range(len(strengths)), key=rows.__getitem__)
-    if refit: w, b = _fit((sets.x - shift) / scale, sets.y, [strengths[best]], sets.present)
+    if refit:
+        w, b = _fit((sets.x - shift) / scale, sets.y, [strengths[best]], sets.present)
     at = 0 if refit else best
     scores = _scores((sets.test - shift) / scale, w[at], b[at], sets.present, sets.classes, sets.multilabel)
-    values, samples = sets.measure(scores, 1., groups, resamples, seed)
+    values, samples = sets.measure(scores, 1.0, groups, resamples, seed)
     sweep = [{'strength': s, 'val': v} for s, (v, _) in zip(strengths, rows)]
-    return sets.result('linear_probe', values, samples, strength=strengths[best], sweep=sweep, standardized=standardize,
-                       at_edge=len(strengths) > 1 and best in (0, len(strengths) - 1))
+    return sets.result(
+        'linear_probe',
+        values,
+        samples,
+        strength=strengths[best],
+        sweep=sweep,
+        standardized=standardize,
+        at_edge=len(strengths) > 1 and best in (0, len(strengths) - 1),
+    )
 
 # %% ../../nbs/evaluate/probes.ipynb #ecf14c36
-def draw_shots(labels: torch.Tensor, shots: int, generator: torch.Generator, among: torch.Tensor | None = None) -> torch.Tensor:
+def draw_shots(
+    labels: torch.Tensor, shots: int, generator: torch.Generator, among: torch.Tensor | None = None
+) -> torch.Tensor:
     "Positions of `shots` scenes of each class, out of `among` (a mask)."
     free = torch.ones(len(labels), dtype=torch.bool) if among is None else among
     columns = labels.T if labels.ndim == 2 else [labels == c for c in labels.unique()]
@@ -295,17 +394,18 @@ def draw_shots(labels: torch.Tensor, shots: int, generator: torch.Generator, amo
         picked.append(rows[torch.randperm(len(rows), generator=generator)[:shots]])
     return torch.cat(picked).unique()
 
+
 def few_shot(
-    train, # as for `linear_probe`
+    train,  # as for `linear_probe`
     test,
     modality=None,
-    shots: Sequence[int] = (1, 2, 4, 8, 16), # training scenes a class
+    shots: Sequence[int] = (1, 2, 4, 8, 16),  # training scenes a class
     draws: int = 5,
     *,
     train_labels=None,
     test_labels=None,
     strengths: Sequence[float] = STRENGTHS,
-    groups=None, # (N,) clusters of test scenes, for the intervals
+    groups=None,  # (N,) clusters of test scenes, for the intervals
     resamples: int = 1000,
     seed: int = 0,
 ) -> Result:
@@ -313,26 +413,63 @@ def few_shot(
     sets = _Sets(train, test, modality, train_labels, test_labels, 'few_shot')
     metric, rows = 'map' if sets.multilabel else 'acc1', []
     fewest = int((sets.y.sum(0) if sets.multilabel else torch.bincount(sets.y))[sets.present].min())
-    if max(shots) >= fewest: raise ValueError(f'{max(shots)} shots, but the smallest class has {fewest} training scenes; one more is needed to choose the strength')
+    if max(shots) >= fewest:
+        raise ValueError(
+            f'{max(shots)} shots, but the smallest class has {fewest} training scenes; one more is needed to choose the strength'
+        )
     for k in shots:
         each, hits = [], []
         for draw in range(draws):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + 1009 * k + draw)
             at = draw_shots(sets.y, k, generator)
-            rest = torch.ones(len(sets.y), dtype=torch.bool); rest[at] = False
+            rest = torch.ones(len(sets.y), dtype=torch.bool)
+            rest[at] = False
             chosen_on = draw_shots(sets.y, min(k, 4), generator, rest)
             w, b = _fit(sets.x[at], sets.y[at], strengths, sets.present)
             scored = _choose(sets.x[chosen_on], sets.y[chosen_on], w, b, sets.present, sets.classes)
             best = max(range(len(strengths)), key=scored.__getitem__)
             s = _scores(sets.test, w[best], b[best], sets.present, sets.classes, sets.multilabel)
-            if sets.multilabel: each.append(float(np.nanmean([average_precision(s[:, c].cpu().numpy(), sets.truth[:, c].numpy()) for c in range(sets.classes)])))
+            if sets.multilabel:
+                each.append(
+                    float(
+                        np.nanmean(
+                            [
+                                average_precision(s[:, c].cpu().numpy(), sets.truth[:, c].numpy())
+                                for c in range(sets.classes)
+                            ]
+                        )
+                    )
+                )
             else:
-                hits.append(expected_hits(*places(s, s.gather(1, sets.truth.to(s.device)[:, None])[:, 0]), 1).cpu().numpy())
+                hits.append(
+                    expected_hits(*places(s, s.gather(1, sets.truth.to(s.device)[:, None])[:, 0]), 1).cpu().numpy()
+                )
                 each.append(float(hits[-1].mean()))
-        interval = quantiles(resampled_means(np.stack(hits), resamples, sets.clusters(groups), seed)) if hits and resamples else None
-        rows.append({'shots': int(k), metric: float(np.mean(each)), 'spread': float(np.std(each, ddof=1)) if draws > 1 else None, 'interval': interval, 'draws': each})
+        interval = (
+            quantiles(resampled_means(np.stack(hits), resamples, sets.clusters(groups), seed))
+            if hits and resamples
+            else None
+        )
+        rows.append(
+            {
+                'shots': int(k),
+                metric: float(np.mean(each)),
+                'spread': float(np.std(each, ddof=1)) if draws > 1 else None,
+                'interval': interval,
+                'draws': each,
+            }
+        )
     values = {f'{metric}@{r["shots"]}': r[metric] for r in rows}
-    return sets.result('few_shot', {'metrics': list(values), **values, 'rows': rows, 'interval': {f'{metric}@{r["shots"]}': r['interval'] for r in rows if r['interval']}}, {})
+    return sets.result(
+        'few_shot',
+        {
+            'metrics': list(values),
+            **values,
+            'rows': rows,
+            'interval': {f'{metric}@{r["shots"]}': r['interval'] for r in rows if r['interval']},
+        },
+        {},
+    )
 
 # %% ../../nbs/evaluate/probes.ipynb #a772bb6d
 def _votes(cosines, targets, k, temperature):
@@ -341,7 +478,7 @@ def _votes(cosines, targets, k, temperature):
     weight = ((values[:, :k] - values[:, :1]) / temperature).exp()
     votes = torch.einsum('bk,bkc->bc', weight, targets[index[:, :k]])
     total = weight.sum(1)
-    if values.shape[1] > k: # a draw for the last place
+    if values.shape[1] > k:  # a draw for the last place
         for i in (values[:, k - 1] - values[:, k] <= TIE).nonzero().flatten().tolist():
             row, bound = cosines[i], values[i, k - 1]
             sure, level = row > bound + TIE, (row - bound).abs() <= TIE
@@ -350,24 +487,28 @@ def _votes(cosines, targets, k, temperature):
             votes[i], total[i] = w @ targets, w.sum()
     return votes / total[:, None]
 
+
 def knn(
-    train, # as for `linear_probe`
+    train,  # as for `linear_probe`
     test,
-    modality=None, # of the embeddings; a pair (train, test) crosses from one to another
-    k: int = 20, # neighbours
+    modality=None,  # of the embeddings; a pair (train, test) crosses from one to another
+    k: int = 20,  # neighbours
     *,
-    temperature: float = .07,
+    temperature: float = 0.07,
     train_labels=None,
     test_labels=None,
-    groups=None, # (N,) clusters of test scenes, for the intervals
+    groups=None,  # (N,) clusters of test scenes, for the intervals
     resamples: int = 1000,
     seed: int = 0,
 ) -> Result:
     "Accuracy (mAP with several labels) of a temperature-weighted vote of the k nearest training scenes."
     sets = _Sets(train, test, modality, train_labels, test_labels, 'knn')
-    if not 1 <= k <= len(sets.x): raise ValueError(f'k = {k} neighbours out of {len(sets.x)} training scenes')
+    if not 1 <= k <= len(sets.x):
+        raise ValueError(f'k = {k} neighbours out of {len(sets.x)} training scenes')
     targets = (sets.y if sets.multilabel else F.one_hot(sets.y, sets.classes)).float().to(sets.x.device)
     step = max(1, min(4096, 32_000_000 // len(sets.x)))
-    votes = torch.cat([_votes(sets.test[i:i + step] @ sets.x.T, targets, k, temperature) for i in range(0, len(sets.test), step)])
+    votes = torch.cat(
+        [_votes(sets.test[i : i + step] @ sets.x.T, targets, k, temperature) for i in range(0, len(sets.test), step)]
+    )
     values, samples = sets.measure(votes, None, groups, resamples, seed)
     return sets.result('knn', values, samples, k=k, temperature=temperature)

@@ -23,15 +23,23 @@ def _log_choose(n, k):
     out = torch.lgamma(n + 1) - torch.lgamma(k.clamp(min=0) + 1) - torch.lgamma((n - k).clamp(min=0) + 1)
     return torch.where(inside, out, torch.full_like(out, -torch.inf))
 
+
 class Ranks:
     "Where the best right answer of each query stands: entries `above` it, `level` with it, and right ones among those (`right`)."
-    def __init__(self, above, level, right): self.above, self.level, self.right = above.cpu(), level.cpu(), right.cpu()
-    def __len__(self): return len(self.above)
+
+    def __init__(self, above, level, right):
+        self.above, self.level, self.right = above.cpu(), level.cpu(), right.cpu()
+
+    def __len__(self):
+        return len(self.above)
+
     def hits(self, k: int) -> np.ndarray:
         "Probability of a right answer among the first k, (N,)."
-        if bool((self.right == 1).all()): return expected_hits(self.above, self.level, k).numpy()
+        if bool((self.right == 1).all()):
+            return expected_hits(self.above, self.level, k).numpy()
         lots = (k - self.above).clamp(min=0).minimum(self.level)
         return (1 - (_log_choose(self.level - self.right, lots) - _log_choose(self.level, lots)).exp()).numpy()
+
     def ranks(self) -> np.ndarray:
         "Expected rank of the first right answer, from 1, (N,)."
         return (self.above + (self.level + 1) / (self.right + 1)).double().numpy()
@@ -41,18 +49,20 @@ def _block(n_gallery) -> int:
     "queries at a time: scores that fit into the cache, but for a very large gallery enough of them to make its reading worth while"
     return max(1, min(4096, max(4_000_000 // max(1, n_gallery), min(256, 64_000_000 // max(1, n_gallery)))))
 
+
 def rank_queries(
-    queries: torch.Tensor, # (Q, D), unit vectors
-    gallery: torch.Tensor, # (G, D), unit vectors
-    right, # (Q, P) gallery positions of the right answers, padded with -1; or a function of a block of rows -> (b, G) mask
+    queries: torch.Tensor,  # (Q, D), unit vectors
+    gallery: torch.Tensor,  # (G, D), unit vectors
+    right,  # (Q, P) gallery positions of the right answers, padded with -1; or a function of a block of rows -> (b, G) mask
 ) -> Ranks:
     "Exact ranks, a block of queries at a time."
     parts, step = [], _block(len(gallery))
     for i in range(0, len(queries), step):
-        scores = queries[i:i + step] @ gallery.T # (b, G)
-        if callable(right): own = scores.masked_fill(~right(slice(i, i + step)).to(scores.device), -torch.inf)
+        scores = queries[i : i + step] @ gallery.T  # (b, G)
+        if callable(right):
+            own = scores.masked_fill(~right(slice(i, i + step)).to(scores.device), -torch.inf)
         else:
-            at = right[i:i + step].to(scores.device)
+            at = right[i : i + step].to(scores.device)
             own = scores.gather(1, at.clamp(min=0)).masked_fill(at < 0, -torch.inf)
         best = own.amax(1)
         parts.append((*places(scores, best), (own > (best - TIE)[:, None]).sum(1)))
@@ -61,32 +71,42 @@ def rank_queries(
 # %% ../../nbs/evaluate/ranking.ipynb #77a410f4
 def _count_true(mask: torch.Tensor, dim: int) -> torch.Tensor:
     "True values of a (T, T) mask along `dim`, T a multiple of 1024"
-    if mask.device.type != 'cpu': return mask.sum(dim)
-    t, words = len(mask), mask.view(torch.int64) # (T, T / 8): eight columns in a word
-    if dim == 0: return words.view(-1, 128, t // 8).sum(1).view(torch.uint8).view(-1, t).sum(0)
+    if mask.device.type != 'cpu':
+        return mask.sum(dim)
+    t, words = len(mask), mask.view(torch.int64)  # (T, T / 8): eight columns in a word
+    if dim == 0:
+        return words.view(-1, 128, t // 8).sum(1).view(torch.uint8).view(-1, t).sum(0)
     return words.view(t, -1, 128).sum(2).view(torch.uint8).view(t, -1).sum(1)
 
+
 def rank_pairs(
-    a: torch.Tensor, # (N, D), unit vectors
-    b: torch.Tensor, # (N, D), unit vectors: b[i] is the right answer to a[i], and the other way round
-    tile: int = 2048, # a multiple of 1024; memory is a few tiles
-) -> tuple: # (Ranks of a -> b, Ranks of b -> a)
+    a: torch.Tensor,  # (N, D), unit vectors
+    b: torch.Tensor,  # (N, D), unit vectors: b[i] is the right answer to a[i], and the other way round
+    tile: int = 2048,  # a multiple of 1024; memory is a few tiles
+) -> tuple:  # (Ranks of a -> b, Ranks of b -> a)
     "Exact ranks in both directions."
     n = len(a)
     tile = min(tile, -(-n // 1024) * 1024)
     starts = range(0, n, tile)
-    pad = lambda x, i: x[i:i + tile] if i + tile <= n else torch.nn.functional.pad(x[i:], (0, 0, 0, i + tile - n))
-    own = torch.full((len(starts) * tile,), torch.inf, device=a.device) # padding stays infinite: nothing is above it
-    counts = torch.zeros(4, len(own), dtype=torch.int64, device=a.device) # above and at least level, by row and by column
+    pad = lambda x, i: x[i : i + tile] if i + tile <= n else torch.nn.functional.pad(x[i:], (0, 0, 0, i + tile - n))
+    own = torch.full((len(starts) * tile,), torch.inf, device=a.device)  # padding stays infinite: nothing is above it
+    counts = torch.zeros(
+        4, len(own), dtype=torch.int64, device=a.device
+    )  # above and at least level, by row and by column
     mask = torch.empty(tile, tile, dtype=torch.bool, device=a.device)
     for i, j in [(i, i) for i in starts] + [(i, j) for i in starts for j in starts if i != j]:
         scores = pad(a, i) @ pad(b, j).T
-        if i == j: own[i:min(i + tile, n)] = scores.diagonal()[:n - i]
-        if i + tile > n: scores[n - i:] = -2
-        if j + tile > n: scores[:, n - j:] = -2
-        for c, (at, bound, dim) in enumerate(2 * [(i, own[i:i + tile, None], 1)] + 2 * [(j, own[None, j:j + tile], 0)]):
+        if i == j:
+            own[i : min(i + tile, n)] = scores.diagonal()[: n - i]
+        if i + tile > n:
+            scores[n - i :] = -2
+        if j + tile > n:
+            scores[:, n - j :] = -2
+        for c, (at, bound, dim) in enumerate(
+            2 * [(i, own[i : i + tile, None], 1)] + 2 * [(j, own[None, j : j + tile], 0)]
+        ):
             torch.gt(scores, bound + (-TIE if c % 2 else TIE), out=mask)
-            counts[c, at:at + tile] += _count_true(mask, dim)
+            counts[c, at : at + tile] += _count_true(mask, dim)
     one = torch.ones(n, dtype=torch.int64)
     return tuple(Ranks(counts[c, :n], counts[c + 1, :n] - counts[c, :n], one) for c in (0, 2))
 
@@ -98,221 +118,334 @@ def _level_gains(scores, gains, k):
     group = np.r_[0, (np.diff(s) < -TIE).cumsum()]
     return (np.bincount(group, gain) / np.bincount(group))[group[:k]]
 
+
 def _first_gains(scores: torch.Tensor, gains: torch.Tensor, k: int) -> np.ndarray:
     "Gains (b, k) of the first k answers of each row, expected where scores are level"
     values, index = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     first = gains.gather(1, index)[:, :k].double().cpu().numpy()
     close = (values[:, :-1] - values[:, 1:] <= TIE).any(1)
-    for i in close.nonzero().flatten().tolist(): first[i] = _level_gains(scores[i].cpu().numpy(), gains[i].cpu().numpy(), k)
+    for i in close.nonzero().flatten().tolist():
+        first[i] = _level_gains(scores[i].cpu().numpy(), gains[i].cpu().numpy(), k)
     return first
 
 # %% ../../nbs/evaluate/ranking.ipynb #3c2b2499
 def rank_classes(
-    queries: torch.Tensor, # (Q, D), unit vectors
-    gallery: torch.Tensor, # (G, D), unit vectors
-    query_labels: torch.Tensor, # (Q,) classes or (Q, C) multi-hot
-    gallery_labels: torch.Tensor, # the same for the gallery
+    queries: torch.Tensor,  # (Q, D), unit vectors
+    gallery: torch.Tensor,  # (G, D), unit vectors
+    query_labels: torch.Tensor,  # (Q,) classes or (Q, C) multi-hot
+    gallery_labels: torch.Tensor,  # the same for the gallery
     ks: Sequence[int],
-    exclude_self: bool = False, # query i is gallery item i: leave it out
-) -> dict: # {measure: (Q,) values, NaN for a query without right answers}
+    exclude_self: bool = False,  # query i is gallery item i: leave it out
+) -> dict:  # {measure: (Q,) values, NaN for a query without right answers}
     "Ranking measures per query, right answers being those that share a label."
     out, top, step = {}, max(ks, default=1), _block(len(gallery))
     gallery_labels, query_labels = gallery_labels.to(gallery.device), query_labels.to(queries.device)
     for i in range(0, len(queries), step):
-        scores, mine = queries[i:i + step] @ gallery.T, query_labels[i:i + step]
-        gains = mine.float() @ gallery_labels.float().T if mine.ndim == 2 else (mine[:, None] == gallery_labels[None]).float()
+        scores, mine = queries[i : i + step] @ gallery.T, query_labels[i : i + step]
+        gains = (
+            mine.float() @ gallery_labels.float().T
+            if mine.ndim == 2
+            else (mine[:, None] == gallery_labels[None]).float()
+        )
         if exclude_self:
             at = torch.arange(len(scores), device=scores.device)
             scores[at, i + at], gains[at, i + at] = -2, 0
         first, right = _first_gains(scores, gains, top), (gains > 0).cpu().numpy()
         total = right.sum(1)
-        nothing = np.where(total > 0, 0., np.nan)
+        nothing = np.where(total > 0, 0.0, np.nan)
         keep = np.ones(right.shape[1], bool)
         full = np.empty(len(scores))
         for j, row in enumerate(scores.cpu().numpy()):
-            if exclude_self: keep[i + j] = False
+            if exclude_self:
+                keep[i + j] = False
             full[j] = average_precision(row[keep], right[j][keep]) if exclude_self else average_precision(row, right[j])
             keep[:] = True
         part = {'map': full}
-        hit = _first_gains(scores, (gains > 0).to(gains), top) if mine.ndim == 2 else first # expected over ties, as `first`
+        hit = (
+            _first_gains(scores, (gains > 0).to(gains), top) if mine.ndim == 2 else first
+        )  # expected over ties, as `first`
         place = np.arange(1, top + 1)
-        precision = hit.cumsum(1) / place[:hit.shape[1]]
+        precision = hit.cumsum(1) / place[: hit.shape[1]]
         for k in ks:
             part[f'P@{k}'] = precision[:, k - 1] + nothing
             part[f'mAP@{k}'] = (precision * hit)[:, :k].sum(1) / np.maximum(np.minimum(k, total), 1) + nothing
         if mine.ndim == 2:
             best = gains.topk(min(top, gains.shape[1]), dim=1).values.cpu().numpy() / np.log2(place + 1)
             got = first / np.log2(place + 1)
-            for k in ks: part[f'nDCG@{k}'] = got[:, :k].sum(1) / np.maximum(best[:, :k].sum(1), 1e-12) + nothing
-        for name, values in part.items(): out.setdefault(name, []).append(values)
+            for k in ks:
+                part[f'nDCG@{k}'] = got[:, :k].sum(1) / np.maximum(best[:, :k].sum(1), 1e-12) + nothing
+        for name, values in part.items():
+            out.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in out.items()}
 
 # %% ../../nbs/evaluate/ranking.ipynb #6e7c4db3
 def recall_by_gallery(ranks: Ranks, n_gallery: int, sizes: Sequence[int], ks: Sequence[int]) -> list:
     "Rows {'gallery': M, 'R@k': …}: R@k expected over all galleries of M entries that hold the right answer."
-    if bool((ranks.right != 1).any()): raise ValueError('R@k against gallery size needs one right answer a query')
-    share = np.zeros(n_gallery + 1) # queries, by how many entries are above; a tie of e is spread over e places
+    if bool((ranks.right != 1).any()):
+        raise ValueError('R@k against gallery size needs one right answer a query')
+    share = np.zeros(n_gallery + 1)  # queries, by how many entries are above; a tie of e is spread over e places
     np.add.at(share, ranks.above.numpy(), 1 / ranks.level.numpy())
     np.add.at(share, (ranks.above + ranks.level).numpy(), -1 / ranks.level.numpy())
     ties = np.zeros(n_gallery + 1)
-    np.add.at(ties, ranks.above.numpy(), 1); single = bool((ranks.level == 1).all())
+    np.add.at(ties, ranks.above.numpy(), 1)
+    single = bool((ranks.level == 1).all())
     share = ties if single else share.cumsum()
     above = np.flatnonzero(share > 1e-12)
     share, others, rows = share[above] / len(ranks), n_gallery - 1, []
     for m in sizes:
-        if not 1 <= m <= n_gallery: raise ValueError(f'a gallery of {m} out of {n_gallery}')
+        if not 1 <= m <= n_gallery:
+            raise ValueError(f'a gallery of {m} out of {n_gallery}')
         row = {'gallery': int(m)}
         j = torch.arange(max(ks))
         expected = above * (m - 1) / max(1, others)
-        near = expected < max(ks) + 10 * max(ks)**.5 + 40 # beyond, the chance is nil
+        near = expected < max(ks) + 10 * max(ks) ** 0.5 + 40  # beyond, the chance is nil
         n_above = torch.from_numpy(above[near])[:, None]
         log_p = _log_choose(n_above, j) + _log_choose(others - n_above, m - 1 - j) - _log_choose(others, m - 1)
-        cdf = log_p.exp().cumsum(1).clamp(max=1).numpy() # (ranks, k)
-        for k in ks: row[f'R@{k}'] = float(share[near] @ cdf[:, min(k, m) - 1])
+        cdf = log_p.exp().cumsum(1).clamp(max=1).numpy()  # (ranks, k)
+        for k in ks:
+            row[f'R@{k}'] = float(share[near] @ cdf[:, min(k, m) - 1])
         rows.append(row)
     return rows
 
 # %% ../../nbs/evaluate/ranking.ipynb #1090505c
 KS = (1, 5, 10, 20, 50)
 
+
 def _positions(positives, n_query, n_gallery):
     "Right answers as (Q, P) positions padded with -1, or as a mask by block"
-    if isinstance(positives, (list, tuple)) and len(positives) and isinstance(positives[0], (list, tuple, set, np.ndarray)):
+    if (
+        isinstance(positives, (list, tuple))
+        and len(positives)
+        and isinstance(positives[0], (list, tuple, set, np.ndarray))
+    ):
         rows = [torch.as_tensor(sorted(p), dtype=torch.int64) for p in positives]
         positives = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
     positives = torch.as_tensor(positives)
     if positives.dtype == torch.bool:
-        if tuple(positives.shape) != (n_query, n_gallery): raise ValueError(f'a mask of right answers of shape {tuple(positives.shape)} for {n_query} queries and {n_gallery} entries')
+        if tuple(positives.shape) != (n_query, n_gallery):
+            raise ValueError(
+                f'a mask of right answers of shape {tuple(positives.shape)} for {n_query} queries and {n_gallery} entries'
+            )
         empty, found = ~positives.any(1), lambda rows: positives[rows]
     else:
-        if positives.is_floating_point(): raise ValueError(f'positives are {positives.dtype}; give gallery positions or a boolean mask')
+        if positives.is_floating_point():
+            raise ValueError(f'positives are {positives.dtype}; give gallery positions or a boolean mask')
         positives = positives[:, None] if positives.ndim == 1 else positives
-        if len(positives) != n_query: raise ValueError(f'right answers for {len(positives)} of {n_query} queries')
-        if positives.numel() and int(positives.max()) >= n_gallery: raise ValueError(f'right answer {int(positives.max())} is outside the gallery of {n_gallery}')
+        if len(positives) != n_query:
+            raise ValueError(f'right answers for {len(positives)} of {n_query} queries')
+        if positives.numel() and int(positives.max()) >= n_gallery:
+            raise ValueError(f'right answer {int(positives.max())} is outside the gallery of {n_gallery}')
         empty, found = (positives < 0).all(1), positives
-    if bool(empty.any()): raise ValueError(f'query {int(empty.nonzero()[0])} has no right answer in the gallery; leave it out')
+    if bool(empty.any()):
+        raise ValueError(f'query {int(empty.nonzero()[0])} has no right answer in the gallery; leave it out')
     return found
+
 
 def _check_ks(ks, n):
     given = ks is not KS
-    if any(int(k) != k or k < 1 for k in ks): raise ValueError(f'ks {tuple(ks)}: each k is a whole number from 1')
-    if given and max(ks) > n: raise ValueError(f'k = {max(ks)} is larger than the gallery of {n}; give ks=({", ".join(str(k) for k in ks if k <= n) or n},)')
+    if any(int(k) != k or k < 1 for k in ks):
+        raise ValueError(f'ks {tuple(ks)}: each k is a whole number from 1')
+    if given and max(ks) > n:
+        raise ValueError(
+            f'k = {max(ks)} is larger than the gallery of {n}; give ks=({", ".join(str(k) for k in ks if k <= n) or n},)'
+        )
     return tuple(int(k) for k in ks if k <= n)
 
 # %% ../../nbs/evaluate/ranking.ipynb #e57ff0c7
 class _Sides:
     "Unit queries and gallery with what is right, from `Embeddings` or tensors"
+
     def __init__(self, embeddings, query, gallery, relevance, positives, query_labels, gallery_labels):
         self.embeddings = E = embeddings if isinstance(embeddings, Embeddings) else None
-        if E is None and gallery is not None: raise ValueError('give retrieval(queries, gallery) or retrieval(E, query, gallery)')
-        if E is None: embeddings, query, gallery = None, embeddings, query
-        elif gallery is None: raise ValueError(f'give a query and a gallery out of {", ".join(map(repr, (*E.features, "captions", "text")))}')
+        if E is None and gallery is not None:
+            raise ValueError('give retrieval(queries, gallery) or retrieval(E, query, gallery)')
+        if E is None:
+            embeddings, query, gallery = None, embeddings, query
+        elif gallery is None:
+            raise ValueError(
+                f'give a query and a gallery out of {", ".join(map(repr, (*E.features, "captions", "text")))}'
+            )
         self.names = (query, gallery) if E is not None else ()
-        self.query, self.gallery = (self._side(x, 'queries' if i == 0 else 'gallery') for i, x in enumerate((query, gallery)))
+        self.query, self.gallery = (
+            self._side(x, 'queries' if i == 0 else 'gallery') for i, x in enumerate((query, gallery))
+        )
         if self.query.shape[1] != self.gallery.shape[1]:
-            raise ValueError(f'{query if E is not None else "queries"} have {self.query.shape[1]} dimensions but {gallery if E is not None else "the gallery"} has {self.gallery.shape[1]}: they share no space')
+            raise ValueError(
+                f'{query if E is not None else "queries"} have {self.query.shape[1]} dimensions but {gallery if E is not None else "the gallery"} has {self.gallery.shape[1]}: they share no space'
+            )
         self.gallery = self.gallery.to(self.query.device)
         self.same = query is gallery or (E is not None and query == gallery)
         by_class = 'text' in self.names
-        if gallery == 'text' if E is not None else False: raise ValueError("a scene that asks for its class is zero-shot classification: use zero_shot(E, …)")
-        self.relevance = relevance or ('labels' if by_class or query_labels is not None or gallery_labels is not None or (self.same and positives is None) else 'pairs')
-        if self.relevance not in ('pairs', 'labels'): raise ValueError(f"relevance {relevance!r} is neither 'pairs' nor 'labels'")
-        if by_class and self.relevance == 'pairs': raise ValueError("class prompts have no pairs: R@k would be filled by one lucky hit; use relevance='labels' (mAP, P@k)")
-        if self.relevance == 'labels': self._labels(query, query_labels, gallery_labels)
-        else: self.right = self._right(positives)
+        if gallery == 'text' if E is not None else False:
+            raise ValueError("a scene that asks for its class is zero-shot classification: use zero_shot(E, …)")
+        self.relevance = relevance or (
+            'labels'
+            if by_class or query_labels is not None or gallery_labels is not None or (self.same and positives is None)
+            else 'pairs'
+        )
+        if self.relevance not in ('pairs', 'labels'):
+            raise ValueError(f"relevance {relevance!r} is neither 'pairs' nor 'labels'")
+        if by_class and self.relevance == 'pairs':
+            raise ValueError(
+                "class prompts have no pairs: R@k would be filled by one lucky hit; use relevance='labels' (mAP, P@k)"
+            )
+        if self.relevance == 'labels':
+            self._labels(query, query_labels, gallery_labels)
+        else:
+            self.right = self._right(positives)
+
     def _side(self, x, what):
-        if self.embeddings is None: return unit(x, what)
+        if self.embeddings is None:
+            return unit(x, what)
         if x in ('text', 'captions') and x not in self.embeddings.features:
             x, field = (self.embeddings.text, 'text') if x == 'text' else (self.embeddings.caption_text, 'captions')
-            if x is None: raise ValueError(f'these embeddings have no {field}: embed with a Clip (text=clip)')
+            if x is None:
+                raise ValueError(f'these embeddings have no {field}: embed with a Clip (text=clip)')
             return unit(x, field)
         return unit(self.embeddings[x], repr(x))
+
     def _labels(self, query, query_labels, gallery_labels):
         E = self.embeddings
-        if gallery_labels is None: gallery_labels = None if E is None else E.labels
+        if gallery_labels is None:
+            gallery_labels = None if E is None else E.labels
         if query_labels is None:
             classes = len(self.query)
-            if self.names and query == 'text': query_labels = torch.arange(classes) if gallery_labels is None or gallery_labels.ndim == 1 else torch.eye(classes, dtype=torch.uint8)
-            else: query_labels = gallery_labels if E is not None or self.same else None
-        if query_labels is None or gallery_labels is None: raise ValueError('right answers by class need labels: query_labels= and gallery_labels=')
+            if self.names and query == 'text':
+                query_labels = (
+                    torch.arange(classes)
+                    if gallery_labels is None or gallery_labels.ndim == 1
+                    else torch.eye(classes, dtype=torch.uint8)
+                )
+            else:
+                query_labels = gallery_labels if E is not None or self.same else None
+        if query_labels is None or gallery_labels is None:
+            raise ValueError('right answers by class need labels: query_labels= and gallery_labels=')
         names = names_in(query_labels, gallery_labels) if E is None else E.classnames
-        self.labels = as_labels(query_labels, names, len(self.query)), as_labels(gallery_labels, names, len(self.gallery))
-        if self.labels[0].shape[1:] != self.labels[1].shape[1:]: raise ValueError('queries and gallery have labels of different kinds')
+        self.labels = (
+            as_labels(query_labels, names, len(self.query)),
+            as_labels(gallery_labels, names, len(self.gallery)),
+        )
+        if self.labels[0].shape[1:] != self.labels[1].shape[1:]:
+            raise ValueError('queries and gallery have labels of different kinds')
+
     def _right(self, positives):
         n, m = len(self.query), len(self.gallery)
-        if positives is not None: return _positions(positives, n, m)
-        if n != m: raise ValueError(f'{n} queries and {m} gallery entries are no pairs; say what is right: positives=')
+        if positives is not None:
+            return _positions(positives, n, m)
+        if n != m:
+            raise ValueError(f'{n} queries and {m} gallery entries are no pairs; say what is right: positives=')
         said = self.embeddings.captions if self.embeddings is not None and 'captions' in self.names else None
-        if said is not None and len(set(said)) < n: # the same sentence describes several scenes: each of them is right
+        if said is not None and len(set(said)) < n:  # the same sentence describes several scenes: each of them is right
             groups = torch.from_numpy(np.unique(np.asarray(said), return_inverse=True)[1].reshape(-1))
             return lambda rows: groups[rows, None] == groups[None]
-        return None # row i is the right answer to row i
+        return None  # row i is the right answer to row i
 
 # %% ../../nbs/evaluate/ranking.ipynb #3e521bb3
 def _pair_result(ranks, n_gallery, ks, gallery_sizes, ids, groups, resamples, seed) -> tuple:
     hits = {f'R@{k}': ranks.hits(k) for k in ks}
     order = ranks.ranks()
-    out = {name: float(h.mean()) for name, h in hits.items()} | {'median_rank': float(np.median(order)), 'mean_rank': float(order.mean())}
-    interval = {name: quantiles(resampled_means(h, resamples, groups, seed)) for name, h in hits.items()} if resamples else {}
-    about = {'metrics': list(out), **out, 'interval': interval, 'recall': {k: out[f'R@{k}'] for k in ks}, 'n': len(ranks), 'gallery': n_gallery,
-             'headline': [f'R@{k}' for k in ks if k in (1, 10)] + ['median_rank']}
-    if gallery_sizes is not None: about['curve'] = recall_by_gallery(ranks, n_gallery, gallery_sizes, ks)
+    out = {name: float(h.mean()) for name, h in hits.items()} | {
+        'median_rank': float(np.median(order)),
+        'mean_rank': float(order.mean()),
+    }
+    interval = (
+        {name: quantiles(resampled_means(h, resamples, groups, seed)) for name, h in hits.items()} if resamples else {}
+    )
+    about = {
+        'metrics': list(out),
+        **out,
+        'interval': interval,
+        'recall': {k: out[f'R@{k}'] for k in ks},
+        'n': len(ranks),
+        'gallery': n_gallery,
+        'headline': [f'R@{k}' for k in ks if k in (1, 10)] + ['median_rank'],
+    }
+    if gallery_sizes is not None:
+        about['curve'] = recall_by_gallery(ranks, n_gallery, gallery_sizes, ks)
     return about, hits | {'rank': order, 'ids': ids, 'groups': groups}
+
 
 def _class_result(sides, ks, ids, groups, resamples, seed) -> tuple:
     values = rank_classes(sides.query, sides.gallery, *sides.labels, ks, exclude_self=sides.same)
     some = np.isfinite(values['map'])
-    if not some.any(): raise ValueError('no query shares a label with any gallery entry')
+    if not some.any():
+        raise ValueError('no query shares a label with any gallery entry')
     out = {name: float(v[some].mean()) for name, v in values.items()}
-    ids, groups = (None if v is None else np.asarray(v)[some].tolist() for v in (ids, groups)) # of the queries that count
-    interval = {name: quantiles(resampled_means(v[some], resamples, groups, seed)) for name, v in values.items()} if resamples else {}
-    return {'metrics': list(out), **out, 'interval': interval, 'n': int(some.sum()), 'without_answer': int((~some).sum()), 'gallery': len(sides.gallery),
-            'headline': ['map'] + [f'P@{k}' for k in ks if k in (1, 10)]}, {name: v[some] for name, v in values.items()} | {'ids': ids, 'groups': groups}
+    ids, groups = (
+        None if v is None else np.asarray(v)[some].tolist() for v in (ids, groups)
+    )  # of the queries that count
+    interval = (
+        {name: quantiles(resampled_means(v[some], resamples, groups, seed)) for name, v in values.items()}
+        if resamples
+        else {}
+    )
+    return {
+        'metrics': list(out),
+        **out,
+        'interval': interval,
+        'n': int(some.sum()),
+        'without_answer': int((~some).sum()),
+        'gallery': len(sides.gallery),
+        'headline': ['map'] + [f'P@{k}' for k in ks if k in (1, 10)],
+    }, {name: v[some] for name, v in values.items()} | {'ids': ids, 'groups': groups}
 
 # %% ../../nbs/evaluate/ranking.ipynb #f5ac865d
 def retrieval(
-    embeddings, # `Embeddings`, or the queries themselves (Q, D)
-    query, # a modality, 'captions' or 'text'; with plain tensors the gallery (G, D)
-    gallery=None, # a modality or 'captions'
+    embeddings,  # `Embeddings`, or the queries themselves (Q, D)
+    query,  # a modality, 'captions' or 'text'; with plain tensors the gallery (G, D)
+    gallery=None,  # a modality or 'captions'
     ks: Sequence[int] = KS,
     *,
-    relevance: str | None = None, # 'pairs' (row i answers row i, or `positives`) or 'labels' (what shares a class is right)
-    positives=None, # gallery positions of the right answers: (Q,), (Q, P) padded with -1, lists, or a (Q, G) mask
-    query_labels=None, # with 'labels', where the embeddings have none
+    relevance: str
+    | None = None,  # 'pairs' (row i answers row i, or `positives`) or 'labels' (what shares a class is right)
+    positives=None,  # gallery positions of the right answers: (Q,), (Q, P) padded with -1, lists, or a (Q, G) mask
+    query_labels=None,  # with 'labels', where the embeddings have none
     gallery_labels=None,
-    gallery_sizes: Sequence[int] | None = None, # also give R@k for random galleries of these sizes (`curve`)
-    groups=None, # (Q,) clusters of queries that are not independent
-    resamples: int = 1000, # bootstrap over queries, the gallery fixed
+    gallery_sizes: Sequence[int] | None = None,  # also give R@k for random galleries of these sizes (`curve`)
+    groups=None,  # (Q,) clusters of queries that are not independent
+    resamples: int = 1000,  # bootstrap over queries, the gallery fixed
     seed: int = 0,
 ) -> Result:
     "Exact retrieval by cosine. Pairs: R@k, median and mean rank. Labels: mAP, mAP@k, P@k, and nDCG@k with several labels a scene."
     sides = _Sides(embeddings, query, gallery, relevance, positives, query_labels, gallery_labels)
     ks = _check_ks(ks, len(sides.gallery) - (sides.same and sides.relevance == 'labels'))
     E = sides.embeddings
-    ids, own = (None, None) if E is None or sides.names[0] == 'text' else (E.ids, E.groups) # class prompts are no scenes
+    ids, own = (
+        (None, None) if E is None or sides.names[0] == 'text' else (E.ids, E.groups)
+    )  # class prompts are no scenes
     groups = own if groups is None else groups
-    if sides.relevance == 'labels': values, samples = _class_result(sides, ks, ids, groups, resamples, seed)
+    if sides.relevance == 'labels':
+        values, samples = _class_result(sides, ks, ids, groups, resamples, seed)
     else:
         right = torch.arange(len(sides.query))[:, None] if sides.right is None else sides.right
-        values, samples = _pair_result(rank_queries(sides.query, sides.gallery, right), len(sides.gallery), ks, gallery_sizes, ids, groups, resamples, seed)
+        values, samples = _pair_result(
+            rank_queries(sides.query, sides.gallery, right),
+            len(sides.gallery),
+            ks,
+            gallery_sizes,
+            ids,
+            groups,
+            resamples,
+            seed,
+        )
     about = circumstances('retrieval', E, sides.names, None if E is None else E.labelset)
     return Result(about | {'relevance': sides.relevance} | values, samples=samples)
 
 # %% ../../nbs/evaluate/ranking.ipynb #5a51a3ea
 def retrieval_both(
-    embeddings, # `Embeddings`, or (N, D)
-    a, # a modality or 'captions'; with plain tensors the other (N, D)
+    embeddings,  # `Embeddings`, or (N, D)
+    a,  # a modality or 'captions'; with plain tensors the other (N, D)
     b=None,
     ks: Sequence[int] = KS,
     gallery_sizes: Sequence[int] | None = None,
     groups=None,
     resamples: int = 1000,
     seed: int = 0,
-) -> tuple: # (Result of a -> b, Result of b -> a)
+) -> tuple:  # (Result of a -> b, Result of b -> a)
     "R@k of pairs in both directions from one matrix product: half the time of two calls of `retrieval`."
     sides = _Sides(embeddings, a, b, 'pairs', None, None, None)
     kw = dict(gallery_sizes=gallery_sizes, groups=groups, resamples=resamples, seed=seed)
-    if sides.right is not None: # the same caption for several scenes
+    if sides.right is not None:  # the same caption for several scenes
         return retrieval(embeddings, a, b, ks, **kw), retrieval(embeddings, b, a, ks, **kw)
     E, n = sides.embeddings, len(sides.query)
     ids, own = (None, None) if E is None else (E.ids, E.groups)

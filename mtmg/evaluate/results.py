@@ -21,63 +21,89 @@ from ..data.scenes import atomic_write_json
 
 # %% ../../nbs/evaluate/results.ipynb #368f7dc9
 def scene_weights(
-    n: int, # scenes
+    n: int,  # scenes
     resamples: int = 1000,
-    groups=None, # (n,) cluster of each scene, any hashable
+    groups=None,  # (n,) cluster of each scene, any hashable
     seed: int = 0,
-    memory: int = 32_000_000, # most numbers at once
+    memory: int = 32_000_000,  # most numbers at once
 ):
     "Blocks (b, n) of weights: how often each scene is in each of `resamples` bootstrap samples."
     rng = np.random.default_rng(seed)
     cluster = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-    if len(cluster) != n: raise ValueError(f'{len(cluster)} groups for {n} scenes')
+    if len(cluster) != n:
+        raise ValueError(f'{len(cluster)} groups for {n} scenes')
     k = int(cluster.max()) + 1
     for start in range(0, resamples, step := max(1, memory // n)):
         b = min(step, resamples - start)
-        drawn = np.stack([np.bincount(rng.integers(0, k, k), minlength=k) for _ in range(b)]).astype(np.float32) # (b, k)
+        drawn = np.stack([np.bincount(rng.integers(0, k, k), minlength=k) for _ in range(b)]).astype(
+            np.float32
+        )  # (b, k)
         yield drawn if groups is None else drawn[:, cluster]
 
 # %% ../../nbs/evaluate/results.ipynb #a37cde61
 def resampled_means(
-    values, # (N,) a value per scene, or (S, N) for S training runs on the same scenes
+    values,  # (N,) a value per scene, or (S, N) for S training runs on the same scenes
     resamples: int = 1000,
-    groups=None, # (N,) clusters
+    groups=None,  # (N,) clusters
     seed: int = 0,
-) -> np.ndarray: # (resamples,)
+) -> np.ndarray:  # (resamples,)
     "Means of bootstrap samples of `values`."
     values = np.asarray(values, np.float64)
     n, rng = values.shape[-1], np.random.default_rng(seed + 1)
     if values.ndim == 1 and groups is None:
         distinct, counts = np.unique(values, return_counts=True)
-        if len(distinct) <= 256: return rng.multinomial(n, counts / n, size=resamples) @ distinct / n
-    rows = np.atleast_2d(values).T # (N, S)
-    means = np.concatenate([w @ rows / w.sum(1, keepdims=True) for w in scene_weights(n, resamples, groups, seed)]) # (resamples, S)
-    runs = rng.multinomial(rows.shape[1], np.full(rows.shape[1], 1 / rows.shape[1]), size=resamples) # runs drawn as well
+        if len(distinct) <= 256:
+            return rng.multinomial(n, counts / n, size=resamples) @ distinct / n
+    rows = np.atleast_2d(values).T  # (N, S)
+    means = np.concatenate(
+        [w @ rows / w.sum(1, keepdims=True) for w in scene_weights(n, resamples, groups, seed)]
+    )  # (resamples, S)
+    runs = rng.multinomial(
+        rows.shape[1], np.full(rows.shape[1], 1 / rows.shape[1]), size=resamples
+    )  # runs drawn as well
     return (means * runs).sum(1) / rows.shape[1]
 
-def quantiles(draws, level: float = .95) -> list:
+
+def quantiles(draws, level: float = 0.95) -> list:
     "The middle `level` of bootstrap draws, as [low, high]."
     draws = np.asarray(draws, np.float64)
-    if not np.isfinite(draws).any(): return [float('nan')] * 2
+    if not np.isfinite(draws).any():
+        return [float('nan')] * 2
     return [float(q) for q in np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])]
 
 # %% ../../nbs/evaluate/results.ipynb #5e23caa2
-_NAMES = {'acc1': 'top-1', 'acc5': 'top-5', 'balanced_accuracy': 'balanced', 'map': 'mAP', 'map_micro': 'micro AP', 'f1': 'F1',
-          'median_rank': 'median rank', 'ece': 'ECE'}
+_NAMES = {
+    'acc1': 'top-1',
+    'acc5': 'top-5',
+    'balanced_accuracy': 'balanced',
+    'map': 'mAP',
+    'map_micro': 'micro AP',
+    'f1': 'F1',
+    'median_rank': 'median rank',
+    'ece': 'ECE',
+}
 _NOT_PERCENT = ('median_rank', 'mean_rank')
+
 
 def _plain(x):
     "numpy and torch as lists and numbers; NaN as null, which json has"
-    if isinstance(x, (torch.Tensor, np.ndarray)): x = x.tolist()
-    if isinstance(x, np.generic): x = x.item()
-    if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
-    if isinstance(x, float) and not np.isfinite(x): return None
+    if isinstance(x, (torch.Tensor, np.ndarray)):
+        x = x.tolist()
+    if isinstance(x, np.generic):
+        x = x.item()
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
+    if isinstance(x, float) and not np.isfinite(x):
+        return None
     return x
+
 
 def show(value, metric: str = '') -> str:
     "A number as a table shows it: percent, or a rank; `n/a` where there is none."
-    if value is None or value != value: return 'n/a'
+    if value is None or value != value:
+        return 'n/a'
     return f'{value:.3g}' if metric in _NOT_PERCENT else f'{100 * value:.1f}'
 
 # %% ../../nbs/evaluate/results.ipynb #2f1c5bac
@@ -86,32 +112,55 @@ class Result(dict):
 
     def __init__(self, *args, samples: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__['samples'] = samples or {} # {metric: (N,) values or weights -> values}, for comparisons; not saved
+        self.__dict__['samples'] = (
+            samples or {}
+        )  # {metric: (N,) values or weights -> values}, for comparisons; not saved
+
     def __getattr__(self, name):
-        if name in self: return self[name]
+        if name in self:
+            return self[name]
         raise AttributeError(f'no {name!r} in this result; it has {", ".join(self)}')
-    def __dir__(self): return [*super().__dir__(), *self]
+
+    def __dir__(self):
+        return [*super().__dir__(), *self]
+
     def title(self) -> str:
         "What was measured on what."
         where = '/'.join(filter(None, (self.get('dataset'), self.get('split'))))
-        return ' '.join(filter(None, (self.get('kind', 'result').replace('_', ' '), self.get('modality'), where and f'on {where}')))
+        return ' '.join(
+            filter(None, (self.get('kind', 'result').replace('_', ' '), self.get('modality'), where and f'on {where}'))
+        )
+
     def line(self, metric: str) -> str:
         "One number with its interval."
         unit = '' if metric in _NOT_PERCENT or self.get(metric) is None else ' %'
         low_high = (self.get('interval') or {}).get(metric)
-        between = '' if not low_high or self.get(metric) is None else f' [{show(low_high[0], metric)}, {show(low_high[1], metric)}]'
+        between = (
+            ''
+            if not low_high or self.get(metric) is None
+            else f' [{show(low_high[0], metric)}, {show(low_high[1], metric)}]'
+        )
         return f'{_NAMES.get(metric, metric)} {show(self.get(metric), metric)}{unit}{between}'
+
     def __repr__(self):
         shown = self.get('headline') or self.get('metrics', ())
         facts = [f'n = {self["n"]}'] if 'n' in self else []
-        return f'{self.title()}: ' + ', '.join([self.line(m) for m in shown] + facts + [self[k] for k in ('score',) if k in self])
+        return f'{self.title()}: ' + ', '.join(
+            [self.line(m) for m in shown] + facts + [self[k] for k in ('score',) if k in self]
+        )
+
     def to_dict(self) -> dict:
         "Plain types only, for json."
         return _plain(dict(self))
 
 # %% ../../nbs/evaluate/results.ipynb #d5938893
-_TASKS = {'zero_shot': 'zeroshot_classification', 'transductive': 'transductive_zeroshot_classification', 'retrieval': 'zeroshot_retrieval'}
+_TASKS = {
+    'zero_shot': 'zeroshot_classification',
+    'transductive': 'transductive_zeroshot_classification',
+    'retrieval': 'zeroshot_retrieval',
+}
 _THEIR_NAMES = {'balanced_accuracy': 'mean_per_class_recall', 'map': 'mean_average_precision'}
+
 
 def _to_clip_benchmark(self, model: str | None = None, pretrained: str | None = None) -> dict:
     "The json form of CLIP_benchmark, with prompts, split, versions and exposure beside it."
@@ -120,19 +169,32 @@ def _to_clip_benchmark(self, model: str | None = None, pretrained: str | None = 
     prefix = 'lp_' if self.get('kind') == 'linear_probe' else ''
     metrics = {prefix + _THEIR_NAMES.get(m, m): plain.get(m) for m in self.get('metrics', ())}
     kind = self.get('kind', 'result')
-    return {'dataset': self.get('dataset'), 'model': model or about.get('name') or about.get('backbone') or about.get('class') or self.get('modality'),
-            'pretrained': pretrained or about.get('pretrained') or about.get('hash'), 'task': _TASKS.get(kind, kind), 'metrics': metrics,
-            'language': 'en', **{k: v for k, v in plain.items() if k not in self.get('metrics', ()) and k not in ('dataset', 'metrics')}}
+    return {
+        'dataset': self.get('dataset'),
+        'model': model or about.get('name') or about.get('backbone') or about.get('class') or self.get('modality'),
+        'pretrained': pretrained or about.get('pretrained') or about.get('hash'),
+        'task': _TASKS.get(kind, kind),
+        'metrics': metrics,
+        'language': 'en',
+        **{k: v for k, v in plain.items() if k not in self.get('metrics', ()) and k not in ('dataset', 'metrics')},
+    }
 
-_SCENES = ('ids', 'groups') # what `samples` says of the scenes themselves, beside their values
+
+_SCENES = ('ids', 'groups')  # what `samples` says of the scenes themselves, beside their values
+
 
 def _save(self, path, **names) -> Path:
     "Write `to_clip_benchmark()` as json, whole or not at all, with the headline's value of each scene, for comparisons."
-    values = {m: np.round(self.samples[m], 6) for m in self.get('headline', self.get('metrics', ())) if isinstance(self.samples.get(m), np.ndarray)}
+    values = {
+        m: np.round(self.samples[m], 6)
+        for m in self.get('headline', self.get('metrics', ()))
+        if isinstance(self.samples.get(m), np.ndarray)
+    }
     per_scene = {m: (v.astype(int) if (v == v.astype(int)).all() else v).tolist() for m, v in values.items()}
     scenes = {k: _plain(list(self.samples[k])) for k in _SCENES if per_scene and self.samples.get(k) is not None}
     atomic_write_json(path, self.to_clip_benchmark(**names) | {'per_scene': per_scene | scenes})
     return Path(path)
+
 
 Result.to_clip_benchmark, Result.save = _to_clip_benchmark, _save
 
@@ -140,10 +202,14 @@ Result.to_clip_benchmark, Result.save = _to_clip_benchmark, _save
 def load_result(path) -> Result:
     "A result that `Result.save` wrote."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
-    try: d = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as error: raise ValueError(f'{path} is no json ({error})') from None
-    if not isinstance(d, dict) or not {'task', 'metrics'} <= set(d): raise ValueError(f'{path} is no result: it lacks task and metrics')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist')
+    try:
+        d = json.loads(path.read_text(encoding='utf-8'))
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is no json ({error})') from None
+    if not isinstance(d, dict) or not {'task', 'metrics'} <= set(d):
+        raise ValueError(f'{path} is no result: it lacks task and metrics')
     ours = {v: k for k, v in _THEIR_NAMES.items()}
     numbers = {ours.get(k := name.removeprefix('lp_'), k): v for name, v in d.pop('metrics').items()}
     kinds = {v: k for k, v in _TASKS.items()}
@@ -153,27 +219,39 @@ def load_result(path) -> Result:
 # %% ../../nbs/evaluate/results.ipynb #1f8178c6
 def score_of(
     exposure: Exposure | None,
-    source: str | None, # whose images
-    names: LabelSet | Sequence[str] | None, # the classes that are asked for
+    source: str | None,  # whose images
+    names: LabelSet | Sequence[str] | None,  # the classes that are asked for
 ) -> str:
     "The name of a score (`mtmg.labels.SCORES`): what the model had seen of these images and class names before."
     if exposure is None or (names is None and not any(r['source'] == source for r in exposure.records)):
         return 'unknown' if exposure is None or not exposure.known or source is None else 'unseen data set'
     return exposure.score(source, () if names is None else names)
 
-def circumstances(kind: str, embeddings: Embeddings | None, modalities: Sequence[str] = (), labelset: LabelSet | None = None) -> dict:
+
+def circumstances(
+    kind: str, embeddings: Embeddings | None, modalities: Sequence[str] = (), labelset: LabelSet | None = None
+) -> dict:
     "The fields of a `Result` that say what was measured."
     if embeddings is None:
         names = {} if labelset is None else {'classnames': list(labelset.classnames)}
         return {'kind': kind, 'score': 'unknown', 'versions': versions(), **names}
     seen = [embeddings.exposure.get(m, Exposure.unknown()) for m in modalities if m in embeddings.features]
     exposure = None
-    for e in seen: exposure = e if exposure is None else exposure.merge(e)
-    out = {'kind': kind, 'modality': ' -> '.join(modalities), 'dataset': embeddings.dataset, 'split': embeddings.split,
-           'source': embeddings.source, 'score': score_of(exposure, embeddings.source, labelset),
-           'models': embeddings.meta.get('models', {}), 'versions': versions() | embeddings.meta.get('versions', {}),
-           'exposure': None if exposure is None else exposure.to_dict()}
-    if labelset is not None: out |= {'labelset': labelset.name, 'classnames': list(labelset.classnames), 'prompts': list(labelset.templates)}
+    for e in seen:
+        exposure = e if exposure is None else exposure.merge(e)
+    out = {
+        'kind': kind,
+        'modality': ' -> '.join(modalities),
+        'dataset': embeddings.dataset,
+        'split': embeddings.split,
+        'source': embeddings.source,
+        'score': score_of(exposure, embeddings.source, labelset),
+        'models': embeddings.meta.get('models', {}),
+        'versions': versions() | embeddings.meta.get('versions', {}),
+        'exposure': None if exposure is None else exposure.to_dict(),
+    }
+    if labelset is not None:
+        out |= {'labelset': labelset.name, 'classnames': list(labelset.classnames), 'prompts': list(labelset.templates)}
     return out
 
 # %% ../../nbs/evaluate/results.ipynb #ec6edaa5
@@ -183,9 +261,15 @@ def _per_scene(result, metric) -> np.ndarray | Callable:
         raise ValueError(f'{result.title()} has no values per scene for {metric!r} (has {have})')
     return result.samples[metric]
 
+
 def _clusters(groups, results):
     "`groups`, or those that a result was measured with"
-    return next((r.samples['groups'] for r in results if r.samples.get('groups') is not None), None) if groups is None else groups
+    return (
+        next((r.samples['groups'] for r in results if r.samples.get('groups') is not None), None)
+        if groups is None
+        else groups
+    )
+
 
 def _draws(results, metric, resamples, groups, seed) -> np.ndarray:
     "Bootstrap draws of a metric, averaged over the runs `results`, (resamples, runs)"
@@ -198,121 +282,203 @@ def _draws(results, metric, resamples, groups, seed) -> np.ndarray:
 
 # %% ../../nbs/evaluate/results.ipynb #f0952d55
 def compare(
-    a, # `Result`, or results of several runs
-    b, # the same, on the same scenes
-    metric: str | None = None, # None: the first that both have
-    groups=None, # (N,) clusters of scenes that are not independent; by default those that `a` or `b` was measured with
+    a,  # `Result`, or results of several runs
+    b,  # the same, on the same scenes
+    metric: str | None = None,  # None: the first that both have
+    groups=None,  # (N,) clusters of scenes that are not independent; by default those that `a` or `b` was measured with
     resamples: int = 1000,
-    level: float = .95,
+    level: float = 0.95,
     seed: int = 0,
 ) -> Result:
     "`b` minus `a` by paired bootstrap, hierarchical over runs. `p` is two-sided: how often resampling turns the sign."
     a, b = ([r] if isinstance(r, Result) else list(r) for r in (a, b))
     metric = metric or next(m for m in a[0]['metrics'] if m in b[0]['metrics'])
-    if len(a) != len(b) and 1 not in (len(a), len(b)): raise ValueError(f'{len(a)} and {len(b)} runs; give as many of each, paired by seed')
+    if len(a) != len(b) and 1 not in (len(a), len(b)):
+        raise ValueError(f'{len(a)} and {len(b)} runs; give as many of each, paired by seed')
     sizes, names = {r['n'] for r in a + b}, {tuple(r.samples.get('ids') or ()) for r in a + b} - {()}
-    if len(sizes) > 1: raise ValueError(f'results on {" and ".join(map(str, sorted(sizes)))} scenes; a paired comparison needs the same scenes')
-    if len(names) > 1: raise ValueError('results on different scenes (ids differ); a paired comparison needs the same scenes in the same order')
+    if len(sizes) > 1:
+        raise ValueError(
+            f'results on {" and ".join(map(str, sorted(sizes)))} scenes; a paired comparison needs the same scenes'
+        )
+    if len(names) > 1:
+        raise ValueError(
+            'results on different scenes (ids differ); a paired comparison needs the same scenes in the same order'
+        )
     groups = _clusters(groups, a + b)
-    difference = _draws(b, metric, resamples, groups, seed) - _draws(a, metric, resamples, groups, seed) # (resamples, runs)
+    difference = _draws(b, metric, resamples, groups, seed) - _draws(
+        a, metric, resamples, groups, seed
+    )  # (resamples, runs)
     runs = difference.shape[1]
     weights = np.random.default_rng(seed + 2).multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
     difference = (difference * weights).sum(1)
     before, after = (float(np.mean([r[metric] for r in rs])) for rs in (a, b))
     p = 2 * min((difference <= 0).mean(), (difference >= 0).mean())
-    return Result(kind='compare', metric=metric, a=a[0].title(), b=b[0].title(), before=before, after=after, difference=after - before,
-                  interval={'difference': quantiles(difference, level)}, p=float(min(1., max(p, 1 / resamples))), n=a[0]['n'], runs=runs,
-                  independent=int(a[0]['n'] if groups is None else len(np.unique(groups))), level=level, metrics=['difference'],
-                  samples={'draws': difference})
+    return Result(
+        kind='compare',
+        metric=metric,
+        a=a[0].title(),
+        b=b[0].title(),
+        before=before,
+        after=after,
+        difference=after - before,
+        interval={'difference': quantiles(difference, level)},
+        p=float(min(1.0, max(p, 1 / resamples))),
+        n=a[0]['n'],
+        runs=runs,
+        independent=int(a[0]['n'] if groups is None else len(np.unique(groups))),
+        level=level,
+        metrics=['difference'],
+        samples={'draws': difference},
+    )
 
 # %% ../../nbs/evaluate/results.ipynb #b3dd3e66
 def over_runs(
-    results: Sequence[Result], # of runs that differ in their seed, on the same scenes
-    metric: str | None = None, # None: the first
-    groups=None, # as for `compare`
+    results: Sequence[Result],  # of runs that differ in their seed, on the same scenes
+    metric: str | None = None,  # None: the first
+    groups=None,  # as for `compare`
     resamples: int = 1000,
-    level: float = .95,
+    level: float = 0.95,
     seed: int = 0,
 ) -> Result:
     "Mean and spread over runs, with a hierarchical bootstrap interval."
     results = list(results)
     metric = metric or results[0]['metrics'][0]
-    draws = _draws(results, metric, resamples, _clusters(groups, results), seed) # (resamples, runs)
-    runs = np.random.default_rng(seed + 2).multinomial(len(results), np.full(len(results), 1 / len(results)), size=resamples)
+    draws = _draws(results, metric, resamples, _clusters(groups, results), seed)  # (resamples, runs)
+    runs = np.random.default_rng(seed + 2).multinomial(
+        len(results), np.full(len(results), 1 / len(results)), size=resamples
+    )
     each = [float(r[metric]) for r in results]
-    same = {k: v for k, v in results[0].items() if k in ('kind', 'modality', 'dataset', 'split', 'score', 'n', 'labelset', 'prompts') and all(r.get(k) == v for r in results)}
-    return Result(same | {metric: float(np.mean(each)), 'spread': float(np.std(each, ddof=1)) if len(each) > 1 else None, 'each': each,
-                          'interval': {metric: quantiles((draws * runs).sum(1) / len(results), level)}, 'runs': len(results), 'metrics': [metric]})
+    same = {
+        k: v
+        for k, v in results[0].items()
+        if k in ('kind', 'modality', 'dataset', 'split', 'score', 'n', 'labelset', 'prompts')
+        and all(r.get(k) == v for r in results)
+    }
+    return Result(
+        same
+        | {
+            metric: float(np.mean(each)),
+            'spread': float(np.std(each, ddof=1)) if len(each) > 1 else None,
+            'each': each,
+            'interval': {metric: quantiles((draws * runs).sum(1) / len(results), level)},
+            'runs': len(results),
+            'metrics': [metric],
+        }
+    )
 
 # %% ../../nbs/evaluate/results.ipynb #4613e7cc
 def kept(
-    before, # `Result` (or runs) of the model as it was
-    after, # of the model as it is
-    margin: float, # largest loss still called kept, as a fraction
-    groups=None, # clusters of images that are not independent; by default as for `compare`
-    at_least: int = 5000, # independent images for a verdict
+    before,  # `Result` (or runs) of the model as it was
+    after,  # of the model as it is
+    margin: float,  # largest loss still called kept, as a fraction
+    groups=None,  # clusters of images that are not independent; by default as for `compare`
+    at_least: int = 5000,  # independent images for a verdict
     resamples: int = 2000,
     seed: int = 0,
     metric: str | None = None,
 ) -> Result:
     "Whether a supported task was kept: `kept` is True, False, or None with too few independent images."
     c = compare(before, after, metric, groups, resamples, seed=seed)
-    upper = float(np.quantile(-c.samples['draws'], .95))
-    return Result(kind='kept', kept=bool(upper < margin) if c.independent >= at_least else None, loss=-c.difference, upper=upper,
-                  margin=margin, n=c.n, independent=c.independent, interval={'loss': [-x for x in c.interval['difference'][::-1]]}, metrics=['loss', 'upper'])
+    upper = float(np.quantile(-c.samples['draws'], 0.95))
+    return Result(
+        kind='kept',
+        kept=bool(upper < margin) if c.independent >= at_least else None,
+        loss=-c.difference,
+        upper=upper,
+        margin=margin,
+        n=c.n,
+        independent=c.independent,
+        interval={'loss': [-x for x in c.interval['difference'][::-1]]},
+        metrics=['loss', 'upper'],
+    )
 
 # %% ../../nbs/evaluate/results.ipynb #81258988
 _SMALL_IS_GOOD = ('ece', 'median_rank', 'mean_rank')
+
 
 def _put(table, row, column, entry):
     "into its cell, or where another result stands there, into a column named after what differs, else into a row of its own"
     if column in table.get(row, {}):
         there = table[row][column][0]
         differs = [str(entry[0].get(k)) for k in ('split', 'modality') if entry[0].get(k) != there.get(k)]
-        if differs: column += f' ({", ".join(differs)})'
+        if differs:
+            column += f' ({", ".join(differs)})'
     name, i = row, 2
-    while column in table.get(row, {}): row, i = f'{name} ({i})', i + 1
+    while column in table.get(row, {}):
+        row, i = f'{name} ({i})', i + 1
     table.setdefault(row, {})[column] = entry
 
+
 def _cells(results, metrics):
-    if not isinstance(results, dict): results = {i: r for i, r in enumerate(results)}
+    if not isinstance(results, dict):
+        results = {i: r for i, r in enumerate(results)}
     table = {}
     for name, group in results.items():
         for r in [group] if isinstance(group, Result) else group:
             row = name if isinstance(name, str) else r.get('model') or r.get('modality') or '-'
             for m in metrics or r.get('headline') or r['metrics']:
-                if m not in r: continue
-                column = ' '.join(filter(None, (r.get('dataset'), '' if r['kind'] == 'zero_shot' else r['kind'].replace('_', ' '), _NAMES.get(m, m))))
+                if m not in r:
+                    continue
+                column = ' '.join(
+                    filter(
+                        None,
+                        (
+                            r.get('dataset'),
+                            '' if r['kind'] == 'zero_shot' else r['kind'].replace('_', ' '),
+                            _NAMES.get(m, m),
+                        ),
+                    )
+                )
                 _put(table, row, column, (r, m))
     return table
 
+
 def _cell(entry, best):
-    if entry is None: return 'not run'
+    if entry is None:
+        return 'not run'
     r, m = entry
     text = r.line(m).removeprefix(_NAMES.get(m, m) + ' ').replace(' %', '')
     return f'**{text}**' if best else text
 
+
 def results_table(
-    results, # results, or {row name: result or results}
-    style: str = 'terminal', # 'terminal', 'markdown' or 'csv'
-    metrics: Sequence[str] | None = None, # None: each result's headline
+    results,  # results, or {row name: result or results}
+    style: str = 'terminal',  # 'terminal', 'markdown' or 'csv'
+    metrics: Sequence[str] | None = None,  # None: each result's headline
 ) -> str:
     "One table: a row a model, a column a data set and measure; percent with interval, best in bold, and the kind of score."
-    if style not in ('terminal', 'markdown', 'csv'): raise ValueError(f"style {style!r} is not one of terminal, markdown, csv")
+    if style not in ('terminal', 'markdown', 'csv'):
+        raise ValueError(f"style {style!r} is not one of terminal, markdown, csv")
     cells = _cells(results, metrics)
     columns = list(dict.fromkeys(c for row in cells.values() for c in row))
-    kinds = {row: ', '.join(dict.fromkeys(r.get('score', '') for r, _ in entries.values())) for row, entries in cells.items()}
+    kinds = {
+        row: ', '.join(dict.fromkeys(r.get('score', '') for r, _ in entries.values())) for row, entries in cells.items()
+    }
+
     def leads(column, row):
-        entries = [(e[0].get(e[1]), e[1]) for e in (cells[r].get(column) for r in cells) if e is not None and e[0].get(e[1]) is not None]
+        entries = [
+            (e[0].get(e[1]), e[1])
+            for e in (cells[r].get(column) for r in cells)
+            if e is not None and e[0].get(e[1]) is not None
+        ]
         mine = cells[row].get(column)
-        if len(entries) < 2 or mine is None or mine[0].get(mine[1]) is None: return False
+        if len(entries) < 2 or mine is None or mine[0].get(mine[1]) is None:
+            return False
         return mine[0][mine[1]] == (min if mine[1] in _SMALL_IS_GOOD else max)(v for v, _ in entries)
+
     if style == 'csv':
         import csv, io
-        out = io.StringIO(); write = csv.writer(out, lineterminator='\n')
+
+        out = io.StringIO()
+        write = csv.writer(out, lineterminator='\n')
         write.writerow(['model', *(x for c in columns for x in (c, f'{c} low', f'{c} high')), 'score'])
         for row, entries in cells.items():
-            values = [(None, None, None) if (e := entries.get(c)) is None else (e[0].get(e[1]), *((e[0].get('interval') or {}).get(e[1]) or (None, None))) for c in columns]
+            values = [
+                (None, None, None)
+                if (e := entries.get(c)) is None
+                else (e[0].get(e[1]), *((e[0].get('interval') or {}).get(e[1]) or (None, None)))
+                for c in columns
+            ]
             write.writerow([row, *('' if v is None else f'{v:.6g}' for triple in values for v in triple), kinds[row]])
         return out.getvalue()
     body = [[row, *(_cell(cells[row].get(c), leads(c, row)) for c in columns), kinds[row]] for row in cells]
@@ -320,5 +486,12 @@ def results_table(
     if style == 'markdown':
         return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [head, ['---'] * len(head), *body])
     widths = [max(len(line[i].replace('**', '')) for line in [head, *body]) for i in range(len(head))]
-    bold = lambda text, width: ('\x1b[1m' + text.strip('*') + '\x1b[0m' + ' ' * (width - len(text.strip('*')))) if text.startswith('**') else text.ljust(width)
-    return '\n'.join('  '.join(bold(t, w) for t, w in zip(line, widths)).rstrip() for line in [head, ['-' * w for w in widths], *body])
+    bold = lambda text, width: (
+        ('\x1b[1m' + text.strip('*') + '\x1b[0m' + ' ' * (width - len(text.strip('*'))))
+        if text.startswith('**')
+        else text.ljust(width)
+    )
+    return '\n'.join(
+        '  '.join(bold(t, w) for t, w in zip(line, widths)).rstrip()
+        for line in [head, ['-' * w for w in widths], *body]
+    )

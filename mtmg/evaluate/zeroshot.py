@@ -18,25 +18,31 @@ from .results import circumstances, quantiles, resampled_means, Result, scene_we
 from ..labels.labelsets import LabelSet
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #d44d5149
-TIE = 1e-6 # cosines in float32 closer than this are level: 8 units in the last place of 1
+TIE = 1e-6  # cosines in float32 closer than this are level: 8 units in the last place of 1
+
 
 def count_above(scores: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     "How many entries of each row are > its bound: (N, M), (N,) -> (N,) int64"
-    if scores.device.type != 'cpu': return (scores > bound[:, None]).sum(1)
-    (n, m), words = scores.shape, -(-scores.shape[1] // 8) # eight truth values are added at once, as one 64-bit number
-    group = min(255, words) # so many at most, that no byte of the sum overflows
+    if scores.device.type != 'cpu':
+        return (scores > bound[:, None]).sum(1)
+    (n, m), words = scores.shape, -(-scores.shape[1] // 8)  # eight truth values are added at once, as one 64-bit number
+    group = min(255, words)  # so many at most, that no byte of the sum overflows
     groups = -(-words // group)
     mask = torch.empty(n, groups * group * 8, dtype=torch.bool)
     mask[:, m:] = False
     torch.gt(scores, bound[:, None], out=mask[:, :m])
     return mask.view(torch.int64).view(n, groups, group).sum(2).view(torch.uint8).view(n, groups * 8).sum(1)
 
-def _below(x): return torch.nextafter(x, torch.full_like(x, -torch.inf)) # so that > includes x itself, at any magnitude
+
+def _below(x):
+    return torch.nextafter(x, torch.full_like(x, -torch.inf))  # so that > includes x itself, at any magnitude
+
 
 def places(scores: torch.Tensor, true: torch.Tensor, tie: float = TIE) -> tuple:
     "For `true` (N,), the score of the right answer in each row: how many are above it, how many level (itself included)."
     above = count_above(scores, true + tie)
     return above, count_above(scores, _below(true - tie)) - above
+
 
 def expected_hits(above: torch.Tensor, level: torch.Tensor, k: int) -> torch.Tensor:
     "Probability that the right answer is among the first k when ties are drawn by lot, (N,) float64."
@@ -47,27 +53,35 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     "AP of scores (N,) for truth (N,); NaN without a positive."
     truth = np.asarray(truth, bool)
     every, positive = np.sort(np.asarray(scores, np.float32)), np.sort(np.asarray(scores, np.float32)[truth])
-    if not len(positive): return float('nan')
+    if not len(positive):
+        return float('nan')
     at_least = lambda ordered: len(ordered) - np.searchsorted(ordered, positive, 'left')
     return float((at_least(positive) / at_least(every)).mean())
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #f049800d
 class WeightedMap:
     "Macro mAP as a function of scene weights: (b, N) -> (b,)."
+
     def __init__(self, scores: np.ndarray, truth: np.ndarray):
         self.classes = []
         for s, t in zip(np.asarray(scores, np.float32).T, np.asarray(truth, bool).T):
-            if not t.any(): continue
+            if not t.any():
+                continue
             order = np.argsort(-s, kind='stable')
-            last = np.searchsorted(-s[order], -s[order], 'right') - 1 # where each group of equal scores ends
+            last = np.searchsorted(-s[order], -s[order], 'right') - 1  # where each group of equal scores ends
             positive = np.flatnonzero(t[order])
-            self.classes.append((order, positive, last[positive], np.searchsorted(positive, last[positive], 'right') - 1))
+            self.classes.append(
+                (order, positive, last[positive], np.searchsorted(positive, last[positive], 'right') - 1)
+            )
+
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         total = np.zeros((len(weights), len(self.classes)))
         for c, (order, positive, last, last_positive) in enumerate(self.classes):
             w = weights[:, order]
             own = w[:, positive]
-            precision = own.cumsum(1, dtype=np.float32)[:, last_positive] / np.maximum(w.cumsum(1, dtype=np.float32)[:, last], 1e-9)
+            precision = own.cumsum(1, dtype=np.float32)[:, last_positive] / np.maximum(
+                w.cumsum(1, dtype=np.float32)[:, last], 1e-9
+            )
             drawn = own.sum(1)
             total[:, c] = np.where(drawn > 0, (own * precision).sum(1) / np.maximum(drawn, 1e-9), np.nan)
         return np.nanmean(total, 1)
@@ -75,44 +89,91 @@ class WeightedMap:
 # %% ../../nbs/evaluate/zeroshot.ipynb #87ddc674
 class Task:
     "Unit image features (N, D), unit class embeddings (C, D) and labels, whatever they came as."
-    def __init__(self, images, modality=None, labels=None, text=None, classnames=None, label_names=None, multilabel=None, logit_scale=None):
+
+    def __init__(
+        self,
+        images,
+        modality=None,
+        labels=None,
+        text=None,
+        classnames=None,
+        label_names=None,
+        multilabel=None,
+        logit_scale=None,
+    ):
         self.embeddings = E = images if isinstance(images, Embeddings) else None
         if E is not None:
-            if modality is None and len(E.features) > 1: raise ValueError(f'which modality? there are {", ".join(map(repr, E.features))}')
+            if modality is None and len(E.features) > 1:
+                raise ValueError(f'which modality? there are {", ".join(map(repr, E.features))}')
             self.modality = modality or E.modalities[0]
             features = E[self.modality]
-            if text is None: # rows by name, where another order is asked for
-                text, other_order = E.text, classnames is not None and E.classnames is not None and tuple(classnames) != E.classnames
-                if other_order and text is not None: text = dict(zip(E.classnames, text))
-            if labels is None: labels, label_names = E.labels, label_names or E.classnames
+            if text is None:  # rows by name, where another order is asked for
+                text, other_order = (
+                    E.text,
+                    classnames is not None and E.classnames is not None and tuple(classnames) != E.classnames,
+                )
+                if other_order and text is not None:
+                    text = dict(zip(E.classnames, text))
+            if labels is None:
+                labels, label_names = E.labels, label_names or E.classnames
             classnames = E.classnames if classnames is None and not isinstance(text, dict) else classnames
             logit_scale = E.logit_scale if logit_scale is None else logit_scale
-            if text is None: raise ValueError('these embeddings have no text; give embed(…, text=clip) or text=')
-        else: features, self.modality = images, modality
-        if labels is None: raise ValueError('no labels: give labels=')
-        if text is None: raise ValueError('no class embeddings: give text=, (C, D) in the order of classnames')
+            if text is None:
+                raise ValueError('these embeddings have no text; give embed(…, text=clip) or text=')
+        else:
+            features, self.modality = images, modality
+        if labels is None:
+            raise ValueError('no labels: give labels=')
+        if text is None:
+            raise ValueError('no class embeddings: give text=, (C, D) in the order of classnames')
         self.prompts, head, classnames = class_text(text, classnames)
         self.head = unit(head, 'text')
         self.images = unit(features, repr(self.modality) if self.modality else 'images')
         if self.images.shape[1] != self.head.shape[1]:
-            if self.prompts is not None and self.prompts.shape[1] == self.images.shape[1]: raise ValueError(f'text of shape {tuple(self.prompts.shape)} is (classes, D, prompts): give text.transpose(1, 2)')
-            if self.head.shape[0] == self.images.shape[1]: raise ValueError(f'text of shape {tuple(self.head.shape)} looks turned over: give text.T, one row a class')
-            raise ValueError(f'{self.modality or "images"} have {self.images.shape[1]} dimensions but text has {self.head.shape[1]}: they come from different models')
+            if self.prompts is not None and self.prompts.shape[1] == self.images.shape[1]:
+                raise ValueError(
+                    f'text of shape {tuple(self.prompts.shape)} is (classes, D, prompts): give text.transpose(1, 2)'
+                )
+            if self.head.shape[0] == self.images.shape[1]:
+                raise ValueError(
+                    f'text of shape {tuple(self.head.shape)} looks turned over: give text.T, one row a class'
+                )
+            raise ValueError(
+                f'{self.modality or "images"} have {self.images.shape[1]} dimensions but text has {self.head.shape[1]}: they come from different models'
+            )
         self.head = self.head.to(self.images.device)
         self.classes = len(self.head)
-        if classnames is not None and len(classnames) != self.classes: raise ValueError(f'{len(classnames)} class names for {self.classes} rows of text')
+        if classnames is not None and len(classnames) != self.classes:
+            raise ValueError(f'{len(classnames)} class names for {self.classes} rows of text')
         self.labels = self._match(labels, classnames, label_names)
         self.multilabel = self.labels.ndim == 2 if multilabel is None else multilabel
         if self.multilabel != (self.labels.ndim == 2):
-            raise ValueError(f'multilabel={multilabel} but labels have shape {tuple(self.labels.shape)}' + ('' if multilabel else '; give class numbers, labels.argmax(1)'))
-        if self.prompts is not None and classnames is None and not self.multilabel and int(self.labels.max()) + 1 == self.prompts.shape[1] < self.classes:
-            raise ValueError(f'text of shape {tuple(self.prompts.shape)} is {self.classes} classes of {self.prompts.shape[1]} prompts, but labels are 0 … {int(self.labels.max())}: '
-                             'give text.transpose(0, 1) if it is (prompts, classes, D), else classnames=')
+            raise ValueError(
+                f'multilabel={multilabel} but labels have shape {tuple(self.labels.shape)}'
+                + ('' if multilabel else '; give class numbers, labels.argmax(1)')
+            )
+        if (
+            self.prompts is not None
+            and classnames is None
+            and not self.multilabel
+            and int(self.labels.max()) + 1 == self.prompts.shape[1] < self.classes
+        ):
+            raise ValueError(
+                f'text of shape {tuple(self.prompts.shape)} is {self.classes} classes of {self.prompts.shape[1]} prompts, but labels are 0 … {int(self.labels.max())}: '
+                'give text.transpose(0, 1) if it is (prompts, classes, D), else classnames='
+            )
         self.classnames = tuple(map(str, classnames if classnames is not None else range(self.classes)))
-        self.logit_scale = 100. if logit_scale is None else float(logit_scale)
+        self.logit_scale = 100.0 if logit_scale is None else float(logit_scale)
         same = E is not None and E.labelset is not None and E.labelset.classnames == self.classnames
-        self.labelset = E.labelset if same else LabelSet('custom', self.classnames, ('{}',), self.multilabel) if classnames is not None else None
+        self.labelset = (
+            E.labelset
+            if same
+            else LabelSet('custom', self.classnames, ('{}',), self.multilabel)
+            if classnames is not None
+            else None
+        )
         self.ids, self.groups = (None, None) if E is None else (E.ids, E.groups)
+
     def _match(self, labels, classnames, label_names):
         n = len(self.images)
         if label_names is None or classnames is None or tuple(label_names) == tuple(classnames):
@@ -120,16 +181,20 @@ class Task:
         labels = as_labels(labels, label_names, n)
         used = labels.amax(0).bool() if labels.ndim == 2 else torch.bincount(labels, minlength=len(label_names)) > 0
         lost = [name for name, there in zip(label_names, used) if there and name not in classnames]
-        if lost: raise ValueError(f'label {lost[0]!r} is not one of the classes {", ".join(classnames)}')
+        if lost:
+            raise ValueError(f'label {lost[0]!r} is not one of the classes {", ".join(classnames)}')
         place = torch.tensor([list(classnames).index(name) if name in classnames else -1 for name in label_names])
-        if labels.ndim == 1: return place[labels]
+        if labels.ndim == 1:
+            return place[labels]
         out = torch.zeros(n, len(classnames), dtype=torch.uint8)
         out[:, place[place >= 0]] = labels[:, place >= 0]
         return out
+
     def cosines(self, chunk: int | None = None):
         "Blocks (start, (b, C)) of cosines."
-        chunk = chunk or max(256, 250_000 // self.classes) # scores that stay in the cache
-        for i in range(0, len(self.images), chunk): yield i, self.images[i:i + chunk] @ self.head.T
+        chunk = chunk or max(256, 250_000 // self.classes)  # scores that stay in the cache
+        for i in range(0, len(self.images), chunk):
+            yield i, self.images[i : i + chunk] @ self.head.T
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #8a3260ef
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
@@ -138,18 +203,25 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
     gap = np.bincount(b, correct, bins) - np.bincount(b, confidence, bins)
     return float(np.abs(gap).sum() / len(confidence))
 
+
 def _predict(blocks, labels: torch.Tensor, ks, scale) -> dict:
     "One pass over blocks of scores: hits at each k, predictions, confidence, and who shares a first place"
     n = len(labels)
     out = {k: np.empty(n) for k in ks} | {'pred': np.empty(n, np.int64), 'confidence': np.empty(n)}
-    shared, scratch = [], None # (row, classes level with the best) where there is more than one; room for the exponentials
+    shared, scratch = (
+        [],
+        None,
+    )  # (row, classes level with the best) where there is more than one; room for the exponentials
     for start, s in blocks:
         rows = slice(start, start + len(s))
         true = s.gather(1, labels[rows].to(s.device)[:, None])[:, 0]
         above, level = places(s, true)
-        for k in ks: out[k][rows] = expected_hits(above, level, k).cpu()
+        for k in ks:
+            out[k][rows] = expected_hits(above, level, k).cpu()
         best = s.amax(1)
-        out['pred'][rows] = s.numpy().argmax(1) if s.device.type == 'cpu' else s.argmax(1).cpu() # numpy's is five times as fast
+        out['pred'][rows] = (
+            s.numpy().argmax(1) if s.device.type == 'cpu' else s.argmax(1).cpu()
+        )  # numpy's is five times as fast
         if scale is not None:
             scratch = torch.empty_like(s) if scratch is None or scratch.shape != s.shape else scratch
             sure = 1 / torch.sub(s, best[:, None], out=scratch).mul_(scale).exp_().sum(1)
@@ -159,10 +231,12 @@ def _predict(blocks, labels: torch.Tensor, ks, scale) -> dict:
             shared.append((start + i, (s[i] > level[i]).nonzero().flatten().cpu().numpy()))
     return out | {'shared': shared}
 
+
 def confusion_matrix(labels: np.ndarray, pred: np.ndarray, classes: int, shared=()) -> np.ndarray:
     "(C, C): rows are true classes, columns answers; a shared first place counts in parts."
     counts = np.bincount(labels * classes + pred, minlength=classes * classes).reshape(classes, classes)
-    if not len(shared): return counts
+    if not len(shared):
+        return counts
     counts = counts.astype(float)
     for i, level in shared:
         counts[labels[i], pred[i]] -= 1
@@ -172,29 +246,46 @@ def confusion_matrix(labels: np.ndarray, pred: np.ndarray, classes: int, shared=
 # %% ../../nbs/evaluate/zeroshot.ipynb #49c9f320
 class _Balanced:
     "Balanced accuracy as a function of scene weights, over the classes that a sample holds"
+
     def __init__(self, labels, hits):
         self.order = np.argsort(labels, kind='stable')
         self.hits, self.starts = hits[self.order], np.flatnonzero(np.r_[1, np.diff(labels[self.order])])
+
     def __call__(self, weights):
         w = weights[:, self.order]
         support = np.add.reduceat(w, self.starts, axis=1)
-        with np.errstate(invalid='ignore'): return np.nanmean(np.add.reduceat(w * self.hits, self.starts, axis=1) / support, 1)
+        with np.errstate(invalid='ignore'):
+            return np.nanmean(np.add.reduceat(w * self.hits, self.starts, axis=1) / support, 1)
+
 
 def _balanced_draws(labels, hits, resamples, groups, seed):
-    if groups is not None: return np.concatenate([_Balanced(labels, hits)(w) for w in scene_weights(len(labels), resamples, groups, seed)])
-    if not np.isin(hits, (0, 1)).all(): return np.concatenate([_Balanced(labels, hits)(w) for w in scene_weights(len(labels), resamples, None, seed)])
-    support, rng = np.bincount(labels), np.random.default_rng(seed) # scenes of one class and one outcome are alike: draw how many
+    if groups is not None:
+        return np.concatenate([_Balanced(labels, hits)(w) for w in scene_weights(len(labels), resamples, groups, seed)])
+    if not np.isin(hits, (0, 1)).all():
+        return np.concatenate([_Balanced(labels, hits)(w) for w in scene_weights(len(labels), resamples, None, seed)])
+    support, rng = (
+        np.bincount(labels),
+        np.random.default_rng(seed),
+    )  # scenes of one class and one outcome are alike: draw how many
     there = support > 0
     recall = np.bincount(labels, hits)[there] / support[there]
-    drawn = rng.multinomial(len(labels), support[there] / len(labels), size=resamples) # (resamples, classes)
-    with np.errstate(invalid='ignore'): return np.nanmean(rng.binomial(drawn, recall) / drawn, 1)
+    drawn = rng.multinomial(len(labels), support[there] / len(labels), size=resamples)  # (resamples, classes)
+    with np.errstate(invalid='ignore'):
+        return np.nanmean(rng.binomial(drawn, recall) / drawn, 1)
+
 
 def _f1(confusion):
     hit, asked, answered = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    with np.errstate(invalid='ignore'): return np.where(asked > 0, 2 * hit / (asked + answered), np.nan)
+    with np.errstate(invalid='ignore'):
+        return np.where(asked > 0, 2 * hit / (asked + answered), np.nan)
 
-def _list(x): return [None if v != v else float(v) for v in np.asarray(x, float)]
-def _mean(x): return float(np.nanmean(x)) if np.isfinite(np.asarray(x, float)).any() else None
+
+def _list(x):
+    return [None if v != v else float(v) for v in np.asarray(x, float)]
+
+
+def _mean(x):
+    return float(np.nanmean(x)) if np.isfinite(np.asarray(x, float)).any() else None
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #45755faa
 def _single_label(task: Task, blocks, scale, ks, ap, groups, resamples, seed) -> tuple:
@@ -202,30 +293,49 @@ def _single_label(task: Task, blocks, scale, ks, ap, groups, resamples, seed) ->
     labels, c = task.labels.numpy(), task.classes
     ks = [k for k in ks if k <= c]
     keep = []
+
     def passing():
         for start, s in blocks:
-            if ap: keep.append(s.cpu().numpy())
+            if ap:
+                keep.append(s.cpu().numpy())
             yield start, s
+
     p = _predict(passing(), task.labels, dict.fromkeys([1, *ks]), scale)
     confusion = confusion_matrix(labels, p['pred'], c, p['shared'])
     support = np.bincount(labels, minlength=c)
-    with np.errstate(invalid='ignore'): recall = np.diag(confusion) / np.where(support, support, np.nan)
+    with np.errstate(invalid='ignore'):
+        recall = np.diag(confusion) / np.where(support, support, np.nan)
     f1 = _f1(confusion)
     out = {f'acc{k}': float(p[k].mean()) for k in ks} | {'balanced_accuracy': _mean(recall), 'f1': _mean(f1)}
-    if 5 not in ks: out['acc5'] = None # fewer than five classes
+    if 5 not in ks:
+        out['acc5'] = None  # fewer than five classes
     per_class = {'recall': _list(recall), 'f1': _list(f1), 'support': support.tolist()}
     if ap:
         scores = np.concatenate(keep)
         each = [average_precision(scores[:, i], labels == i) for i in range(c)]
-        out |= {'map': _mean(each), 'map_micro': average_precision(scores.reshape(-1), (labels[:, None] == np.arange(c)).reshape(-1))}
+        out |= {
+            'map': _mean(each),
+            'map_micro': average_precision(scores.reshape(-1), (labels[:, None] == np.arange(c)).reshape(-1)),
+        }
         per_class['ap'] = _list(each)
     out['ece'] = calibration_error(p['confidence'], p[1])
-    samples = {f'acc{k}': p[k] for k in ks} | {'balanced_accuracy': _Balanced(labels, p[1]), 'pred': p['pred'], 'confidence': p['confidence']}
+    samples = {f'acc{k}': p[k] for k in ks} | {
+        'balanced_accuracy': _Balanced(labels, p[1]),
+        'pred': p['pred'],
+        'confidence': p['confidence'],
+    }
     interval = {}
     if resamples:
         interval = {f'acc{k}': quantiles(resampled_means(p[k], resamples, groups, seed)) for k in ks}
         interval['balanced_accuracy'] = quantiles(_balanced_draws(labels, p[1], resamples, groups, seed))
-    return {'metrics': list(out), **out, 'interval': interval, 'per_class': per_class, 'confusion': confusion, 'headline': ['acc1'] + ['acc5'] * (c > 5) + ['balanced_accuracy']}, samples
+    return {
+        'metrics': list(out),
+        **out,
+        'interval': interval,
+        'per_class': per_class,
+        'confusion': confusion,
+        'headline': ['acc1'] + ['acc5'] * (c > 5) + ['balanced_accuracy'],
+    }, samples
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #cc8e8de6
 def choose_thresholds(scores, labels) -> np.ndarray:
@@ -233,13 +343,14 @@ def choose_thresholds(scores, labels) -> np.ndarray:
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     out = np.full(scores.shape[1], np.inf)
     for c, (s, t) in enumerate(zip(scores.T, labels.T)):
-        if not t.any(): continue
+        if not t.any():
+            continue
         order = np.argsort(-s, kind='stable')
         s, hits = s[order], t[order].cumsum()
-        f1 = 2 * hits / (np.arange(1, len(s) + 1) + t.sum()) # of answering the first i scenes
-        f1[:-1][s[:-1] == s[1:]] = -1 # a threshold cannot part equal scores
+        f1 = 2 * hits / (np.arange(1, len(s) + 1) + t.sum())  # of answering the first i scenes
+        f1[:-1][s[:-1] == s[1:]] = -1  # a threshold cannot part equal scores
         i = int(f1.argmax())
-        out[c] = s[i] - TIE if i + 1 == len(s) else (s[i] + s[i + 1]) / 2 # the last one too has to be crossed
+        out[c] = s[i] - TIE if i + 1 == len(s) else (s[i] + s[i + 1]) / 2  # the last one too has to be crossed
     return out
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #9923e307
@@ -248,63 +359,97 @@ def _multi_label(task: Task, scores: np.ndarray, threshold, groups, resamples, s
     truth = task.labels.numpy().astype(bool)
     each = np.array([average_precision(scores[:, c], truth[:, c]) for c in range(task.classes)])
     prevalence = truth.mean(0)
-    out = {'map': _mean(each), 'map_micro': average_precision(scores.reshape(-1), truth.reshape(-1)),
-           'prevalence': _mean(np.where(prevalence > 0, prevalence, np.nan))}
+    out = {
+        'map': _mean(each),
+        'map_micro': average_precision(scores.reshape(-1), truth.reshape(-1)),
+        'prevalence': _mean(np.where(prevalence > 0, prevalence, np.nan)),
+    }
     per_class = {'ap': _list(each), 'prevalence': _list(prevalence), 'support': truth.sum(0).tolist()}
     out |= {'f1': None, 'f1_micro': None}
     if threshold is not None:
         answer = scores > np.broadcast_to(np.asarray(threshold, float), (task.classes,))
         hit, asked, answered = (answer & truth).sum(0), truth.sum(0), answer.sum(0)
-        with np.errstate(invalid='ignore'): f1 = np.where(asked > 0, 2 * hit / (asked + answered), np.nan)
+        with np.errstate(invalid='ignore'):
+            f1 = np.where(asked > 0, 2 * hit / (asked + answered), np.nan)
         out |= {'f1': _mean(f1), 'f1_micro': float(2 * hit.sum() / max(1, asked.sum() + answered.sum()))}
         per_class['f1'] = _list(f1)
     stat = WeightedMap(scores, truth)
-    resamples = min(resamples, max(100, int(2e8 / scores.size))) # of a large set, fewer do
-    draws = [stat(w) for w in scene_weights(len(scores), resamples, groups, seed)] if resamples and len(stat.classes) else []
+    resamples = min(resamples, max(100, int(2e8 / scores.size)))  # of a large set, fewer do
+    draws = (
+        [stat(w) for w in scene_weights(len(scores), resamples, groups, seed)]
+        if resamples and len(stat.classes)
+        else []
+    )
     interval = {'map': quantiles(np.concatenate(draws))} if draws else {}
-    return {'metrics': list(out), **out, 'interval': interval, 'per_class': per_class,
-            'headline': ['map', 'prevalence']}, {'map': stat}
+    return {
+        'metrics': list(out),
+        **out,
+        'interval': interval,
+        'per_class': per_class,
+        'headline': ['map', 'prevalence'],
+    }, {'map': stat}
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #69898fda
 def _say_what_is_odd(task: Task, kind: str):
     "A warning for a test set that cannot carry the conclusion"
     import warnings
+
     support = task.labels.sum(0) if task.multilabel else torch.bincount(task.labels, minlength=task.classes)
     absent = [task.classnames[i] for i in (support == 0).nonzero().flatten().tolist()]
     if task.multilabel and len(task.labels) > 1 and bool((task.labels.sum(1) == 1).all()):
-        warnings.warn(f'{kind}: every scene has one label; for accuracies give class numbers, labels.argmax(1)', UserWarning, stacklevel=3)
+        warnings.warn(
+            f'{kind}: every scene has one label; for accuracies give class numbers, labels.argmax(1)',
+            UserWarning,
+            stacklevel=3,
+        )
     if not task.multilabel and len(absent) == task.classes - 1 and task.classes > 1:
-        warnings.warn(f'{kind}: all {len(task.labels)} labels are of one class; an accuracy on one class says little', UserWarning, stacklevel=3)
+        warnings.warn(
+            f'{kind}: all {len(task.labels)} labels are of one class; an accuracy on one class says little',
+            UserWarning,
+            stacklevel=3,
+        )
     elif absent:
         named = ', '.join(map(repr, absent[:3])) + (f' and {len(absent) - 3} more' if len(absent) > 3 else '')
-        warnings.warn(f'{kind}: no scene of class {named}; means over classes are over the other {task.classes - len(absent)}', UserWarning, stacklevel=3)
+        warnings.warn(
+            f'{kind}: no scene of class {named}; means over classes are over the other {task.classes - len(absent)}',
+            UserWarning,
+            stacklevel=3,
+        )
+
 
 def _thresholds(task, threshold, validation):
-    if validation is None: return threshold
-    if threshold is not None: raise ValueError('give threshold= or validation=, not both')
-    images, labels = (validation[task.modality], validation.labels) if isinstance(validation, Embeddings) else validation
-    if labels is None: raise ValueError('the validation embeddings have no labels to choose thresholds on')
-    if isinstance(validation, Embeddings) and validation.classnames is not None: # in the order of the task
+    if validation is None:
+        return threshold
+    if threshold is not None:
+        raise ValueError('give threshold= or validation=, not both')
+    images, labels = (
+        (validation[task.modality], validation.labels) if isinstance(validation, Embeddings) else validation
+    )
+    if labels is None:
+        raise ValueError('the validation embeddings have no labels to choose thresholds on')
+    if isinstance(validation, Embeddings) and validation.classnames is not None:  # in the order of the task
         labels = Task(validation, task.modality, text=dict(zip(task.classnames, task.head.cpu()))).labels
-    return choose_thresholds((unit(images, 'validation') @ task.head.cpu().T).numpy(), as_labels(labels, task.classnames, len(images)))
+    return choose_thresholds(
+        (unit(images, 'validation') @ task.head.cpu().T).numpy(), as_labels(labels, task.classnames, len(images))
+    )
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #963eab27
 def zero_shot(
-    images, # `Embeddings`, or features (N, D) of any length and precision
-    modality: str | None = None, # which of the embeddings' modalities
+    images,  # `Embeddings`, or features (N, D) of any length and precision
+    modality: str | None = None,  # which of the embeddings' modalities
     *,
-    labels=None, # (N,) class numbers or names, or (N, C) multi-hot
-    text=None, # (C, D), (C, T, D) for T prompts a class, or {class name: vector}
-    classnames: Sequence[str] | None = None, # in the order of the rows of `text`
-    label_names: Sequence[str] | None = None, # in the order of the label numbers, where it is another one
-    multilabel: bool | None = None, # None: by the shape of the labels
-    logit_scale: float | None = None, # for the calibration error; None: the model's, else 100
+    labels=None,  # (N,) class numbers or names, or (N, C) multi-hot
+    text=None,  # (C, D), (C, T, D) for T prompts a class, or {class name: vector}
+    classnames: Sequence[str] | None = None,  # in the order of the rows of `text`
+    label_names: Sequence[str] | None = None,  # in the order of the label numbers, where it is another one
+    multilabel: bool | None = None,  # None: by the shape of the labels
+    logit_scale: float | None = None,  # for the calibration error; None: the model's, else 100
     ks: Sequence[int] = (1, 5),
-    ap: bool | None = None, # average precision with one label a scene; None: up to 100 classes
-    threshold=None, # with several labels: cosine above which a class is named, one or one a class
-    validation=None, # with several labels: choose thresholds on these `Embeddings`, or on (features, labels)
-    groups=None, # (N,) clusters of scenes that are not independent, for the intervals; None: those of the embeddings
-    resamples: int = 1000, # bootstrap samples for the intervals; 0 for none
+    ap: bool | None = None,  # average precision with one label a scene; None: up to 100 classes
+    threshold=None,  # with several labels: cosine above which a class is named, one or one a class
+    validation=None,  # with several labels: choose thresholds on these `Embeddings`, or on (features, labels)
+    groups=None,  # (N,) clusters of scenes that are not independent, for the intervals; None: those of the embeddings
+    resamples: int = 1000,  # bootstrap samples for the intervals; 0 for none
     seed: int = 0,
 ) -> Result:
     "How well images find their class by its text alone."
@@ -318,45 +463,67 @@ def zero_shot(
         ap = task.classes <= 100 if ap is None else ap
         values, samples = _single_label(task, task.cosines(), task.logit_scale, ks, ap, groups, resamples, seed)
     about = circumstances('zero_shot', task.embeddings, [task.modality] if task.modality else [], task.labelset)
-    return Result(about | values | {'n': len(task.images), 'classes': task.classes, 'logit_scale': task.logit_scale}, samples=samples | {'ids': task.ids, 'groups': groups})
+    return Result(
+        about | values | {'n': len(task.images), 'classes': task.classes, 'logit_scale': task.logit_scale},
+        samples=samples | {'ids': task.ids, 'groups': groups},
+    )
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #1d5464b6
 def prompt_table(
-    images, # `Embeddings` with `prompts` (embed(…, prompts=True)), or features (N, D)
+    images,  # `Embeddings` with `prompts` (embed(…, prompts=True)), or features (N, D)
     modality: str | None = None,
     *,
-    text=None, # (C, T, D): every prompt by itself
-    templates: Sequence[str] | None = None, # names of the T prompts
-    **task, # labels=, classnames=, … as in `zero_shot`
+    text=None,  # (C, T, D): every prompt by itself
+    templates: Sequence[str] | None = None,  # names of the T prompts
+    **task,  # labels=, classnames=, … as in `zero_shot`
 ) -> Result:
     "Accuracy (mAP with several labels) of each prompt alone and of the ensemble without it; `rows`, best first."
     E = images if isinstance(images, Embeddings) else None
     text = E.prompts if text is None and E is not None else text
-    if text is None or torch.as_tensor(text).ndim != 3: raise ValueError('no single prompts: give embed(…, prompts=True), or text of shape (C, T, D)')
+    if text is None or torch.as_tensor(text).ndim != 3:
+        raise ValueError('no single prompts: give embed(…, prompts=True), or text of shape (C, T, D)')
     templates = list(templates or (E.labelset.templates if E is not None and E.labelset is not None else ()))
     task = Task(images, modality, text=torch.as_tensor(text), **task)
-    each = unit(task.prompts.flatten(0, 1), 'text').view_as(task.prompts) # (C, T, D)
+    each = unit(task.prompts.flatten(0, 1), 'text').view_as(task.prompts)  # (C, T, D)
     t = each.shape[1]
     templates = templates if len(templates) == t else [f'prompt {i}' for i in range(t)]
     metric = 'map' if task.multilabel else 'acc1'
+
     def score(head):
         s = task.images @ unit(head, 'text').to(task.images.device).T
-        if task.multilabel: return _mean([average_precision(s[:, c].cpu().numpy(), task.labels[:, c].numpy()) for c in range(task.classes)])
+        if task.multilabel:
+            return _mean(
+                [average_precision(s[:, c].cpu().numpy(), task.labels[:, c].numpy()) for c in range(task.classes)]
+            )
         return float(expected_hits(*places(s, s.gather(1, task.labels.to(s.device)[:, None])[:, 0]), 1).mean())
+
     every, whole = score(each.mean(1)), each.sum(1)
-    rows = [{'template': name, 'alone': score(each[:, i]), 'without': None if t == 1 else score(whole - each[:, i])} for i, name in enumerate(templates)]
-    for row in rows: row['helps'] = None if row['without'] is None else every - row['without']
+    rows = [
+        {'template': name, 'alone': score(each[:, i]), 'without': None if t == 1 else score(whole - each[:, i])}
+        for i, name in enumerate(templates)
+    ]
+    for row in rows:
+        row['helps'] = None if row['without'] is None else every - row['without']
     about = circumstances('prompts', task.embeddings, [task.modality] if task.modality else [], task.labelset)
-    return Result(about | {'metric': metric, metric: every, 'metrics': [metric], 'rows': sorted(rows, key=lambda row: -row['alone']), 'n': len(task.images)})
+    return Result(
+        about
+        | {
+            'metric': metric,
+            metric: every,
+            'metrics': [metric],
+            'rows': sorted(rows, key=lambda row: -row['alone']),
+            'n': len(task.images),
+        }
+    )
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #06b4db80
-def nearest(x: torch.Tensor, k: int, memory: int = 32_000_000) -> tuple: # cosines (N, k), positions (N, k)
+def nearest(x: torch.Tensor, k: int, memory: int = 32_000_000) -> tuple:  # cosines (N, k), positions (N, k)
     "The k nearest other rows of each row; a block of rows at a time, O(N k) kept."
     step, parts = max(1, min(4096, memory // len(x))), []
     for i in range(0, len(x), step):
-        cosines = x[i:i + step] @ x.T
+        cosines = x[i : i + step] @ x.T
         at = torch.arange(len(cosines), device=x.device)
-        cosines[at, i + at] = -2 # not itself
+        cosines[at, i + at] = -2  # not itself
         parts.append(cosines.topk(k, dim=1))
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
 
@@ -364,54 +531,62 @@ def nearest(x: torch.Tensor, k: int, memory: int = 32_000_000) -> tuple: # cosin
 def _neighbour_sum(z, cosines, index):
     "sum over j of (w_ij + w_ji) z_j, without a matrix of N x N"
     out = torch.zeros_like(z)
-    for w, j in zip(cosines.T, index.T): # the k-th neighbour of every image
+    for w, j in zip(cosines.T, index.T):  # the k-th neighbour of every image
         out += w[:, None] * z[j]
         out.index_add_(0, j, w[:, None] * z)
     return out
 
+
 def _log_gaussian(x, mu, variance):
     "log p (N, K) up to a constant: the square is multiplied out, so that no (N, K, D) arises"
     precision = 1 / variance
-    return -.5 * ((x * x) @ precision)[:, None] + x @ (mu * precision).T - .5 * ((mu * mu) @ precision)
+    return -0.5 * ((x * x) @ precision)[:, None] + x @ (mu * precision).T - 0.5 * ((mu * mu) @ precision)
+
 
 @torch.no_grad()
 def assign_jointly(
-    x: torch.Tensor, # (N, D) image embeddings, unit vectors
-    prior: torch.Tensor, # (N, K) zero-shot probabilities
+    x: torch.Tensor,  # (N, D) image embeddings, unit vectors
+    prior: torch.Tensor,  # (N, K) zero-shot probabilities
     neighbours: int = 3,
     steps: int = 10,
     inner_steps: int = 5,
-    surest: int = 8, # images of each class that its mean starts from
-    temperature: float = 50., # by which the mixture is softened against the text
-) -> torch.Tensor: # (N, K)
+    surest: int = 8,  # images of each class that its mean starts from
+    temperature: float = 50.0,  # by which the mixture is softened against the text
+) -> torch.Tensor:  # (N, K)
     "TransCLIP's joint assignment of all images to classes."
     n, d = x.shape
     cosines, index = nearest(x, min(neighbours, n - 1))
     z = prior.clone()
-    confidence, sure = prior.topk(min(surest, n), dim=0) # (surest, K)
+    confidence, sure = prior.topk(min(surest, n), dim=0)  # (surest, K)
     mu = torch.nn.functional.normalize(torch.einsum('sk,skd->kd', confidence, x[sure]), dim=1)
     variance = torch.full((d,), 1 / d, device=x.device)
     for step in range(steps + 1):
         likelihood = _log_gaussian(x, mu, variance) / temperature
         for _ in range(inner_steps):
-            z = prior * (a := likelihood + _neighbour_sum(z, cosines, index) / (2 * neighbours)).sub(a.amax(1, keepdim=True)).exp()
+            z = (
+                prior
+                * (a := likelihood + _neighbour_sum(z, cosines, index) / (2 * neighbours))
+                .sub(a.amax(1, keepdim=True))
+                .exp()
+            )
             z = z / z.sum(1, keepdim=True)
-        if step == steps: return z
-        mass = z.T @ x # (K, D)
+        if step == steps:
+            return z
+        mass = z.T @ x  # (K, D)
         mu = torch.nn.functional.normalize(mass, dim=1)
         variance = ((x * x).sum(0) - 2 * (mass * mu).sum(0) + z.sum(0) @ (mu * mu)) / n
         variance = variance.clamp(min=1e-8)
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #d342eeb0
 def transductive(
-    images, # `Embeddings`, or features (N, D)
+    images,  # `Embeddings`, or features (N, D)
     modality: str | None = None,
     *,
-    labels=None, # only to score the result
-    text=None, # as in `zero_shot`
+    labels=None,  # only to score the result
+    text=None,  # as in `zero_shot`
     classnames: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
-    logit_scale: float | None = None, # None: the model's, else 100
+    logit_scale: float | None = None,  # None: the model's, else 100
     neighbours: int = 3,
     steps: int = 10,
     groups=None,
@@ -420,8 +595,10 @@ def transductive(
 ) -> Result:
     "Zero-shot classification of a whole test set at once (TransCLIP). Uses the unlabelled test set; `inductive` is the accuracy without."
     task = Task(images, modality, labels, text, classnames, label_names, None, logit_scale)
-    if task.multilabel: raise ValueError('transductive zero-shot gives each image one class; these labels are multi-hot')
-    if len(task.images) < 2: raise ValueError('transductive zero-shot needs more than one image')
+    if task.multilabel:
+        raise ValueError('transductive zero-shot gives each image one class; these labels are multi-hot')
+    if len(task.images) < 2:
+        raise ValueError('transductive zero-shot needs more than one image')
     _say_what_is_odd(task, 'transductive')
     groups = task.groups if groups is None else groups
     cosines = torch.cat([s for _, s in task.cosines()])
@@ -429,5 +606,9 @@ def transductive(
     before, _ = _single_label(task, [(0, cosines)], task.logit_scale, (1,), False, None, 0, seed)
     values, samples = _single_label(task, [(0, z)], None, (1, 5), False, groups, resamples, seed)
     about = circumstances('transductive', task.embeddings, [task.modality] if task.modality else [], task.labelset)
-    return Result(about | values | {'n': len(task.images), 'classes': task.classes, 'inductive': before['acc1'], 'uses_test_images': True},
-                  samples=samples | {'ids': task.ids, 'groups': groups, 'assignment': z.cpu()})
+    return Result(
+        about
+        | values
+        | {'n': len(task.images), 'classes': task.classes, 'inductive': before['acc1'], 'uses_test_images': True},
+        samples=samples | {'ids': task.ids, 'groups': groups, 'assignment': z.cpu()},
+    )

@@ -8,11 +8,45 @@ __all__ = []
 # %% ../../nbs/gap/front.ipynb #cc1b065c
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'measures': ['agreement', 'alignment', 'centroid_angle', 'centroid_gap', 'cone', 'Estimate', 'gap_report',
-        'gap_vector', 'GapReport', 'half_samples', 'hubness', 'MEASURES', 'mixing', 'Neighbours', 'neighbours',
-        'noise_floor', 'pair_distance', 'relative_gap', 'separability', 'squared_gap', 'subsample_interval',
-        'uniformity'],
-    'closing': ['AMOUNTS', 'BETAS', 'close_gap', 'Closed', 'gap_rows', 'GapTracker', 'hub_bias', 'METHODS',
-        'procrustes', 'shift', 'shift_sweep'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'measures': [
+            'agreement',
+            'alignment',
+            'centroid_angle',
+            'centroid_gap',
+            'cone',
+            'Estimate',
+            'gap_report',
+            'gap_vector',
+            'GapReport',
+            'half_samples',
+            'hubness',
+            'MEASURES',
+            'mixing',
+            'Neighbours',
+            'neighbours',
+            'noise_floor',
+            'pair_distance',
+            'relative_gap',
+            'separability',
+            'squared_gap',
+            'subsample_interval',
+            'uniformity',
+        ],
+        'closing': [
+            'AMOUNTS',
+            'BETAS',
+            'close_gap',
+            'Closed',
+            'gap_rows',
+            'GapTracker',
+            'hub_bias',
+            'METHODS',
+            'procrustes',
+            'shift',
+            'shift_sweep',
+        ],
+    },
+)

@@ -14,8 +14,23 @@ import numpy as np
 import torch
 
 from mtmg.gap.measures import (
-    agreement, alignment, centroid_angle, centroid_gap, cone, gap_vector, half_samples, hubness, mixing, neighbours,
-    noise_floor, pair_distance, relative_gap, separability, squared_gap, subsample_interval, uniformity,
+    agreement,
+    alignment,
+    centroid_angle,
+    centroid_gap,
+    cone,
+    gap_vector,
+    half_samples,
+    hubness,
+    mixing,
+    neighbours,
+    noise_floor,
+    pair_distance,
+    relative_gap,
+    separability,
+    squared_gap,
+    subsample_interval,
+    uniformity,
 )
 from .measures import _pair
 from ..embed.embeddings import Embeddings, unit
@@ -26,11 +41,11 @@ from ..evaluate.zeroshot import zero_shot
 
 # %% ../../nbs/gap/closing.ipynb #c0dfc437
 def shift(
-    x, # (N, D)
-    y, # (M, D)
-    amount: float = 1., # 0 leaves all as it is, 1 closes the gap, -1 doubles it
-    delta=None, # (D,) gap vector to move along; None: that of x and y
-) -> tuple: # unit rows (N, D), (M, D)
+    x,  # (N, D)
+    y,  # (M, D)
+    amount: float = 1.0,  # 0 leaves all as it is, 1 closes the gap, -1 doubles it
+    delta=None,  # (D,) gap vector to move along; None: that of x and y
+) -> tuple:  # unit rows (N, D), (M, D)
     "Both modalities moved along the gap vector, each half of the way (Liang et al. 2022)."
     x, y = _pair(x, y, paired=False)
     delta = x.mean(0) - y.mean(0) if delta is None else torch.as_tensor(delta).to(x)
@@ -38,9 +53,9 @@ def shift(
 
 # %% ../../nbs/gap/closing.ipynb #155aaf3d
 def procrustes(
-    x, # (N, D)
-    y, # (N, D) the same scenes
-) -> torch.Tensor: # (D, D) rotation: x @ rotation is near y
+    x,  # (N, D)
+    y,  # (N, D) the same scenes
+) -> torch.Tensor:  # (D, D) rotation: x @ rotation is near y
     "The orthogonal map that brings the unit rows of `x` closest to those of `y`."
     x, y = (z.double() for z in _pair(x, y))
     u, _, v = torch.linalg.svd(x.T @ y + 1e-9 * len(x) * torch.eye(x.shape[1]).to(x))
@@ -48,109 +63,163 @@ def procrustes(
 
 # %% ../../nbs/gap/closing.ipynb #ba3fe60a
 def hub_bias(
-    bank, # (Q, D) training queries
-    gallery, # (M, D) answers
-    beta: float = 20., # how sharply hubs are seen
+    bank,  # (Q, D) training queries
+    gallery,  # (M, D) answers
+    beta: float = 20.0,  # how sharply hubs are seen
     block: int = 1024,
-) -> torch.Tensor: # (M,)
+) -> torch.Tensor:  # (M,)
     "How much each answer is asked for by the bank: what the inverted softmax takes off its score (Smith et al. 2017)."
     bank, gallery = _pair(bank, gallery, paired=False)
-    return torch.cat([torch.logsumexp(beta * (g @ bank.T), 1) for g in gallery.split(block)]).sub(np.log(len(bank))) / beta
+    return (
+        torch.cat([torch.logsumexp(beta * (g @ bank.T), 1) for g in gallery.split(block)]).sub(np.log(len(bank))) / beta
+    )
+
 
 def _with_bias(queries, gallery, bias) -> tuple:
     "((N, D + 2) queries, (M, D + 2) gallery, factor): cosine times factor is score minus bias"
     zero = torch.zeros(len(queries), 1).to(queries)
     longest = bias.square().max()
     rest = (longest - bias.square()).clamp_min(0).sqrt()
-    return (torch.cat([queries, zero + 1, zero], 1), torch.cat([gallery, -bias[:, None], rest[:, None]], 1), float((2 * (1 + longest)).sqrt()))
+    return (
+        torch.cat([queries, zero + 1, zero], 1),
+        torch.cat([gallery, -bias[:, None], rest[:, None]], 1),
+        float((2 * (1 + longest)).sqrt()),
+    )
 
 # %% ../../nbs/gap/closing.ipynb #c95e3b33
 METHODS = ('center', 'shift', 'procrustes', 'inverted_softmax')
 AMOUNTS = tuple(np.round(np.linspace(-1, 2, 13), 2).tolist())
-BETAS = (5., 10., 20., 50., 100.)
+BETAS = (5.0, 10.0, 20.0, 50.0, 100.0)
+
 
 def _sides(E, query, gallery) -> tuple:
     "unit queries, their partners scene by scene (None where there are none), and the class text"
-    if E.text is None and gallery == 'text': raise ValueError("these embeddings have no text to close the gap to; embed with a Clip (text=clip)")
+    if E.text is None and gallery == 'text':
+        raise ValueError("these embeddings have no text to close the gap to; embed with a Clip (text=clip)")
     text = None if E.text is None else unit(E.text, 'text')
-    if gallery == 'text': return unit(E[query], repr(query)), None if E.labels is None or E.labels.ndim > 1 else text[E.labels], text
+    if gallery == 'text':
+        return unit(E[query], repr(query)), None if E.labels is None or E.labels.ndim > 1 else text[E.labels], text
     return unit(E[query], repr(query)), unit(E[gallery], repr(gallery)), text
+
 
 def _found(q, g, block=2048) -> float:
     "share of queries whose own row of the gallery scores best"
     hits = 0
     for i in range(0, len(q), block):
-        s = q[i:i + block] @ g.T
+        s = q[i : i + block] @ g.T
         own = s.diagonal(i)
         hits += int((s > own[:, None]).sum(1).eq(0).sum())
     return hits / len(q)
 
+
 def _train_score(E, query, gallery) -> float:
     "what `close_gap` chooses by: the first hit, or the class where the gallery is text"
     q, g, text = _sides(E, query, gallery)
-    if gallery != 'text': return _found(q, g)
-    if E.labels is None: raise ValueError('choosing on training embeddings needs their labels where the gallery is text')
+    if gallery != 'text':
+        return _found(q, g)
+    if E.labels is None:
+        raise ValueError('choosing on training embeddings needs their labels where the gallery is text')
     s = q @ text.T
-    return float((s.argmax(1) == E.labels).float().mean()) if E.labels.ndim == 1 else float(E.labels[torch.arange(len(s)), s.argmax(1)].float().mean())
+    return (
+        float((s.argmax(1) == E.labels).float().mean())
+        if E.labels.ndim == 1
+        else float(E.labels[torch.arange(len(s)), s.argmax(1)].float().mean())
+    )
 
-def _moved(E, features: dict, text=None, **changes) -> Embeddings: return replace(E, features=features, text=E.text if text is None else text, caption_text=None, prompts=None, **changes)
+
+def _moved(E, features: dict, text=None, **changes) -> Embeddings:
+    return replace(
+        E, features=features, text=E.text if text is None else text, caption_text=None, prompts=None, **changes
+    )
 
 # %% ../../nbs/gap/closing.ipynb #f1fa3970
 def _fit_center(train, query, gallery, pairs):
     q, g, text = _sides(train, query, gallery)
     means = {query: q.mean(0)} | ({} if gallery == 'text' else {gallery: g.mean(0)})
     mean_text = None if text is None else text.mean(0)
+
     def apply(E):
         t = _sides(E, query, gallery)[2]
-        return _moved(E, {m: unit(unit(E[m]) - mean) for m, mean in means.items()}, t if t is None or len(t) < 2 else unit(t - mean_text))
+        return _moved(
+            E,
+            {m: unit(unit(E[m]) - mean) for m, mean in means.items()},
+            t if t is None or len(t) < 2 else unit(t - mean_text),
+        )
+
     return apply, {}
+
 
 def _shifted(E, query, gallery, amount, delta):
     q, g, text = _sides(E, query, gallery)
-    if gallery == 'text': return _moved(E, {query: unit(q - amount / 2 * delta)}, unit(text + amount / 2 * delta))
+    if gallery == 'text':
+        return _moved(E, {query: unit(q - amount / 2 * delta)}, unit(text + amount / 2 * delta))
     return _moved(E, dict(zip((query, gallery), shift(q, g, amount, delta))))
+
 
 def _delta(train, query, gallery):
     q, g, text = _sides(train, query, gallery)
-    if gallery != 'text': return q.mean(0) - g.mean(0)
+    if gallery != 'text':
+        return q.mean(0) - g.mean(0)
     total, count = _class_text(text, train.labels, len(q))
     return q.mean(0) - total.sum(0) / count.sum()
 
+
 def _fit_shift(train, query, gallery, pairs):
     delta = _delta(train, query, gallery)
-    amount = max(sorted(AMOUNTS, key=abs), key=lambda a: _train_score(_shifted(train, query, gallery, a, delta), query, gallery)) # of equals the smallest
+    amount = max(
+        sorted(AMOUNTS, key=abs), key=lambda a: _train_score(_shifted(train, query, gallery, a, delta), query, gallery)
+    )  # of equals the smallest
     return lambda E: _shifted(E, query, gallery, amount, delta), {'amount': amount}
+
 
 def _fit_procrustes(train, query, gallery, pairs):
     q, g, _ = _sides(train, query, gallery)
-    if g is None: raise ValueError('procrustes needs pairs: give labels of one class a scene, or another gallery than text')
+    if g is None:
+        raise ValueError('procrustes needs pairs: give labels of one class a scene, or another gallery than text')
     rotation = procrustes(q[:pairs], g[:pairs])
-    return lambda E: _moved(E, {m: unit(E[m]) @ rotation if m == query else E[m] for m in dict.fromkeys((query, gallery)) if m != 'text'}), {'pairs': len(q[:pairs])}
+    return lambda E: _moved(
+        E, {m: unit(E[m]) @ rotation if m == query else E[m] for m in dict.fromkeys((query, gallery)) if m != 'text'}
+    ), {'pairs': len(q[:pairs])}
+
 
 def _debiased(E, query, gallery, bank, beta):
     q, g, text = _sides(E, query, gallery)
     features, changes = {}, {}
-    if gallery != 'text': features[query], features[gallery], _ = _with_bias(q, g, hub_bias(bank, g, beta))
+    if gallery != 'text':
+        features[query], features[gallery], _ = _with_bias(q, g, hub_bias(bank, g, beta))
     if text is not None:
         own, answers, factor = _with_bias(q, text, hub_bias(bank, text, beta))
         features.setdefault(query, own)
         changes = {'text': answers, 'logit_scale': None if E.logit_scale is None else E.logit_scale * factor}
     return _moved(E, features, **changes)
 
+
 def _fit_inverted_softmax(train, query, gallery, pairs):
     bank = unit(train[query])[:pairs]
-    half = len(train) // 2 # a query must not stand in its own bank while the sharpness is chosen
+    half = len(train) // 2  # a query must not stand in its own bank while the sharpness is chosen
     rest, chosen_bank = train.subset(range(half, len(train))), unit(train[query])[:half]
     score = lambda beta: _train_score(_debiased(rest, query, gallery, chosen_bank, beta), query, gallery)
     beta = max(BETAS, key=score)
     return lambda E: _debiased(E, query, gallery, bank, beta), {'beta': beta, 'bank': len(bank)}
 
-_FITS = {'center': _fit_center, 'shift': _fit_shift, 'procrustes': _fit_procrustes, 'inverted_softmax': _fit_inverted_softmax}
+
+_FITS = {
+    'center': _fit_center,
+    'shift': _fit_shift,
+    'procrustes': _fit_procrustes,
+    'inverted_softmax': _fit_inverted_softmax,
+}
 
 # %% ../../nbs/gap/closing.ipynb #8d052a5d
 def _probe_across(train, test, query, gallery) -> float | None:
     "accuracy of a ridge classifier that learns on the gallery modality and answers for the query modality"
-    if gallery == 'text' or train.labels is None or train.labels.ndim > 1 or train[gallery].shape[1] != test[query].shape[1]: return None
+    if (
+        gallery == 'text'
+        or train.labels is None
+        or train.labels.ndim > 1
+        or train[gallery].shape[1] != test[query].shape[1]
+    ):
+        return None
     x, classes = unit(train[gallery]).double(), int(max(train.labels.max(), test.labels.max())) + 1
     target = torch.nn.functional.one_hot(train.labels, classes).double() - 1 / classes
     mean = x.mean(0)
@@ -160,81 +229,109 @@ def _probe_across(train, test, query, gallery) -> float | None:
     answers = ((unit(test[query]).double() - mean) @ weights + target.mean(0)).argmax(1)
     return float((answers == test.labels).double().mean())
 
+
 def _judge(train, test, query, gallery, probe=True) -> dict:
     out = {}
     if gallery != 'text':
         out['centroid_gap'] = centroid_gap(test[query], test[gallery])
         found = retrieval(test, query, gallery, ks=tuple(k for k in (1, 10) if k <= len(test)), resamples=0)
         out |= {m: found[m] for m in ('R@1', 'R@10') if m in found}
-    else: out['centroid_gap'] = float(_prompt_gap(unit(test[query]), unit(test.text), test.labels, half_samples(len(test), 2))['centroid_gap'])
+    else:
+        out['centroid_gap'] = float(
+            _prompt_gap(unit(test[query]), unit(test.text), test.labels, half_samples(len(test), 2))['centroid_gap']
+        )
     if test.text is not None and test.labels is not None:
         result = zero_shot(test, query, resamples=0)
         name = 'map' if test.multilabel else 'acc1'
         out[f'zero_shot_{name}'] = result[name]
-    if probe and test.labels is not None: out['probe_across'] = _probe_across(train, test, query, gallery)
+    if probe and test.labels is not None:
+        out['probe_across'] = _probe_across(train, test, query, gallery)
     return {m: v for m, v in out.items() if v is not None}
+
 
 @dataclass
 class Closed:
     "What a correction did: scores of the test embeddings before and after, and the corrected test embeddings."
+
     method: str
     query: str
     gallery: str
-    fitted: dict # what was chosen on the training embeddings
-    before: dict # {measure: score}
-    after: dict # {measure: score}, without those that the correction has no say in
+    fitted: dict  # what was chosen on the training embeddings
+    before: dict  # {measure: score}
+    after: dict  # {measure: score}, without those that the correction has no say in
     test: Embeddings = field(repr=False)
 
     def __repr__(self):
         fitted = ', '.join(f'{k} {v:g}' for k, v in self.fitted.items())
-        lines = [f'{self.method}{f" ({fitted})" if fitted else ""}, {self.query} to {self.gallery}, judged on {len(self.test):,} test scenes:']
+        lines = [
+            f'{self.method}{f" ({fitted})" if fitted else ""}, {self.query} to {self.gallery}, judged on {len(self.test):,} test scenes:'
+        ]
         shown = lambda v: 'n/a' if v is None else f'{v:.3f}'
         return '\n'.join(lines + [f'  {m:<18}{shown(v)} -> {shown(self.after.get(m))}' for m, v in self.before.items()])
 
+
 def close_gap(
-    train: Embeddings, # to fit on
-    test: Embeddings, # to judge on
-    method: str = 'procrustes', # one of `METHODS`
-    query: str | None = None, # the modality that asks: the second one
-    gallery: str | None = None, # the modality that answers, or 'text' for the class prompts: the first one
-    pairs: int | None = None, # fit procrustes, or fill the bank of the inverted softmax, with the first so many scenes only
+    train: Embeddings,  # to fit on
+    test: Embeddings,  # to judge on
+    method: str = 'procrustes',  # one of `METHODS`
+    query: str | None = None,  # the modality that asks: the second one
+    gallery: str | None = None,  # the modality that answers, or 'text' for the class prompts: the first one
+    pairs: int
+    | None = None,  # fit procrustes, or fill the bank of the inverted softmax, with the first so many scenes only
 ) -> Closed:
     "Fit a correction on `train` and say what it does to gap, zero-shot, retrieval and a probe across modalities on `test`."
-    if method not in METHODS: raise ValueError(f'method {method!r} is not one of {", ".join(METHODS)}')
+    if method not in METHODS:
+        raise ValueError(f'method {method!r} is not one of {", ".join(METHODS)}')
     names = list(train.features)
     gallery = gallery or ('text' if len(names) == 1 else next(m for m in names if m != query))
     query = query or next(m for m in names if m != gallery)
-    if query == gallery: raise ValueError(f'query and gallery are both {query!r}; there is no gap between them')
-    if pairs is not None and pairs < 1: raise ValueError(f'pairs = {pairs}; give at least 1')
+    if query == gallery:
+        raise ValueError(f'query and gallery are both {query!r}; there is no gap between them')
+    if pairs is not None and pairs < 1:
+        raise ValueError(f'pairs = {pairs}; give at least 1')
     for E in (train, test):
-        for m in (query, *([] if gallery == 'text' else [gallery])): E[m] # says which modalities there are
+        for m in (query, *([] if gallery == 'text' else [gallery])):
+            E[m]  # says which modalities there are
     apply, fitted = _FITS[method](train, query, gallery, pairs)
     after = apply(test)
-    probe = method != 'inverted_softmax' # scores change, features do not
+    probe = method != 'inverted_softmax'  # scores change, features do not
     scores = _judge(apply(train) if probe else train, after, query, gallery, probe)
-    if not probe: del scores['centroid_gap']
+    if not probe:
+        del scores['centroid_gap']
     return Closed(method, query, gallery, fitted, _judge(train, test, query, gallery), scores, after)
 
 # %% ../../nbs/gap/closing.ipynb #2b89b3ad
 def shift_sweep(
-    train: Embeddings, # whose gap vector to move along
-    test: Embeddings, # to judge on
+    train: Embeddings,  # whose gap vector to move along
+    test: Embeddings,  # to judge on
     query: str,
-    gallery: str, # a modality, or 'text'
-    amounts: tuple = AMOUNTS, # 0 is as it is, 1 is closed
-) -> list: # one dict an amount: amount, centroid_gap, and the scores of `close_gap`
+    gallery: str,  # a modality, or 'text'
+    amounts: tuple = AMOUNTS,  # 0 is as it is, 1 is closed
+) -> list:  # one dict an amount: amount, centroid_gap, and the scores of `close_gap`
     "What gap, zero-shot and retrieval become along the gap vector (Liang et al. 2022, figure 3)."
     delta = _delta(train, query, gallery)
-    return [{'amount': float(a)} | _judge(train, _shifted(test, query, gallery, a, delta), query, gallery, probe=False) for a in amounts]
+    return [
+        {'amount': float(a)} | _judge(train, _shifted(test, query, gallery, a, delta), query, gallery, probe=False)
+        for a in amounts
+    ]
 
 # %% ../../nbs/gap/closing.ipynb #2662a3e1
 def gap_rows(
-    features: dict, # {modality: (N, D)}, the same scenes in each
-) -> list: # one dict a pair: pair, centroid_gap, relative_gap, alignment, uniformity (mean of both)
+    features: dict,  # {modality: (N, D)}, the same scenes in each
+) -> list:  # one dict a pair: pair, centroid_gap, relative_gap, alignment, uniformity (mean of both)
     "The measures that are cheap enough to take in the middle of training."
     names, spread = list(features), {m: uniformity(f) for m, f in features.items()}
-    return [{'pair': f'{a}-{b}', 'centroid_gap': centroid_gap(features[a], features[b]), 'relative_gap': relative_gap(features[a], features[b]),
-             'alignment': alignment(features[a], features[b]), 'uniformity': (spread[a] + spread[b]) / 2} for i, a in enumerate(names) for b in names[i + 1:]]
+    return [
+        {
+            'pair': f'{a}-{b}',
+            'centroid_gap': centroid_gap(features[a], features[b]),
+            'relative_gap': relative_gap(features[a], features[b]),
+            'alignment': alignment(features[a], features[b]),
+            'uniformity': (spread[a] + spread[b]) / 2,
+        }
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    ]
 
 # %% ../../nbs/gap/closing.ipynb #95c7b454
 @cache
@@ -244,38 +341,56 @@ def _tracker_class():
 
     class GapTracker(Callback):
         "Gap, alignment and uniformity of a fixed batch through training, in `.rows`."
+
         def __init__(self, encode, every, stage):
-            if every < 1: raise ValueError(f'every = {every}; give at least one step')
+            if every < 1:
+                raise ValueError(f'every = {every}; give at least one step')
             self.encode, self.every, self.stage, self.rows = encode, every, stage, []
 
         def measure(self, module, step: int) -> list:
             "Add one row a pair for this step, unless it is there."
-            if any(r['step'] == step and r['stage'] == self.stage for r in self.rows): return self.rows
+            if any(r['step'] == step and r['stage'] == self.stage for r in self.rows):
+                return self.rows
             training = [m for m in module.modules() if m.training]
-            devices = [module.device] if getattr(module, 'device', None) is not None and module.device.type == 'cuda' else []
+            devices = (
+                [module.device] if getattr(module, 'device', None) is not None and module.device.type == 'cuda' else []
+            )
             try:
-                for m in training: m.training = False
-                with torch.no_grad(), torch.random.fork_rng(devices): features = {m: torch.as_tensor(f).detach().float().cpu() for m, f in self.encode(module).items()}
+                for m in training:
+                    m.training = False
+                with torch.no_grad(), torch.random.fork_rng(devices):
+                    features = {m: torch.as_tensor(f).detach().float().cpu() for m, f in self.encode(module).items()}
             finally:
-                for m in training: m.training = True
+                for m in training:
+                    m.training = True
             self.rows += [{'stage': self.stage, 'step': step} | row for row in gap_rows(features)]
             return self.rows
 
         def on_train_start(self, trainer, module):
-            if trainer.is_global_zero: self.measure(module, trainer.global_step)
+            if trainer.is_global_zero:
+                self.measure(module, trainer.global_step)
+
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            if trainer.is_global_zero and trainer.global_step % self.every == 0: self.measure(module, trainer.global_step)
+            if trainer.is_global_zero and trainer.global_step % self.every == 0:
+                self.measure(module, trainer.global_step)
+
         def on_train_end(self, trainer, module):
-            if trainer.is_global_zero: self.measure(module, trainer.global_step)
-        def state_dict(self): return {'rows': self.rows}
-        def load_state_dict(self, state): self.rows = list(state['rows'])
+            if trainer.is_global_zero:
+                self.measure(module, trainer.global_step)
+
+        def state_dict(self):
+            return {'rows': self.rows}
+
+        def load_state_dict(self, state):
+            self.rows = list(state['rows'])
 
     return GapTracker
 
+
 def GapTracker(
-    encode, # the module in training -> {modality: (N, D)} of the fixed batch; called without gradients, in evaluation mode
-    every: int = 20, # steps
-    stage: str = 'training', # a name for the rows
+    encode,  # the module in training -> {modality: (N, D)} of the fixed batch; called without gradients, in evaluation mode
+    every: int = 20,  # steps
+    stage: str = 'training',  # a name for the rows
 ):
     "A Lightning callback that follows the gap on a fixed batch; its `.rows` go to `plot_gap_training`."
     return _tracker_class()(encode, every, stage)

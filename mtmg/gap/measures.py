@@ -19,18 +19,22 @@ from ..embed.embeddings import unit
 def _pair(x, y, paired=True) -> tuple:
     "unit rows of both, of one dimension and, for pairs, of one length"
     x, y = unit(x, 'x'), unit(y, 'y')
-    if x.shape[1] != y.shape[1]: raise ValueError(f'x has {x.shape[1]} dimensions and y {y.shape[1]}; they must share a space')
-    if paired and len(x) != len(y): raise ValueError(f'{len(x)} and {len(y)} rows are no pairs; row i must be the same scene in both')
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f'x has {x.shape[1]} dimensions and y {y.shape[1]}; they must share a space')
+    if paired and len(x) != len(y):
+        raise ValueError(f'{len(x)} and {len(y)} rows are no pairs; row i must be the same scene in both')
     return x, y
 
+
 def _at_least(x, n, what):
-    if len(x) < n: raise ValueError(f'{len(x)} row{"s" * (len(x) != 1)}; {what} needs at least {n}')
+    if len(x) < n:
+        raise ValueError(f'{len(x)} row{"s" * (len(x) != 1)}; {what} needs at least {n}')
 
 # %% ../../nbs/gap/measures.ipynb #02c416b9
 def gap_vector(
-    x, # (N, D)
-    y, # (M, D)
-) -> torch.Tensor: # (D,)
+    x,  # (N, D)
+    y,  # (M, D)
+) -> torch.Tensor:  # (D,)
     "From the centroid of `y` to that of `x`, both on the unit sphere (Liang et al. 2022)."
     x, y = _pair(x, y, paired=False)
     return x.mean(0) - y.mean(0)
@@ -44,13 +48,15 @@ def centroid_gap(x, y) -> float:
 def centroid_angle(x, y) -> float:
     "Angle between the two centroids in degrees."
     x, y = (z.double().mean(0) for z in _pair(x, y, paired=False))
-    return float(torch.rad2deg(torch.atan2((x / x.norm() - y / y.norm()).norm(), (x / x.norm() + y / y.norm()).norm()) * 2)) # exact near 0, unlike acos
+    return float(
+        torch.rad2deg(torch.atan2((x / x.norm() - y / y.norm()).norm(), (x / x.norm() + y / y.norm()).norm()) * 2)
+    )  # exact near 0, unlike acos
 
 # %% ../../nbs/gap/measures.ipynb #771b33e8
 def squared_gap(
-    x, # (N, D)
-    y, # (M, D)
-    paired: bool = True, # whether row i is the same scene in both
+    x,  # (N, D)
+    y,  # (M, D)
+    paired: bool = True,  # whether row i is the same scene in both
 ) -> float:
     "Squared centroid gap without the bias of small samples; below zero where there is nothing but noise."
     x, y = (z.double() for z in _pair(x, y, paired))
@@ -84,10 +90,13 @@ def alignment(x, y, power: float = 2) -> float:
     return float((x - y).norm(dim=1).pow(power).double().mean())
 
 # %% ../../nbs/gap/measures.ipynb #ae63c2f7
-def _potentials(x, t=2., block=1024) -> torch.Tensor:
+def _potentials(x, t=2.0, block=1024) -> torch.Tensor:
     "(N,) mean over the others of exp(-t |x_i - x_j|^2)"
-    total = torch.cat([torch.exp(2 * t * (x[i:i + block] @ x.T - 1)).sum(1, dtype=torch.float64) for i in range(0, len(x), block)])
-    return (total - torch.exp(2 * t * ((x * x).sum(1).double() - 1))) / (len(x) - 1) # less itself
+    total = torch.cat(
+        [torch.exp(2 * t * (x[i : i + block] @ x.T - 1)).sum(1, dtype=torch.float64) for i in range(0, len(x), block)]
+    )
+    return (total - torch.exp(2 * t * ((x * x).sum(1).double() - 1))) / (len(x) - 1)  # less itself
+
 
 def uniformity(x, t: float = 2) -> float:
     "Log of the mean Gaussian potential between different rows (Wang and Isola 2020): 0 is one point, lower is more spread."
@@ -107,6 +116,7 @@ def _ridge_side(train_x, train_y, ridge=1e-3) -> tuple:
     direction = torch.linalg.solve(scatter, centred.T @ (target - level))
     return direction, level - mean @ direction
 
+
 def _separated(x, y, seed=0) -> torch.Tensor:
     "(N,) share of the two views of each scene that a plane fitted on other scenes puts on the right side"
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
@@ -117,6 +127,7 @@ def _separated(x, y, seed=0) -> torch.Tensor:
         right[test] = ((side(x) > 0).double() + (side(y) < 0)) / 2
     return right
 
+
 def separability(x, y, seed: int = 0) -> float:
     "Held-out accuracy of telling the modalities apart by a plane: ½ is chance."
     x, y = _pair(x, y)
@@ -126,42 +137,57 @@ def separability(x, y, seed: int = 0) -> float:
 # %% ../../nbs/gap/measures.ipynb #44a66434
 class Neighbours(NamedTuple):
     "The k nearest rows by cosine, best first."
-    index: torch.Tensor # (N, k)
-    cosine: torch.Tensor # (N, k)
+
+    index: torch.Tensor  # (N, k)
+    cosine: torch.Tensor  # (N, k)
+
 
 def _k(k, n, what):
-    if k < 1 or k > n: raise ValueError(f'k = {k} is outside 1 … {n}, the {what} there are')
+    if k < 1 or k > n:
+        raise ValueError(f'k = {k} is outside 1 … {n}, the {what} there are')
     return k
+
 
 def _within(x, k, t=None, block=512) -> tuple:
     "neighbours of each row among the others, and its mean potential where `t` is given"
     best, potential = [], []
     for i in range(0, len(x), block):
-        s = x[i:i + block] @ x.T # (B, N)
+        s = x[i : i + block] @ x.T  # (B, N)
         own = torch.arange(i, i + len(s), device=x.device)
         s[own - i, own] = -torch.inf
         best.append(s.topk(k))
-        if t is not None: potential.append(s.sub_(1).mul_(2 * t).exp_().sum(1).double() / (len(x) - 1)) # exp(-inf) = 0: itself adds nothing
-    return Neighbours(torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])), torch.cat(potential) if potential else None
+        if t is not None:
+            potential.append(
+                s.sub_(1).mul_(2 * t).exp_().sum(1).double() / (len(x) - 1)
+            )  # exp(-inf) = 0: itself adds nothing
+    return Neighbours(torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])), torch.cat(
+        potential
+    ) if potential else None
+
 
 def _across(x, y, k, block=512) -> tuple:
     "neighbours of the rows of x among those of y, and of y among x, from one product"
     rows, columns = [], None
     for i in range(0, len(x), block):
-        s = x[i:i + block] @ y.T # (B, M)
+        s = x[i : i + block] @ y.T  # (B, M)
         rows.append(s.topk(min(k, len(y))))
-        near = s.topk(min(k, len(s)), dim=0) # (k, M)
+        near = s.topk(min(k, len(s)), dim=0)  # (k, M)
         found = near.values, near.indices + i
-        if columns is not None: found = tuple(map(torch.cat, zip(columns, found))) # earlier rows first: ties keep their order
+        if columns is not None:
+            found = tuple(map(torch.cat, zip(columns, found)))  # earlier rows first: ties keep their order
         keep = found[0].topk(min(k, len(found[0])), dim=0).indices
         columns = tuple(f.gather(0, keep) for f in found)
-    return (Neighbours(torch.cat([r.indices for r in rows]), torch.cat([r.values for r in rows])), Neighbours(columns[1].T, columns[0].T))
+    return (
+        Neighbours(torch.cat([r.indices for r in rows]), torch.cat([r.values for r in rows])),
+        Neighbours(columns[1].T, columns[0].T),
+    )
+
 
 def neighbours(
-    x, # (N, D) queries
-    y=None, # (M, D) gallery; None for the other rows of x
+    x,  # (N, D) queries
+    y=None,  # (M, D) gallery; None for the other rows of x
     k: int = 10,
-) -> Neighbours: # index (N, k), cosine (N, k)
+) -> Neighbours:  # index (N, k), cosine (N, k)
     "The k nearest rows by cosine, exactly, in blocks."
     if y is None:
         x = unit(x, 'x')
@@ -170,7 +196,9 @@ def neighbours(
     return _across(x, y, _k(k, len(y), 'rows of the gallery'))[0]
 
 # %% ../../nbs/gap/measures.ipynb #9614508e
-def _occurrence(index, gallery) -> torch.Tensor: return torch.bincount(index.flatten(), minlength=gallery).double()
+def _occurrence(index, gallery) -> torch.Tensor:
+    return torch.bincount(index.flatten(), minlength=gallery).double()
+
 
 def _skewness(counts: torch.Tensor) -> torch.Tensor:
     "along the last axis; nan where all are equal"
@@ -178,9 +206,10 @@ def _skewness(counts: torch.Tensor) -> torch.Tensor:
     spread = z.square().mean(-1)
     return torch.where(spread > 0, z.pow(3).mean(-1) / spread.pow(1.5), torch.nan)
 
+
 def hubness(
-    x, # (N, D) queries
-    y=None, # (M, D) gallery; None for the other rows of x
+    x,  # (N, D) queries
+    y=None,  # (M, D) gallery; None for the other rows of x
     k: int = 10,
 ) -> float:
     "Skewness of how often each row of the gallery is among the k nearest of a query."
@@ -191,6 +220,7 @@ def hubness(
 def _shared(a, b) -> torch.Tensor:
     "(N,) share of the k neighbours that two lists have in common"
     return (a[:, :, None] == b[:, None, :]).any(2).double().mean(1)
+
 
 def agreement(x, y, k: int = 10) -> float:
     "Mutual k-NN agreement (Huh et al. 2024): share of the k nearest scenes in common, chance k / (N - 1)."
@@ -205,6 +235,7 @@ def _crossed(within: Neighbours, across: Neighbours, n, m) -> torch.Tensor:
     nearest = torch.cat([within.cosine, across.cosine], 1).topk(k).indices
     return (nearest >= k).double().mean(1) / (m / (n + m - 1))
 
+
 def mixing(x, y, k: int = 10) -> float:
     "Share of the other modality among the k nearest neighbours, over its share among all points: 0 apart, 1 mixed."
     x, y = _pair(x, y, paired=False)
@@ -215,35 +246,38 @@ def mixing(x, y, k: int = 10) -> float:
 
 # %% ../../nbs/gap/measures.ipynb #e82a0cfa
 def half_samples(
-    n: int, # scenes
+    n: int,  # scenes
     draws: int = 200,
     seed: int = 0,
-    size: int | None = None, # scenes of a subsample: half of them
-) -> torch.Tensor: # (draws, n) float32
+    size: int | None = None,  # scenes of a subsample: half of them
+) -> torch.Tensor:  # (draws, n) float32
     "Rows of 1 for the scenes of a subsample without replacement, 0 for the others."
     size = n // 2 if size is None else size
-    if not 1 <= size < n: raise ValueError(f'a subsample of {size} out of {n} scenes; take 1 … {n - 1}')
+    if not 1 <= size < n:
+        raise ValueError(f'a subsample of {size} out of {n} scenes; take 1 … {n - 1}')
     drawn = torch.rand(draws, n, generator=torch.Generator().manual_seed(seed)).topk(size, 1).indices
     return torch.zeros(draws, n).scatter_(1, drawn, 1)
 
+
 def subsample_interval(
-    value: float, # the measure on all scenes
-    drawn, # (draws,) the measure on each subsample
-    size: int, # scenes of a subsample
-    n: int, # all scenes
-    level: float = .95,
-) -> tuple: # (low, high)
+    value: float,  # the measure on all scenes
+    drawn,  # (draws,) the measure on each subsample
+    size: int,  # scenes of a subsample
+    n: int,  # all scenes
+    level: float = 0.95,
+) -> tuple:  # (low, high)
     "The interval of `value` from the spread of subsamples, which may have another mean."
     drawn = np.asarray(drawn, dtype=float)
     drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) < 2 or not np.isfinite(value): return float('nan'), float('nan')
-    spread = (drawn - drawn.mean()) * (size / (n - size))**.5
+    if len(drawn) < 2 or not np.isfinite(value):
+        return float('nan'), float('nan')
+    spread = (drawn - drawn.mean()) * (size / (n - size)) ** 0.5
     low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2])
     return float(value + low), float(value + high)
 
 # %% ../../nbs/gap/measures.ipynb #10a4de38
 def noise_floor(
-    x, # (N, D)
+    x,  # (N, D)
     draws: int = 200,
     seed: int = 0,
 ) -> float:
@@ -251,6 +285,7 @@ def noise_floor(
     x = unit(x, 'x')
     _at_least(x, 2, 'two halves')
     return float(_half_gaps(x, half_samples(len(x), draws, seed).to(x.device)).mean())
+
 
 def _half_gaps(x, masks) -> torch.Tensor:
     "(draws,) centroid gap between the rows inside and outside each subsample"
@@ -260,14 +295,26 @@ def _half_gaps(x, masks) -> torch.Tensor:
 # %% ../../nbs/gap/measures.ipynb #4a5cfe8d
 class Estimate(float):
     "A float with `low`, `high` (95 % interval) and `nothing` (its value were there no gap), None where unknown."
+
     def __new__(cls, value, low=None, high=None, nothing=None):
         self = super().__new__(cls, value)
         known = lambda v: None if v is None or v != v else float(v)
         self.low, self.high, self.nothing = known(low), known(high), known(nothing)
         return self
-    def __getnewargs__(self): return float(self), self.low, self.high, self.nothing
-    def __repr__(self): return f'{float(self):.3g}' + (f' [{self.low:.3g}, {self.high:.3g}]' if self.low is not None else '')
-    def to_dict(self) -> dict: return {'value': float(self) if self == self else None, 'low': self.low, 'high': self.high, 'nothing': self.nothing}
+
+    def __getnewargs__(self):
+        return float(self), self.low, self.high, self.nothing
+
+    def __repr__(self):
+        return f'{float(self):.3g}' + (f' [{self.low:.3g}, {self.high:.3g}]' if self.low is not None else '')
+
+    def to_dict(self) -> dict:
+        return {
+            'value': float(self) if self == self else None,
+            'low': self.low,
+            'high': self.high,
+            'nothing': self.nothing,
+        }
 
 # %% ../../nbs/gap/measures.ipynb #c18c6c39
 def _from_sums(n, sx, sy, dots) -> dict:
@@ -276,18 +323,27 @@ def _from_sums(n, sx, sy, dots) -> dict:
     mx, my, mean_dot = sx / n[..., None], sy / n[..., None], dots / n
     gap2 = (mx - my).square().sum(-1)
     cosine = torch.nn.functional.cosine_similarity(mx, my, dim=-1).clamp(-1, 1)
-    within = lambda s: (1 - (s.square().sum(-1) - n) / (n * (n - 1))) / 2 # mean distance of different rows
+    within = lambda s: (1 - (s.square().sum(-1) - n) / (n * (n - 1))) / 2  # mean distance of different rows
     pairs = (1 - mean_dot) / 2
-    return {'centroid_gap': gap2.sqrt(), 'centroid_angle': torch.rad2deg(torch.arccos(cosine)), 'squared_gap': gap2 - (2 - 2 * mean_dot - gap2) / (n - 1),
-            'pair_distance': pairs, 'relative_gap': pairs / ((within(sx) + within(sy)) / 2 + pairs), 'alignment': 2 - 2 * mean_dot}
+    return {
+        'centroid_gap': gap2.sqrt(),
+        'centroid_angle': torch.rad2deg(torch.arccos(cosine)),
+        'squared_gap': gap2 - (2 - 2 * mean_dot - gap2) / (n - 1),
+        'pair_distance': pairs,
+        'relative_gap': pairs / ((within(sx) + within(sy)) / 2 + pairs),
+        'alignment': 2 - 2 * mean_dot,
+    }
+
 
 def _mean_estimate(values, masks, nothing=None) -> Estimate:
     "mean of one value a scene"
     return _estimate(float(values.mean()), (masks @ values.to(masks)) / masks[0].sum(), masks, nothing)
 
+
 def _estimate(value, drawn, masks, nothing=None) -> Estimate:
     size, n = int(masks[0].sum()), masks.shape[1]
     return Estimate(value, *subsample_interval(value, drawn.cpu().numpy(), size, n), nothing)
+
 
 def _pair_sums(x, y, masks) -> dict:
     "{measure: Estimate} of all that follows from sums"
@@ -295,99 +351,165 @@ def _pair_sums(x, y, masks) -> dict:
     whole = _from_sums(len(x), x64.sum(0), y64.sum(0), dots.double().sum())
     drawn = _from_sums(masks.sum(1), (masks @ x).double(), (masks @ y).double(), (masks @ dots).double())
     floor = float(torch.cat([_half_gaps(x, masks), _half_gaps(y, masks)]).mean())
-    nothing = {'centroid_gap': floor, 'squared_gap': 0., 'pair_distance': 0., 'alignment': 0., 'relative_gap': 0., 'centroid_angle': 0.}
+    nothing = {
+        'centroid_gap': floor,
+        'squared_gap': 0.0,
+        'pair_distance': 0.0,
+        'alignment': 0.0,
+        'relative_gap': 0.0,
+        'centroid_angle': 0.0,
+    }
     return {name: _estimate(float(value), drawn[name], masks, nothing[name]) for name, value in whole.items()}
 
 # %% ../../nbs/gap/measures.ipynb #142ddd6a
 def _hub_estimate(index, gallery, masks) -> Estimate:
     "skewness of k-occurrence and its spread over parts of the gallery"
     counts = _occurrence(index, gallery)
-    drawn = _skewness(counts.expand(len(masks), -1)[masks > 0].view(len(masks), -1)) if gallery == masks.shape[1] else torch.empty(0) # (draws, n / 2)
+    drawn = (
+        _skewness(counts.expand(len(masks), -1)[masks > 0].view(len(masks), -1))
+        if gallery == masks.shape[1]
+        else torch.empty(0)
+    )  # (draws, n / 2)
     return _estimate(float(_skewness(counts)), drawn, masks)
+
 
 def _pair_graphs(x, y, near_x, near_y, k, masks) -> dict:
     "{measure: Estimate} of all that needs neighbours or a fit"
     there, back = _across(x, y, k)
     n = len(x)
     crossed = (_crossed(near_x, there, n, n) + _crossed(near_y, back, n, n)) / 2
-    return {'separability': _mean_estimate(_separated(x, y), masks, .5), 'mixing': _mean_estimate(crossed, masks, 1.),
-            'agreement': _mean_estimate(_shared(near_x.index, near_y.index), masks, k / (n - 1)),
-            'hubness': _hub_estimate(there.index, n, masks), 'hubness_back': _hub_estimate(back.index, n, masks)}
+    return {
+        'separability': _mean_estimate(_separated(x, y), masks, 0.5),
+        'mixing': _mean_estimate(crossed, masks, 1.0),
+        'agreement': _mean_estimate(_shared(near_x.index, near_y.index), masks, k / (n - 1)),
+        'hubness': _hub_estimate(there.index, n, masks),
+        'hubness_back': _hub_estimate(back.index, n, masks),
+    }
+
 
 def _single(x, k, masks) -> tuple:
     "neighbours within a modality and {measure: Estimate} of its narrowness"
-    near, potential = _within(x, k, t=2.)
+    near, potential = _within(x, k, t=2.0)
     n, mean = len(x), float(potential.mean())
     size = masks.sum(1).double()
     sums = (masks @ x).double()
     value = float((x.double().sum(0).square().sum() - n) / (n * (n - 1)))
     drawn = (sums.square().sum(1) - size) / (size * (size - 1))
-    moved = np.log(mean) + 2 * ((masks @ potential.to(masks)).double() / size - mean) / mean # both roles of a scene move: Hoeffding's projection
-    return near, {'cone': _estimate(value, drawn, masks, 0.), 'uniformity': _estimate(float(np.log(mean)), moved, masks)}
+    moved = (
+        np.log(mean) + 2 * ((masks @ potential.to(masks)).double() / size - mean) / mean
+    )  # both roles of a scene move: Hoeffding's projection
+    return near, {
+        'cone': _estimate(value, drawn, masks, 0.0),
+        'uniformity': _estimate(float(np.log(mean)), moved, masks),
+    }
 
 # %% ../../nbs/gap/measures.ipynb #2073ba29
 def _class_text(text, labels, n) -> tuple:
     "(N, D) summed class text of each scene and (N,) how many classes that is; a prior is then a mean over scenes"
-    if labels is None: return text.mean(0).expand(n, -1), torch.ones(n)
-    if labels.ndim == 1: return text[labels], torch.ones(n)
+    if labels is None:
+        return text.mean(0).expand(n, -1), torch.ones(n)
+    if labels.ndim == 1:
+        return text[labels], torch.ones(n)
     return labels.to(text) @ text, labels.sum(1).to(text)
+
 
 def _prompt_gap(x, text, labels, masks) -> dict:
     "{measure: Estimate} of a modality against class prompts"
     total, count = _class_text(text, labels, len(x))
-    if not float(count.sum()): raise ValueError('no scene has a label, so the class prompts have no prior; leave text out with text=None')
+    if not float(count.sum()):
+        raise ValueError('no scene has a label, so the class prompts have no prior; leave text out with text=None')
+
     def both(weights):
         mx, mt = weights @ x / weights.sum(-1, keepdim=True), weights @ total / (weights @ count)[..., None]
-        angle = torch.rad2deg(torch.arccos(torch.nn.functional.cosine_similarity(mx.double(), mt.double(), dim=-1).clamp(-1, 1)))
+        angle = torch.rad2deg(
+            torch.arccos(torch.nn.functional.cosine_similarity(mx.double(), mt.double(), dim=-1).clamp(-1, 1))
+        )
         return {'centroid_gap': (mx - mt).norm(dim=-1), 'centroid_angle': angle}
+
     whole, drawn = both(torch.ones(1, len(x)).to(masks)), both(masks)
     floor = {'centroid_gap': float(_half_gaps(x, masks).mean())}
     return {name: _estimate(float(value), drawn[name], masks, floor.get(name)) for name, value in whole.items()}
 
 # %% ../../nbs/gap/measures.ipynb #5bbece9f
-MEASURES = {'centroid_gap': 'centroid gap', 'centroid_angle': 'centroid angle (degrees)', 'squared_gap': 'squared gap, debiased', 'pair_distance': 'mean pair distance',
-            'relative_gap': 'relative modality gap', 'alignment': 'alignment', 'separability': 'linear separability', 'mixing': 'mixing',
-            'agreement': 'mutual k-NN agreement', 'hubness': 'hubness, first asks second', 'hubness_back': 'hubness, second asks first', 'cone': 'cone (mean cosine within)', 'uniformity': 'uniformity'}
+MEASURES = {
+    'centroid_gap': 'centroid gap',
+    'centroid_angle': 'centroid angle (degrees)',
+    'squared_gap': 'squared gap, debiased',
+    'pair_distance': 'mean pair distance',
+    'relative_gap': 'relative modality gap',
+    'alignment': 'alignment',
+    'separability': 'linear separability',
+    'mixing': 'mixing',
+    'agreement': 'mutual k-NN agreement',
+    'hubness': 'hubness, first asks second',
+    'hubness_back': 'hubness, second asks first',
+    'cone': 'cone (mean cosine within)',
+    'uniformity': 'uniformity',
+}
 _OF_ONE = ('cone', 'uniformity')
 _OF_PAIRS = tuple(m for m in MEASURES if m not in _OF_ONE)
 
+
 def _cell(e) -> str:
-    if e is None or e != e: return 'n/a'
+    if e is None or e != e:
+        return 'n/a'
     number = lambda v: f'{v:.1f}' if abs(e) >= 10 else f'{v:.3f}'
-    return number(float(e)) + (f' [{number(e.low)}, {number(e.high)}]' if e.low is not None else '') + (f' ({number(e.nothing)})' if e.nothing else '')
+    return (
+        number(float(e))
+        + (f' [{number(e.low)}, {number(e.high)}]' if e.low is not None else '')
+        + (f' ({number(e.nothing)})' if e.nothing else '')
+    )
+
 
 def _table(columns: dict, names: list) -> list:
     "rows of cells, the header first"
     return [['', *columns], *([MEASURES.get(m, m), *(_cell(c.get(m)) for c in columns.values())] for m in names)]
 
+
 class GapReport(dict):
     "{'rgb-ms': {measure: Estimate or None}}, with `.modalities` {'rgb': {measure: Estimate}}, `.n`, `.k` and `.notes`."
+
     def __init__(self, pairs, modalities, n, k, notes=()):
         super().__init__(pairs)
         self.modalities, self.n, self.k, self.notes = modalities, n, k, list(notes)
+
     def __missing__(self, pair):
         a, _, b = str(pair).rpartition('-')
-        if (back := f'{b}-{a}') in self: return self[back]
+        if (back := f'{b}-{a}') in self:
+            return self[back]
         raise ValueError(f'no pair {pair!r} in this report; there are {", ".join(map(repr, self)) or "none"}')
+
     def tables(self) -> list:
         "Two tables as lists of rows: of pairs, and of single modalities."
         return [_table(columns, names) for columns, names in ((self, _OF_PAIRS), (self.modalities, _OF_ONE)) if columns]
+
     def legend(self) -> str:
         return f'{self.n:,} scenes, k = {self.k}; [95 % interval by subsampling without replacement]; (value if there were no gap: noise floor or chance)'
+
     def __repr__(self):
         out = []
         for rows in self.tables():
             widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
             out += ['  '.join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows] + ['']
         return '\n'.join([*out, self.legend(), *self.notes])
+
     def _repr_markdown_(self):
         line = lambda r: '| ' + ' | '.join(r) + ' |'
-        tables = ['\n'.join([line(rows[0]), line(['---'] * len(rows[0])), *map(line, rows[1:])]) for rows in self.tables()]
+        tables = [
+            '\n'.join([line(rows[0]), line(['---'] * len(rows[0])), *map(line, rows[1:])]) for rows in self.tables()
+        ]
         return '\n\n'.join([*tables, '\n'.join([self.legend(), *self.notes])])
+
     def to_dict(self) -> dict:
         "Plain types, for json."
         plain = lambda ms: {m: None if e is None else e.to_dict() for m, e in ms.items()}
-        return {'n': self.n, 'k': self.k, 'notes': self.notes, 'pairs': {p: plain(ms) for p, ms in self.items()}, 'modalities': {m: plain(ms) for m, ms in self.modalities.items()}}
+        return {
+            'n': self.n,
+            'k': self.k,
+            'notes': self.notes,
+            'pairs': {p: plain(ms) for p, ms in self.items()},
+            'modalities': {m: plain(ms) for m, ms in self.modalities.items()},
+        }
 
 # %% ../../nbs/gap/measures.ipynb #1389a5f1
 def _report_inputs(embeddings, modalities, text) -> tuple:
@@ -395,35 +517,49 @@ def _report_inputs(embeddings, modalities, text) -> tuple:
     E = embeddings if hasattr(embeddings, 'features') else None
     features = dict(E.features if E is not None else embeddings)
     for m in modalities or ():
-        if m not in features and m != 'text': raise ValueError(f'no modality {m!r} here; there are {", ".join(map(repr, features))}')
+        if m not in features and m != 'text':
+            raise ValueError(f'no modality {m!r} here; there are {", ".join(map(repr, features))}')
     rows = {m: unit(f, repr(m)) for m, f in features.items() if modalities is None or m in modalities}
     lengths = {m: len(f) for m, f in rows.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f'modalities of different lengths ({", ".join(f"{m} {n}" for m, n in lengths.items())}): row i must be the same scene in each')
+        raise ValueError(
+            f'modalities of different lengths ({", ".join(f"{m} {n}" for m, n in lengths.items())}): row i must be the same scene in each'
+        )
     wanted = text != 'none' and text is not None and (modalities is None or 'text' in modalities) and 'text' not in rows
     prompts = None
     if wanted and E is not None:
-        if text in ('auto', 'captions') and getattr(E, 'caption_text', None) is not None: rows['text'] = unit(E.caption_text, 'captions')
-        elif text == 'captions': raise ValueError('these embeddings have no text of captions; embed a data set with captions, or use text="prompts"')
-        elif getattr(E, 'text', None) is not None: prompts = unit(E.text, 'text')
+        if text in ('auto', 'captions') and getattr(E, 'caption_text', None) is not None:
+            rows['text'] = unit(E.caption_text, 'captions')
+        elif text == 'captions':
+            raise ValueError(
+                'these embeddings have no text of captions; embed a data set with captions, or use text="prompts"'
+            )
+        elif getattr(E, 'text', None) is not None:
+            prompts = unit(E.text, 'text')
     widths = {m: f.shape[1] for m, f in rows.items()} | ({'text': prompts.shape[1]} if prompts is not None else {})
-    if len(set(widths.values())) > 1: raise ValueError(f'modalities share no space: {", ".join(f"{m} has {d} dimensions" for m, d in widths.items())}')
+    if len(set(widths.values())) > 1:
+        raise ValueError(
+            f'modalities share no space: {", ".join(f"{m} has {d} dimensions" for m, d in widths.items())}'
+        )
     return rows, prompts, getattr(E, 'labels', None)
 
+
 def gap_report(
-    embeddings, # `Embeddings`, or {modality: (N, D)} with the same scenes in the same order
-    modalities: list | None = None, # which of them (all, and text)
-    text: str | None = 'auto', # 'captions', 'prompts', 'auto' (captions where there are some), None for no text
-    k: int = 10, # neighbours
-    draws: int = 200, # subsamples for the intervals
-    limit: int = 20_000, # scenes for what needs neighbours; more are subsampled
+    embeddings,  # `Embeddings`, or {modality: (N, D)} with the same scenes in the same order
+    modalities: list | None = None,  # which of them (all, and text)
+    text: str | None = 'auto',  # 'captions', 'prompts', 'auto' (captions where there are some), None for no text
+    k: int = 10,  # neighbours
+    draws: int = 200,  # subsamples for the intervals
+    limit: int = 20_000,  # scenes for what needs neighbours; more are subsampled
     seed: int = 0,
 ) -> GapReport:
     "Every measure of the gap for every pair of modalities, text included, with intervals and noise floor."
-    if text not in ('auto', 'captions', 'prompts', 'none', None): raise ValueError(f"text {text!r} is not one of 'auto', 'captions', 'prompts', None")
+    if text not in ('auto', 'captions', 'prompts', 'none', None):
+        raise ValueError(f"text {text!r} is not one of 'auto', 'captions', 'prompts', None")
     rows, prompts, labels = _report_inputs(embeddings, modalities, text)
     n = len(next(iter(rows.values())))
-    if n < 4: raise ValueError(f'{n} scene{"s" * (n != 1)}; a report needs at least 4')
+    if n < 4:
+        raise ValueError(f'{n} scene{"s" * (n != 1)}; a report needs at least 4')
     notes, few = [], torch.arange(n)
     if n > limit:
         few = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
@@ -436,13 +572,21 @@ def gap_report(
     few_masks = masks if n == len(few) else half_samples(len(few), draws, seed).to(device)
     part = {m: x if n == len(few) else x[few] for m, x in rows.items()}
     near, single = {}, {}
-    for m, x in part.items(): near[m], single[m] = _single(x, k, few_masks)
+    for m, x in part.items():
+        near[m], single[m] = _single(x, k, few_masks)
     names, pairs = list(rows), {}
     for i, a in enumerate(names):
-        for b in names[i + 1:]:
-            pairs[f'{a}-{b}'] = _pair_sums(rows[a], rows[b], masks) | _pair_graphs(part[a], part[b], near[a], near[b], k, few_masks)
+        for b in names[i + 1 :]:
+            pairs[f'{a}-{b}'] = _pair_sums(rows[a], rows[b], masks) | _pair_graphs(
+                part[a], part[b], near[a], near[b], k, few_masks
+            )
     if prompts is not None:
-        notes.append('text is class prompts, weighted by how many scenes each class has' if labels is not None else 'text is class prompts, all weighted alike: there are no labels')
+        notes.append(
+            'text is class prompts, weighted by how many scenes each class has'
+            if labels is not None
+            else 'text is class prompts, all weighted alike: there are no labels'
+        )
         blank = dict.fromkeys(_OF_PAIRS)
-        for m in names: pairs[f'{m}-text'] = blank | _prompt_gap(rows[m], prompts, labels, masks)
+        for m in names:
+            pairs[f'{m}-text'] = blank | _prompt_gap(rows[m], prompts, labels, masks)
     return GapReport(pairs, single, n, k, notes)

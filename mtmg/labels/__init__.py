@@ -8,10 +8,36 @@ __all__ = []
 # %% ../../nbs/labels/front.ipynb #65e03bd3
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'nomenclatures': ['ben43_to_19', 'ben43_to_5', 'ClassMap', 'CLC_CODES', 'EUROSAT_FOLDERS', 'igbp_scene_label',
-        'igbp_scene_labels', 'igbp_shares', 'igbp_to_sen12ms', 'igbp_to_sen12ms9', 'LANDCOVER_OF_EUROSAT',
-        'NOMENCLATURES'],
-    'labelsets': ['check_template', 'Exposure', 'is_zero_shot', 'LabelSet', 'labelset', 'LABELSETS', 'LazyTable',
-        'read_lines', 'SCORES', 'STAGES', 'TEMPLATES', 'templates'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'nomenclatures': [
+            'ben43_to_19',
+            'ben43_to_5',
+            'ClassMap',
+            'CLC_CODES',
+            'EUROSAT_FOLDERS',
+            'igbp_scene_label',
+            'igbp_scene_labels',
+            'igbp_shares',
+            'igbp_to_sen12ms',
+            'igbp_to_sen12ms9',
+            'LANDCOVER_OF_EUROSAT',
+            'NOMENCLATURES',
+        ],
+        'labelsets': [
+            'check_template',
+            'Exposure',
+            'is_zero_shot',
+            'LabelSet',
+            'labelset',
+            'LABELSETS',
+            'LazyTable',
+            'read_lines',
+            'SCORES',
+            'STAGES',
+            'TEMPLATES',
+            'templates',
+        ],
+    },
+)

@@ -16,127 +16,216 @@ from typing import Sequence
 
 from ..bands.sensors import did_you_mean
 from mtmg.labels.nomenclatures import (
-    CLC_CODES, EUROSAT_FOLDERS, LANDCOVER_OF_EUROSAT, NOMENCLATURES, ben43_to_5, ben43_to_19, igbp_scene_label,
-    igbp_scene_labels, igbp_shares, igbp_to_sen12ms, igbp_to_sen12ms9,
+    CLC_CODES,
+    EUROSAT_FOLDERS,
+    LANDCOVER_OF_EUROSAT,
+    NOMENCLATURES,
+    ben43_to_5,
+    ben43_to_19,
+    igbp_scene_label,
+    igbp_scene_labels,
+    igbp_shares,
+    igbp_to_sen12ms,
+    igbp_to_sen12ms9,
 )
 
 # %% ../../nbs/labels/labelsets.ipynb #3663c8ee
 def check_template(template: str) -> str:
     "The template itself; ValueError unless it has exactly one `{}` and no other brace."
-    if not isinstance(template, str): raise ValueError(f"template {template!r} is no text; give 'a photo of {{}}'")
+    if not isinstance(template, str):
+        raise ValueError(f"template {template!r} is no text; give 'a photo of {{}}'")
     if template.count('{}') != 1 or '{' in template.replace('{}', '') or '}' in template.replace('{}', ''):
-        raise ValueError(f"template '{template}' needs exactly one '{{}}' for the class name and no other brace, "
-                         "such as 'a satellite photo of {}'")
+        raise ValueError(
+            f"template '{template}' needs exactly one '{{}}' for the class name and no other brace, "
+            "such as 'a satellite photo of {}'"
+        )
     return template
 
 # %% ../../nbs/labels/labelsets.ipynb #e0fb2143
 class LazyTable(Mapping):
     "A dictionary whose values may be functions, called when they are first asked for; an unknown key is a ValueError."
-    def __init__(self, what: str, values: dict): self.what, self._values = what, dict(values)
+
+    def __init__(self, what: str, values: dict):
+        self.what, self._values = what, dict(values)
+
     def __getitem__(self, name):
         if name not in self._values:
-            raise ValueError(f"{self.what} '{name}' is not one of {', '.join(self._values)}{did_you_mean(name, self._values)}")
-        if callable(self._values[name]): self._values[name] = self._values[name]()
+            raise ValueError(
+                f"{self.what} '{name}' is not one of {', '.join(self._values)}{did_you_mean(name, self._values)}"
+            )
+        if callable(self._values[name]):
+            self._values[name] = self._values[name]()
         return self._values[name]
-    def get(self, name, default=None): return self[name] if name in self._values else default
-    def __contains__(self, name): return name in self._values
-    def __iter__(self): return iter(self._values)
-    def __len__(self): return len(self._values)
-    def __repr__(self): return f'{self.what}: {", ".join(self._values)}'
+
+    def get(self, name, default=None):
+        return self[name] if name in self._values else default
+
+    def __contains__(self, name):
+        return name in self._values
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+    def __repr__(self):
+        return f'{self.what}: {", ".join(self._values)}'
+
 
 def _open_clip(name: str):
     "a table of open_clip's zero_shot_metadata.py, without the seconds that importing open_clip takes"
     from importlib.util import find_spec, module_from_spec, spec_from_file_location
+
     folder = Path(find_spec('open_clip').origin).parent
-    spec = spec_from_file_location('open_clip_metadata', folder/'zero_shot_metadata.py')
+    spec = spec_from_file_location('open_clip_metadata', folder / 'zero_shot_metadata.py')
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return getattr(module, name)
 
-def _filled(name): return tuple(t('{}') for t in _open_clip(name)) # open_clip keeps its templates as functions
 
-_SEEN_FROM_ABOVE = tuple(f'{view} {{article}}{{}}.' for view in (
-    'satellite imagery of', 'aerial imagery of', 'satellite photo of', 'aerial photo of', 'satellite view of', 'aerial view of'))
+def _filled(name):
+    return tuple(t('{}') for t in _open_clip(name))  # open_clip keeps its templates as functions
 
-TEMPLATES = LazyTable('prompt set', {
-    'classname': ('{}',),
-    'generic': ('a photo of {}.', 'a photo of a {}.', 'a photo of the {}.'),
-    'satellite': ('a satellite photo of {}.', 'a satellite image of {}.', 'an aerial photo of {}.', 'an aerial view of {}.',
-                  'a remote sensing image of {}.', 'an overhead view of {}.'),
-    'sentinel2': ('a Sentinel-2 satellite image of {}.', 'a medium resolution satellite image of {}.',
-                  'a satellite image of a landscape with {}.'),
-    'openai-eurosat': ('a centered satellite photo of {}.', 'a centered satellite photo of a {}.',
-                       'a centered satellite photo of the {}.'),
-    'openai-resisc45': tuple(t.replace('{article}', a) for a in ('', 'a ', 'the ') for t in _SEEN_FROM_ABOVE),
-    'skyscript': ('a satellite photo of {}.', 'a satellite image of {}'),
-    'openai-cifar10': tuple(t.format(article=a, c='{}') for a in ('a', 'the') for t in (
-        'a photo of {article} {c}.', 'a blurry photo of {article} {c}.', 'a black and white photo of {article} {c}.',
-        'a low contrast photo of {article} {c}.', 'a high contrast photo of {article} {c}.', 'a bad photo of {article} {c}.',
-        'a good photo of {article} {c}.', 'a photo of {article} small {c}.', 'a photo of {article} big {c}.')),
-    'imagenet': lambda: _filled('OPENAI_IMAGENET_TEMPLATES'),
-    'imagenet-simple': lambda: _filled('SIMPLE_IMAGENET_TEMPLATES'),
-    'miniworld': ('a satellite photo of {}', 'an aerial view of {}', 'a photo of {}'),
-    'digits': ('a photo of the digit {}', 'the number {}', 'a handwritten {}'),
-    'shapes': ('a {}', 'a photo of a {}', 'a picture of a {}'),
-})
+
+_SEEN_FROM_ABOVE = tuple(
+    f'{view} {{article}}{{}}.'
+    for view in (
+        'satellite imagery of',
+        'aerial imagery of',
+        'satellite photo of',
+        'aerial photo of',
+        'satellite view of',
+        'aerial view of',
+    )
+)
+
+TEMPLATES = LazyTable(
+    'prompt set',
+    {
+        'classname': ('{}',),
+        'generic': ('a photo of {}.', 'a photo of a {}.', 'a photo of the {}.'),
+        'satellite': (
+            'a satellite photo of {}.',
+            'a satellite image of {}.',
+            'an aerial photo of {}.',
+            'an aerial view of {}.',
+            'a remote sensing image of {}.',
+            'an overhead view of {}.',
+        ),
+        'sentinel2': (
+            'a Sentinel-2 satellite image of {}.',
+            'a medium resolution satellite image of {}.',
+            'a satellite image of a landscape with {}.',
+        ),
+        'openai-eurosat': (
+            'a centered satellite photo of {}.',
+            'a centered satellite photo of a {}.',
+            'a centered satellite photo of the {}.',
+        ),
+        'openai-resisc45': tuple(t.replace('{article}', a) for a in ('', 'a ', 'the ') for t in _SEEN_FROM_ABOVE),
+        'skyscript': ('a satellite photo of {}.', 'a satellite image of {}'),
+        'openai-cifar10': tuple(
+            t.format(article=a, c='{}')
+            for a in ('a', 'the')
+            for t in (
+                'a photo of {article} {c}.',
+                'a blurry photo of {article} {c}.',
+                'a black and white photo of {article} {c}.',
+                'a low contrast photo of {article} {c}.',
+                'a high contrast photo of {article} {c}.',
+                'a bad photo of {article} {c}.',
+                'a good photo of {article} {c}.',
+                'a photo of {article} small {c}.',
+                'a photo of {article} big {c}.',
+            )
+        ),
+        'imagenet': lambda: _filled('OPENAI_IMAGENET_TEMPLATES'),
+        'imagenet-simple': lambda: _filled('SIMPLE_IMAGENET_TEMPLATES'),
+        'miniworld': ('a satellite photo of {}', 'an aerial view of {}', 'a photo of {}'),
+        'digits': ('a photo of the digit {}', 'the number {}', 'a handwritten {}'),
+        'shapes': ('a {}', 'a photo of a {}', 'a picture of a {}'),
+    },
+)
 
 # %% ../../nbs/labels/labelsets.ipynb #3b3676ce
 def read_lines(path) -> list:
     "The lines of a UTF-8 text file without blanks around them, empty lines and lines that begin with `#`."
-    try: text = Path(path).read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as e: raise ValueError(f'{path} is no UTF-8 text file ({e.reason} at byte {e.start})') from None
+    try:
+        text = Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e:
+        raise ValueError(f'{path} is no UTF-8 text file ({e.reason} at byte {e.start})') from None
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith('#')]
-    if not lines: raise ValueError(f'{path} has no lines')
+    if not lines:
+        raise ValueError(f'{path} has no lines')
     return lines
+
 
 def _is_file(source) -> bool:
     return isinstance(source, Path) or (isinstance(source, str) and ('/' in source or source.endswith('.txt')))
 
+
 def templates(
-    source: str | Path | Sequence[str], # a name of `TEMPLATES`, one template, a list of them, or a text file
+    source: str | Path | Sequence[str],  # a name of `TEMPLATES`, one template, a list of them, or a text file
 ) -> tuple:
     "Checked templates; several sources joined by `+` make an ensemble, such as 'satellite+openai-eurosat'."
     if isinstance(source, str) and '{' not in source and '+' in source and not _is_file(source):
         return tuple(dict.fromkeys(t for part in source.split('+') for t in TEMPLATES[part.strip()]))
-    if isinstance(source, str) and source in TEMPLATES: return TEMPLATES[source]
-    if isinstance(source, str) and ('{' in source or '}' in source): source = [source]
-    elif _is_file(source): source = read_lines(source)
-    elif isinstance(source, str): return TEMPLATES[source] if ' ' not in source else (check_template(source),) # each fails, and says why
+    if isinstance(source, str) and source in TEMPLATES:
+        return TEMPLATES[source]
+    if isinstance(source, str) and ('{' in source or '}' in source):
+        source = [source]
+    elif _is_file(source):
+        source = read_lines(source)
+    elif isinstance(source, str):
+        return TEMPLATES[source] if ' ' not in source else (check_template(source),)  # each fails, and says why
     found = tuple(check_template(t) for t in source)
-    if not found: raise ValueError("no templates given; 'classname' stands for the bare name")
+    if not found:
+        raise ValueError("no templates given; 'classname' stands for the bare name")
     return found
 
 # %% ../../nbs/labels/labelsets.ipynb #f01237b0
-def _key(name: str) -> str: return re.sub(r'[\W_]+', '', str(name)).lower()
+def _key(name: str) -> str:
+    return re.sub(r'[\W_]+', '', str(name)).lower()
+
 
 @dataclass(frozen=True, repr=False)
 class LabelSet:
     "Class names in the order of the class numbers, and the prompts to ask a CLIP for them."
+
     name: str
-    classnames: tuple # of str
-    templates: tuple = ('{}',) # of str, each with one '{}'
-    multilabel: bool = False # a scene may have several classes, or none
-    aliases: tuple = () # for each class, a tuple of other names
+    classnames: tuple  # of str
+    templates: tuple = ('{}',)  # of str, each with one '{}'
+    multilabel: bool = False  # a scene may have several classes, or none
+    aliases: tuple = ()  # for each class, a tuple of other names
 
     def __post_init__(self):
         for which in ('classnames', 'templates', 'aliases'):
             value = getattr(self, which)
-            if isinstance(value, str): raise ValueError(f"{which} of '{self.name}' is one text, '{value}'; give a list of them")
+            if isinstance(value, str):
+                raise ValueError(f"{which} of '{self.name}' is one text, '{value}'; give a list of them")
             object.__setattr__(self, which, tuple(value))
-        if not self.classnames: raise ValueError(f"label set '{self.name}' has no classes")
+        if not self.classnames:
+            raise ValueError(f"label set '{self.name}' has no classes")
         if bad := [c for c in self.classnames if not isinstance(c, str) or not c.strip()]:
             raise ValueError(f"label set '{self.name}': {bad[0]!r} is no class name")
         twice = [] if self.name == 'imagenet' else [c for c in self.classnames if self.classnames.count(c) > 1]
-        if twice: # ImageNet is known to have two classes of the same name, 'missile'
+        if twice:  # ImageNet is known to have two classes of the same name, 'missile'
             raise ValueError(f"label set '{self.name}' names two classes '{twice[0]}'")
-        if not self.templates: raise ValueError(f"label set '{self.name}' has no templates; '{{}}' is the bare name")
-        for t in self.templates: check_template(t)
+        if not self.templates:
+            raise ValueError(f"label set '{self.name}' has no templates; '{{}}' is the bare name")
+        for t in self.templates:
+            check_template(t)
         if self.aliases and len(self.aliases) != len(self.classnames):
-            raise ValueError(f"label set '{self.name}' has {len(self.classnames)} classes and aliases for {len(self.aliases)}")
+            raise ValueError(
+                f"label set '{self.name}' has {len(self.classnames)} classes and aliases for {len(self.aliases)}"
+            )
         object.__setattr__(self, 'aliases', tuple((a,) if isinstance(a, str) else tuple(a) for a in self.aliases))
 
-    def __len__(self) -> int: return len(self.classnames)
+    def __len__(self) -> int:
+        return len(self.classnames)
+
     def __repr__(self):
         shown = ', '.join(self.classnames[:4]) + (' …' if len(self) > 4 else '')
         kind = 'multi-label, ' if self.multilabel else ''
@@ -148,14 +237,19 @@ class LabelSet:
 
     def index(self, classname: str) -> int:
         "The number of a class, by its name or an alias, whatever the case and the spaces."
-        if classname in self.classnames: return self.classnames.index(classname)
+        if classname in self.classnames:
+            return self.classnames.index(classname)
         keys = {}
         for i, c in enumerate(self.classnames):
-            for name in (c, *(self.aliases[i] if self.aliases else ())): keys.setdefault(_key(name), i)
-        if _key(classname) in keys: return keys[_key(classname)]
+            for name in (c, *(self.aliases[i] if self.aliases else ())):
+                keys.setdefault(_key(name), i)
+        if _key(classname) in keys:
+            return keys[_key(classname)]
         shown = ', '.join(self.classnames[:12]) + (' …' if len(self) > 12 else '')
-        raise ValueError(f"class '{classname}' is not one of {self.name}'s {len(self)} ({shown})"
-                         f"{did_you_mean(classname, [*self.classnames, *(a for names in self.aliases for a in names)])}")
+        raise ValueError(
+            f"class '{classname}' is not one of {self.name}'s {len(self)} ({shown})"
+            f"{did_you_mean(classname, [*self.classnames, *(a for names in self.aliases for a in names)])}"
+        )
 
     def with_templates(self, source) -> 'LabelSet':
         "The same classes with other prompts: a name of `TEMPLATES`, a template, a list, or a text file."
@@ -164,54 +258,83 @@ class LabelSet:
     def subset(self, classnames: Sequence[str]) -> 'LabelSet':
         "Some of the classes, in the order given; the nomenclature keeps its name."
         which = [self.index(c) for c in classnames]
-        return replace(self, classnames=tuple(self.classnames[i] for i in which),
-                       aliases=tuple(self.aliases[i] for i in which) if self.aliases else ())
+        return replace(
+            self,
+            classnames=tuple(self.classnames[i] for i in which),
+            aliases=tuple(self.aliases[i] for i in which) if self.aliases else (),
+        )
 
     def to_dict(self) -> dict:
         "Plain types for json; `from_dict` reads them back."
-        d = {'name': self.name, 'classnames': list(self.classnames), 'templates': list(self.templates), 'multilabel': self.multilabel}
+        d = {
+            'name': self.name,
+            'classnames': list(self.classnames),
+            'templates': list(self.templates),
+            'multilabel': self.multilabel,
+        }
         return d | ({'aliases': [list(a) for a in self.aliases]} if self.aliases else {})
 
     @classmethod
     def from_dict(cls, d: dict) -> 'LabelSet':
         "The label set that `to_dict` wrote."
-        if missing := {'name', 'classnames', 'templates'} - set(d): raise ValueError(f'a label set needs {", ".join(sorted(missing))}')
-        return cls(d['name'], d['classnames'], d['templates'], bool(d.get('multilabel', False)), tuple(d.get('aliases') or ()))
+        if missing := {'name', 'classnames', 'templates'} - set(d):
+            raise ValueError(f'a label set needs {", ".join(sorted(missing))}')
+        return cls(
+            d['name'], d['classnames'], d['templates'], bool(d.get('multilabel', False)), tuple(d.get('aliases') or ())
+        )
 
 # %% ../../nbs/labels/labelsets.ipynb #02f713ec
-_OWN_PROMPTS = {'eurosat': 'openai-eurosat', 'digits': 'digits', 'shapes': 'shapes', 'resisc45': 'openai-resisc45',
-                'ucmerced': 'openai-resisc45', 'cifar10': 'openai-cifar10'} # by default; the rest has 'miniworld' or 'satellite'
+_OWN_PROMPTS = {
+    'eurosat': 'openai-eurosat',
+    'digits': 'digits',
+    'shapes': 'shapes',
+    'resisc45': 'openai-resisc45',
+    'ucmerced': 'openai-resisc45',
+    'cifar10': 'openai-cifar10',
+}  # by default; the rest has 'miniworld' or 'satellite'
 _ALIASES = {'eurosat': EUROSAT_FOLDERS, 'miniworld': EUROSAT_FOLDERS, 'digits': '0123456789'}
+
 
 def _labelset(name: str) -> LabelSet:
     prompts = _OWN_PROMPTS.get(name, 'miniworld' if name.startswith('miniworld') else 'satellite')
     multilabel = name.startswith(('bigearthnet', 'sen12ms')) or name.endswith('multilabel')
     return LabelSet(name, NOMENCLATURES[name], TEMPLATES[prompts], multilabel, tuple(_ALIASES.get(name, ())))
 
-LABELSETS = LazyTable('label set', {name: partial(_labelset, name) for name in NOMENCLATURES} | {
-    'imagenet': lambda: LabelSet('imagenet', tuple(_open_clip('IMAGENET_CLASSNAMES')), TEMPLATES['imagenet'])})
+
+LABELSETS = LazyTable(
+    'label set',
+    {name: partial(_labelset, name) for name in NOMENCLATURES}
+    | {'imagenet': lambda: LabelSet('imagenet', tuple(_open_clip('IMAGENET_CLASSNAMES')), TEMPLATES['imagenet'])},
+)
 
 # %% ../../nbs/labels/labelsets.ipynb #02028183
 def labelset(
-    name: str | Path | LabelSet | Sequence[str], # a name of `LABELSETS`, your class names, or a text file of them
-    templates=None, # other prompts than its own: whatever the function `templates` reads
-    multilabel: bool | None = None, # None for its own
+    name: str | Path | LabelSet | Sequence[str],  # a name of `LABELSETS`, your class names, or a text file of them
+    templates=None,  # other prompts than its own: whatever the function `templates` reads
+    multilabel: bool | None = None,  # None for its own
 ) -> LabelSet:
     "A label set by name, or of your own class names (asked with 'a photo of {}' unless other prompts are given)."
-    if isinstance(name, LabelSet): found = name
-    elif isinstance(name, str) and not _is_file(name): found = LABELSETS[name]
-    elif _is_file(name): found = LabelSet(Path(name).stem, tuple(read_lines(name)), ('a photo of {}',))
-    else: found = LabelSet('custom', tuple(name), ('a photo of {}',))
-    if templates is not None: found = found.with_templates(templates)
+    if isinstance(name, LabelSet):
+        found = name
+    elif isinstance(name, str) and not _is_file(name):
+        found = LABELSETS[name]
+    elif _is_file(name):
+        found = LabelSet(Path(name).stem, tuple(read_lines(name)), ('a photo of {}',))
+    else:
+        found = LabelSet('custom', tuple(name), ('a photo of {}',))
+    if templates is not None:
+        found = found.with_templates(templates)
     return found if multilabel is None else replace(found, multilabel=multilabel)
 
 # %% ../../nbs/labels/labelsets.ipynb #358d5a92
 STAGES = ('pretraining', 'patching', 'alpha', 'alignment')
 SCORES = ('seen labels', 'same images, other nomenclature', 'unseen classes', 'unseen data set', 'unknown')
 
+
 def is_zero_shot(score: str) -> bool:
     "Whether a score of this kind may be called zero-shot."
-    if score not in SCORES: raise ValueError(f"score '{score}' is not one of {', '.join(SCORES)}")
+    if score not in SCORES:
+        raise ValueError(f"score '{score}' is not one of {', '.join(SCORES)}")
     return score in ('unseen classes', 'unseen data set')
 
 # %% ../../nbs/labels/labelsets.ipynb #1e7c1242
@@ -219,16 +342,23 @@ def _vocabulary(record: dict) -> set:
     "every class name of a record's nomenclature, trained on or not, as far as it is known"
     return set(record['classnames']) | set(NOMENCLATURES.get(record['labelset'], ()))
 
+
 @dataclass(frozen=True, repr=False)
 class Exposure:
     "The images and the class names that a model has seen, stage by stage."
-    records: tuple = () # of dicts: stage, source, dataset, split, labelset, classnames
-    known: bool = True # False where something was seen that nobody recorded
 
-    def __post_init__(self): object.__setattr__(self, 'records', tuple(self.records))
+    records: tuple = ()  # of dicts: stage, source, dataset, split, labelset, classnames
+    known: bool = True  # False where something was seen that nobody recorded
+
+    def __post_init__(self):
+        object.__setattr__(self, 'records', tuple(self.records))
+
     def __repr__(self):
-        seen = dict.fromkeys(f"{r['stage']} on {r['dataset'] or r['source']}"
-                             + (f" ({len(r['classnames'])} classes)" if r['classnames'] else '') for r in self.records)
+        seen = dict.fromkeys(
+            f"{r['stage']} on {r['dataset'] or r['source']}"
+            + (f" ({len(r['classnames'])} classes)" if r['classnames'] else '')
+            for r in self.records
+        )
         return f"Exposure({'; '.join([*seen, *([] if self.known else ['the rest is unknown'])]) or 'nothing seen'})"
 
     @classmethod
@@ -238,22 +368,31 @@ class Exposure:
 
     def add(
         self,
-        stage: str, # one of `STAGES`
-        source: str | None = None, # whose images
-        dataset: str | None = None, # name of the data set
-        split: str | None = None, # its split
-        labelset: LabelSet | str | None = None, # the nomenclature; a `LabelSet` brings its class names
-        classnames: Sequence[str] | None = None, # the classes seen; none for images without labels
+        stage: str,  # one of `STAGES`
+        source: str | None = None,  # whose images
+        dataset: str | None = None,  # name of the data set
+        split: str | None = None,  # its split
+        labelset: LabelSet | str | None = None,  # the nomenclature; a `LabelSet` brings its class names
+        classnames: Sequence[str] | None = None,  # the classes seen; none for images without labels
     ) -> 'Exposure':
         "The exposure with one record more."
-        if stage not in STAGES: raise ValueError(f"stage '{stage}' is not one of {', '.join(STAGES)}{did_you_mean(stage, STAGES)}")
-        if isinstance(classnames, str): raise ValueError(f"classnames is one text, '{classnames}'; give a list of them")
+        if stage not in STAGES:
+            raise ValueError(f"stage '{stage}' is not one of {', '.join(STAGES)}{did_you_mean(stage, STAGES)}")
+        if isinstance(classnames, str):
+            raise ValueError(f"classnames is one text, '{classnames}'; give a list of them")
         if isinstance(labelset, LabelSet):
             classnames = labelset.classnames if classnames is None else classnames
             labelset = labelset.name
-        elif classnames is None: classnames = LABELSETS[labelset].classnames if labelset in LABELSETS else ()
-        record = {'stage': stage, 'source': source or dataset, 'dataset': dataset or source, 'split': split,
-                  'labelset': labelset, 'classnames': list(classnames)}
+        elif classnames is None:
+            classnames = LABELSETS[labelset].classnames if labelset in LABELSETS else ()
+        record = {
+            'stage': stage,
+            'source': source or dataset,
+            'dataset': dataset or source,
+            'split': split,
+            'labelset': labelset,
+            'classnames': list(classnames),
+        }
         return replace(self, records=(*self.records, record)) if record not in self.records else self
 
     def merge(self, other: 'Exposure') -> 'Exposure':
@@ -263,13 +402,18 @@ class Exposure:
 
     def score(self, source: str | None, labelset: LabelSet | str | Sequence[str]) -> str:
         "The name, one of `SCORES`, that a score of this model on these images with these class names must carry."
-        names = set(LABELSETS[labelset].classnames if isinstance(labelset, str) else getattr(labelset, 'classnames', labelset))
+        names = set(
+            LABELSETS[labelset].classnames if isinstance(labelset, str) else getattr(labelset, 'classnames', labelset)
+        )
         here = [r for r in self.records if r['source'] == source]
-        if source is None or not here: return 'unseen data set' if self.known and source is not None else 'unknown'
+        if source is None or not here:
+            return 'unseen data set' if self.known and source is not None else 'unknown'
         seen = {c for r in here for c in r['classnames']}
-        left_out = any(names <= _vocabulary(r) for r in here) # the words were at hand, these classes were not shown
-        if names <= seen or (left_out and names & seen): return 'seen labels'
-        if not left_out or not all(r['classnames'] for r in here): return 'same images, other nomenclature'
+        left_out = any(names <= _vocabulary(r) for r in here)  # the words were at hand, these classes were not shown
+        if names <= seen or (left_out and names & seen):
+            return 'seen labels'
+        if not left_out or not all(r['classnames'] for r in here):
+            return 'same images, other nomenclature'
         return 'unseen classes' if self.known else 'unknown'
 
     def to_dict(self) -> dict:
@@ -279,7 +423,11 @@ class Exposure:
     @classmethod
     def from_dict(cls, d: dict | None) -> 'Exposure':
         "The exposure that `to_dict` wrote; None (no record) is unknown."
-        if d is None: return cls.unknown()
+        if d is None:
+            return cls.unknown()
         exposure = cls((), bool(d.get('known', False)))
-        for r in d.get('records', ()): exposure = exposure.add(**{k: r.get(k) for k in ('stage', 'source', 'dataset', 'split', 'labelset', 'classnames')})
+        for r in d.get('records', ()):
+            exposure = exposure.add(
+                **{k: r.get(k) for k in ('stage', 'source', 'dataset', 'split', 'labelset', 'classnames')}
+            )
         return exposure

@@ -10,22 +10,33 @@ __all__ = ['NOMENCLATURES', 'EUROSAT_FOLDERS', 'LANDCOVER_OF_EUROSAT', 'CLC_CODE
 import numpy as np
 
 # %% ../../nbs/labels/nomenclatures.ipynb #c60aba0f
-def _words(text: str) -> tuple: return tuple(' '.join(text.split()).split(', '))
+def _words(text: str) -> tuple:
+    return tuple(' '.join(text.split()).split(', '))
+
 
 _SHAPES = _words('circle, square, triangle, star, cross, ring, diamond, crescent')
 _COLOURS = _words('red, green, blue, yellow, orange, purple, pink, white')
 
-NOMENCLATURES = { # name of the label set -> class names
+NOMENCLATURES = {  # name of the label set -> class names
     'eurosat': (
-        'annual crop land', 'forest', 'brushland or shrubland', 'highway or road', 'industrial buildings or commercial buildings',
-        'pasture land', 'permanent crop land', 'residential buildings or homes or apartments', 'river', 'lake or sea'),
+        'annual crop land',
+        'forest',
+        'brushland or shrubland',
+        'highway or road',
+        'industrial buildings or commercial buildings',
+        'pasture land',
+        'permanent crop land',
+        'residential buildings or homes or apartments',
+        'river',
+        'lake or sea',
+    ),
     'miniworld': _words('''annual crop land, forest, herbaceous vegetation, highway or road, industrial buildings, pasture land,
         permanent crop land, residential buildings, river, sea or lake'''),
     'miniworld-multilabel': _words('''arable land, permanent crops, pastures, broad-leaved forest, coniferous forest,
         shrubs and grassland, urban fabric, industrial units, roads, water'''),
     'miniworld-landcover': _words('open water, woodland, farmland, grassland, built-up area'),
     'digits': _words('zero, one, two, three, four, five, six, seven, eight, nine'),
-    'shapes': tuple(f'{colour} {shape}' for shape in _SHAPES for colour in _COLOURS), # shape x 8 + colour
+    'shapes': tuple(f'{colour} {shape}' for shape in _SHAPES for colour in _COLOURS),  # shape x 8 + colour
     'resisc45': _words('''airplane, airport, baseball diamond, basketball court, beach, bridge, chaparral, church,
         circular farmland, cloud, commercial area, dense residential, desert, forest, freeway, golf course, ground track field,
         harbor, industrial area, intersection, island, lake, meadow, medium residential, mobile home park, mountain, overpass,
@@ -34,56 +45,118 @@ NOMENCLATURES = { # name of the label set -> class names
     'ucmerced': _words('''agricultural, airplane, baseball diamond, beach, buildings, chaparral, dense residential, forest,
         freeway, golf course, harbor, intersection, medium residential, mobile home park, overpass, parking lot, river, runway,
         sparse residential, storage tanks, tennis court'''),
-    'cifar10': _words('airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck')}
+    'cifar10': _words('airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck'),
+}
 
 # %% ../../nbs/labels/nomenclatures.ipynb #d096bfb2
-EUROSAT_FOLDERS = _words('AnnualCrop, Forest, HerbaceousVegetation, Highway, Industrial, Pasture, PermanentCrop, Residential, River, SeaLake')
-LANDCOVER_OF_EUROSAT = (2, 1, 3, 4, 4, 3, 2, 4, 0, 0) # the land cover of each of EuroSAT's classes
+EUROSAT_FOLDERS = _words(
+    'AnnualCrop, Forest, HerbaceousVegetation, Highway, Industrial, Pasture, PermanentCrop, Residential, River, SeaLake'
+)
+LANDCOVER_OF_EUROSAT = (2, 1, 3, 4, 4, 3, 2, 4, 0, 0)  # the land cover of each of EuroSAT's classes
 
 # %% ../../nbs/labels/nomenclatures.ipynb #6fcb15d8
 _CLC = {
-    111: 'Continuous urban fabric', 112: 'Discontinuous urban fabric', 121: 'Industrial or commercial units',
-    122: 'Road and rail networks and associated land', 123: 'Port areas', 124: 'Airports', 131: 'Mineral extraction sites',
-    132: 'Dump sites', 133: 'Construction sites', 141: 'Green urban areas', 142: 'Sport and leisure facilities',
-    211: 'Non-irrigated arable land', 212: 'Permanently irrigated land', 213: 'Rice fields', 221: 'Vineyards',
-    222: 'Fruit trees and berry plantations', 223: 'Olive groves', 231: 'Pastures',
-    241: 'Annual crops associated with permanent crops', 242: 'Complex cultivation patterns',
-    243: 'Land principally occupied by agriculture, with significant areas of natural vegetation', 244: 'Agro-forestry areas',
-    311: 'Broad-leaved forest', 312: 'Coniferous forest', 313: 'Mixed forest', 321: 'Natural grassland',
-    322: 'Moors and heathland', 323: 'Sclerophyllous vegetation', 324: 'Transitional woodland/shrub',
-    331: 'Beaches, dunes, sands', 332: 'Bare rock', 333: 'Sparsely vegetated areas', 334: 'Burnt areas', 411: 'Inland marshes',
-    412: 'Peatbogs', 421: 'Salt marshes', 422: 'Salines', 423: 'Intertidal flats', 511: 'Water courses', 512: 'Water bodies',
-    521: 'Coastal lagoons', 522: 'Estuaries', 523: 'Sea and ocean'}
-CLC_CODES = tuple(_CLC) # the CLC code of each of the 43 classes
+    111: 'Continuous urban fabric',
+    112: 'Discontinuous urban fabric',
+    121: 'Industrial or commercial units',
+    122: 'Road and rail networks and associated land',
+    123: 'Port areas',
+    124: 'Airports',
+    131: 'Mineral extraction sites',
+    132: 'Dump sites',
+    133: 'Construction sites',
+    141: 'Green urban areas',
+    142: 'Sport and leisure facilities',
+    211: 'Non-irrigated arable land',
+    212: 'Permanently irrigated land',
+    213: 'Rice fields',
+    221: 'Vineyards',
+    222: 'Fruit trees and berry plantations',
+    223: 'Olive groves',
+    231: 'Pastures',
+    241: 'Annual crops associated with permanent crops',
+    242: 'Complex cultivation patterns',
+    243: 'Land principally occupied by agriculture, with significant areas of natural vegetation',
+    244: 'Agro-forestry areas',
+    311: 'Broad-leaved forest',
+    312: 'Coniferous forest',
+    313: 'Mixed forest',
+    321: 'Natural grassland',
+    322: 'Moors and heathland',
+    323: 'Sclerophyllous vegetation',
+    324: 'Transitional woodland/shrub',
+    331: 'Beaches, dunes, sands',
+    332: 'Bare rock',
+    333: 'Sparsely vegetated areas',
+    334: 'Burnt areas',
+    411: 'Inland marshes',
+    412: 'Peatbogs',
+    421: 'Salt marshes',
+    422: 'Salines',
+    423: 'Intertidal flats',
+    511: 'Water courses',
+    512: 'Water bodies',
+    521: 'Coastal lagoons',
+    522: 'Estuaries',
+    523: 'Sea and ocean',
+}
+CLC_CODES = tuple(_CLC)  # the CLC code of each of the 43 classes
 
-_BEN19 = { # each of the 19 classes, and the CLC codes that it gathers
-    'Urban fabric': (111, 112), 'Industrial or commercial units': (121,), 'Arable land': (211, 212, 213),
-    'Permanent crops': (221, 222, 223, 241), 'Pastures': (231,), 'Complex cultivation patterns': (242,),
+_BEN19 = {  # each of the 19 classes, and the CLC codes that it gathers
+    'Urban fabric': (111, 112),
+    'Industrial or commercial units': (121,),
+    'Arable land': (211, 212, 213),
+    'Permanent crops': (221, 222, 223, 241),
+    'Pastures': (231,),
+    'Complex cultivation patterns': (242,),
     'Land principally occupied by agriculture, with significant areas of natural vegetation': (243,),
-    'Agro-forestry areas': (244,), 'Broad-leaved forest': (311,), 'Coniferous forest': (312,), 'Mixed forest': (313,),
-    'Natural grassland and sparsely vegetated areas': (321, 333), 'Moors, heathland and sclerophyllous vegetation': (322, 323),
-    'Transitional woodland, shrub': (324,), 'Beaches, dunes, sands': (331,), 'Inland wetlands': (411, 412),
-    'Coastal wetlands': (421, 422), 'Inland waters': (511, 512), 'Marine waters': (521, 522, 523)}
+    'Agro-forestry areas': (244,),
+    'Broad-leaved forest': (311,),
+    'Coniferous forest': (312,),
+    'Mixed forest': (313,),
+    'Natural grassland and sparsely vegetated areas': (321, 333),
+    'Moors, heathland and sclerophyllous vegetation': (322, 323),
+    'Transitional woodland, shrub': (324,),
+    'Beaches, dunes, sands': (331,),
+    'Inland wetlands': (411, 412),
+    'Coastal wetlands': (421, 422),
+    'Inland waters': (511, 512),
+    'Marine waters': (521, 522, 523),
+}
 NOMENCLATURES |= {
-    'bigearthnet-43': tuple(_CLC.values()), 'bigearthnet-19': tuple(_BEN19),
-    'bigearthnet-5': ('Artificial surfaces', 'Agricultural areas', 'Forest and semi-natural areas', 'Wetlands', 'Water bodies')}
+    'bigearthnet-43': tuple(_CLC.values()),
+    'bigearthnet-19': tuple(_BEN19),
+    'bigearthnet-5': (
+        'Artificial surfaces',
+        'Agricultural areas',
+        'Forest and semi-natural areas',
+        'Wetlands',
+        'Water bodies',
+    ),
+}
 
 # %% ../../nbs/labels/nomenclatures.ipynb #4a073650
 class ClassMap(dict):
     "From the class numbers of one nomenclature to those of another; called with multi-hot labels it translates them."
+
     def __init__(self, numbers: dict, before: int, after: int):
         super().__init__(numbers)
-        self.before, self.after = before, after # numbers of classes
+        self.before, self.after = before, after  # numbers of classes
+
     def __call__(self, multihot):
         "(…, before) to (…, after) zeros and ones, array or tensor; classes that the map leaves out are dropped."
         if multihot.shape[-1] != self.before:
             raise ValueError(f'multi-hot labels of {multihot.shape[-1]} classes; this map reads {self.before}')
         columns = [[b for b, a in self.items() if a == k] for k in range(self.after)]
         merged = [(multihot[..., c] > 0).any(-1) for c in columns]
-        if not hasattr(multihot, 'detach'): return np.stack(merged, -1).astype(multihot.dtype)
+        if not hasattr(multihot, 'detach'):
+            return np.stack(merged, -1).astype(multihot.dtype)
         import torch
+
         return torch.stack(merged, -1).to(multihot.dtype)
-    def __reduce__(self): return ClassMap, (dict(self), self.before, self.after)
+
+    def __reduce__(self):
+        return ClassMap, (dict(self), self.before, self.after)
 
 # %% ../../nbs/labels/nomenclatures.ipynb #f245eb17
 ben43_to_19 = ClassMap({CLC_CODES.index(code): k for k, codes in enumerate(_BEN19.values()) for code in codes}, 43, 19)
@@ -91,27 +164,31 @@ ben43_to_5 = ClassMap({i: code // 100 - 1 for i, code in enumerate(CLC_CODES)}, 
 
 # %% ../../nbs/labels/nomenclatures.ipynb #9352d3bd
 _SEN12MS = _words('Forest, Shrubland, Savanna, Grassland, Wetlands, Croplands, Urban/Built-up, Snow/Ice, Barren, Water')
-_IGBP10 = (0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 5, 7, 8, 9) # of IGBP's classes 1 to 17
+_IGBP10 = (0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 5, 7, 8, 9)  # of IGBP's classes 1 to 17
 _NO_SNOW = [k for k, name in enumerate(_SEN12MS) if name != 'Snow/Ice']
 NOMENCLATURES |= {'sen12ms-10': _SEN12MS, 'sen12ms-9': tuple(_SEN12MS[k] for k in _NO_SNOW)}
-igbp_to_sen12ms = {igbp: k for igbp, k in enumerate(_IGBP10, start=1)} # ten classes
+igbp_to_sen12ms = {igbp: k for igbp, k in enumerate(_IGBP10, start=1)}  # ten classes
 igbp_to_sen12ms9 = {igbp: _NO_SNOW.index(k) for igbp, k in igbp_to_sen12ms.items() if k in _NO_SNOW}
 
 # %% ../../nbs/labels/nomenclatures.ipynb #2c904909
 def igbp_shares(
-    igbp, # (…, H, W) IGBP classes 1 to 17; any other number is a pixel without class
-    classes: int = 10, # 10, or 9 without snow and ice
+    igbp,  # (…, H, W) IGBP classes 1 to 17; any other number is a pixel without class
+    classes: int = 10,  # 10, or 9 without snow and ice
 ) -> np.ndarray:
     "The share (…, 10 or 9) of each simplified class in a patch; zeros where no pixel has a class."
-    if classes not in (9, 10): raise ValueError(f'SEN12MS in {classes} classes; there are the schemes of 10 and of 9')
+    if classes not in (9, 10):
+        raise ValueError(f'SEN12MS in {classes} classes; there are the schemes of 10 and of 9')
     igbp = np.asarray(igbp)
-    if igbp.ndim < 2: raise ValueError(f'an IGBP map of shape {igbp.shape}; give (H, W) or (N, H, W)')
-    counts = np.stack([(np.isin(igbp, [i for i, k in igbp_to_sen12ms.items() if k == c])).sum((-2, -1)) for c in range(10)], -1)
+    if igbp.ndim < 2:
+        raise ValueError(f'an IGBP map of shape {igbp.shape}; give (H, W) or (N, H, W)')
+    counts = np.stack(
+        [(np.isin(igbp, [i for i, k in igbp_to_sen12ms.items() if k == c])).sum((-2, -1)) for c in range(10)], -1
+    )
     shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
     return shares if classes == 10 else shares[..., _NO_SNOW]
 
 # %% ../../nbs/labels/nomenclatures.ipynb #5ebca8e9
-def igbp_scene_labels(igbp, classes: int = 10, threshold: float = .1) -> np.ndarray:
+def igbp_scene_labels(igbp, classes: int = 10, threshold: float = 0.1) -> np.ndarray:
     "Multi-hot labels (…, 10 or 9) uint8 of IGBP maps (…, H, W): the classes with a share of at least `threshold`."
     return (igbp_shares(igbp, classes) >= threshold).astype(np.uint8)
 

@@ -8,12 +8,49 @@ __all__ = []
 # %% ../../nbs/patching/front.ipynb #27c1b7e9
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'tower': ['block_matrices', 'block_numbers', 'depths', 'Lora'],
-    'finetuning': ['class_loss', 'colour_augmentation', 'composites', 'far_images', 'finetune', 'labelled',
-        'PATCH_RECIPES', 'PatchRecipe', 'PatchStage', 'record'],
-    'line': ['choose_alpha', 'chosen_on', 'Curve', 'interpolate', 'line_ends', 'line_features', 'mix', 'sweep',
-        'walk', 'with_roles'],
-    'merging': ['apply', 'by_depth', 'coordinate_search', 'finetune_jointly', 'interpolate_by_depth', 'JointStage',
-        'merge', 'patch_tasks', 'Patched', 'task_vector', 'TaskVector', 'Union'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'tower': ['block_matrices', 'block_numbers', 'depths', 'Lora'],
+        'finetuning': [
+            'class_loss',
+            'colour_augmentation',
+            'composites',
+            'far_images',
+            'finetune',
+            'labelled',
+            'PATCH_RECIPES',
+            'PatchRecipe',
+            'PatchStage',
+            'record',
+        ],
+        'line': [
+            'Alpha',
+            'choose_alpha',
+            'chosen_on',
+            'Curve',
+            'features_at',
+            'interpolate',
+            'line_ends',
+            'line_features',
+            'named_after',
+            'scored',
+            'sweep',
+            'with_roles',
+        ],
+        'merging': [
+            'apply',
+            'by_depth',
+            'coordinate_search',
+            'finetune_jointly',
+            'interpolate_by_depth',
+            'JointStage',
+            'merge',
+            'patch_tasks',
+            'Patched',
+            'task_vector',
+            'TaskVector',
+            'Union',
+        ],
+    },
+)

@@ -17,12 +17,10 @@ import torch.nn.functional as F
 
 from ..bands.sensors import RGB
 from ..clip.model import Clip
-from ..compute import pick_device
-from ..engine.steps import Recipe, dihedral, pick
-from ..engine.stage import Stage, fit
-from ..engine.runs import close_run, open_run
+from ..engine.steps import Recipe, dihedral
+from ..engine.stage import Stage, settings
 from ..embed.passes import dataset_hash
-from ..compute import add_up, gathered, meet, rank, share_of, sharing, world_size
+from ..compute import add_up, gathered, rank, share_of, sharing, world_size
 from ..data.scenes import ArrayDataset, Splits, batches, naming_scenes
 from ..engine.steps import derived_seed, step_seed
 from .tower import Lora
@@ -31,76 +29,113 @@ from .tower import Lora
 @dataclass(frozen=True, kw_only=True)
 class PatchRecipe(Recipe):
     "How a CLIP is patched. AdamW on the image tower, frozen text head."
-    alphas: tuple[float, ...] = tuple(round(.1 * i, 1) for i in range(11)) # points on the line that `sweep` looks at
-    jitter: float = 0.0 # colour jitter (brightness, contrast, saturation) with probability 0.8
-    grayscale: float = 0.0 # probability of a gray image
-    blur: float = 0.0 # probability of a Gaussian blur
-    keep: float = 0.0 # weight of staying where the start embeds images far from satellite ones (`far_images`); 0: the method of the papers
-    keep_share: float = 0.125 # such images a step, as a share of the batch
-    lora_rank: int = 0 # rank of the updates of the tower's matrices (`mtmg.patching.tower`), trained alone; 0 trains every weight
+
+    alphas: tuple[float, ...] = tuple(round(0.1 * i, 1) for i in range(11))  # points on the line that `sweep` looks at
+    jitter: float = 0.0  # colour jitter (brightness, contrast, saturation) with probability 0.8
+    grayscale: float = 0.0  # probability of a gray image
+    blur: float = 0.0  # probability of a Gaussian blur with a kernel of 3 x 7 pixels, as the authors have it
+    keep: float = 0.0  # weight of staying where the start embeds images far from satellite ones (`far_images`); 0: the method of the papers
+    keep_share: float = 0.125  # such images a step, as a share of the batch
+    lora_rank: int = (
+        0  # rank of the updates of the tower's matrices (`mtmg.patching.tower`), trained alone; 0 trains every weight
+    )
 
 # %% ../../nbs/patching/finetuning.ipynb #536dc579
 PATCH_RECIPES = {
-    'default': PatchRecipe(preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=4.0),
-    'paper': PatchRecipe(preset='paper', lr=1e-5, weight_decay=0.5, epochs=1, warmup_steps=200, precision='auto', flips='flips',
-                         jitter=0.4, grayscale=0.2, blur=0.4),
+    'default': PatchRecipe(
+        preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=4.0
+    ),
+    'plain': PatchRecipe(preset='plain', lr=1e-3, weight_decay=0.1, epochs=2, warmup_steps=200, flips='dihedral'),
+    'paper': PatchRecipe(
+        preset='paper',
+        lr=1e-5,
+        weight_decay=0.5,
+        epochs=1,
+        warmup_steps=200,
+        flips='flips',
+        jitter=0.4,
+        grayscale=0.2,
+        blur=0.4,
+        alphas=(0.0, 0.5, 1.0),
+    ),
     'paint': PatchRecipe(preset='paint', lr=1e-5, weight_decay=0.1, epochs=1, warmup_steps=500),
 }
 
 # %% ../../nbs/patching/finetuning.ipynb #96d192c9
 def class_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     "Cross entropy for class numbers (N,), binary cross entropy for multi-hot labels (N, K)."
-    if label.ndim == 2: return F.binary_cross_entropy_with_logits(logits, label.float())
+    if label.ndim == 2:
+        return F.binary_cross_entropy_with_logits(logits, label.float())
     return F.cross_entropy(logits, label)
 
 # %% ../../nbs/patching/finetuning.ipynb #e579c701
 def far_images(
-    images: torch.Tensor, # (N, 3, H, W) uint8
-    whole: int | None = None, # of how many images these are the share of this process; what is drawn is drawn for all of them
-) -> torch.Tensor: # (N, 3, H, W) uint8
+    images: torch.Tensor,  # (N, 3, H, W) uint8
+    whole: int
+    | None = None,  # of how many images these are the share of this process; what is drawn is drawn for all of them
+) -> torch.Tensor:  # (N, 3, H, W) uint8
     "Images far from satellite ones, made of them: colours mixed, contrast stretched, a third gray, two fifths black and white, magnified 1 to 6 times."
     device, mine = images.device, slice(None) if whole is None else slice(rank(), None, world_size())
-    uniform, normal = (lambda *shape, draw=draw: draw(whole or len(images), *shape, device=device)[mine] for draw in (torch.rand, torch.randn))
-    x = torch.einsum('nij,njhw->nihw', torch.eye(3, device=device) + .8 * normal(3, 3), images.float() / 255)
+    uniform, normal = (
+        lambda *shape, draw=draw: draw(whole or len(images), *shape, device=device)[mine]
+        for draw in (torch.rand, torch.randn)
+    )
+    x = torch.einsum('nij,njhw->nihw', torch.eye(3, device=device) + 0.8 * normal(3, 3), images.float() / 255)
     x = (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-3)
-    x = x * normal(1, 1, 1).exp() + .8 * normal(3, 1, 1)
-    x = torch.where(uniform(1, 1, 1) < .3, x.mean(1, keepdim=True), x)
-    x = torch.where(uniform(1, 1, 1) < .4, 2 * x.sign(), x)
-    zoom, where = 1 + 5 * uniform(), 2 * uniform(2) - 1 # the window stays inside the image
-    window = torch.diag_embed(torch.stack([1 / zoom, 1 / zoom], -1)) # (N, 2, 2)
+    x = x * normal(1, 1, 1).exp() + 0.8 * normal(3, 1, 1)
+    x = torch.where(uniform(1, 1, 1) < 0.3, x.mean(1, keepdim=True), x)
+    x = torch.where(uniform(1, 1, 1) < 0.4, 2 * x.sign(), x)
+    zoom, where = 1 + 5 * uniform(), 2 * uniform(2) - 1  # the window stays inside the image
+    window = torch.diag_embed(torch.stack([1 / zoom, 1 / zoom], -1))  # (N, 2, 2)
     window = torch.cat([window, (where * (1 - 1 / zoom)[:, None])[..., None]], -1)
-    x = (.4 + .27 * x).clamp(0, 1) # about the mean and spread of photographs
-    x = F.grid_sample(x, F.affine_grid(window, x.shape, align_corners=False), align_corners=False, padding_mode='border')
+    x = (0.4 + 0.27 * x).clamp(0, 1)  # about the mean and spread of photographs
+    x = F.grid_sample(
+        x, F.affine_grid(window, x.shape, align_corners=False), align_corners=False, padding_mode='border'
+    )
     return (255 * x).round().to(torch.uint8)
 
 # %% ../../nbs/patching/finetuning.ipynb #5521ece9
 class PatchStage(Stage):
     "Cross entropy of the image tower through a frozen text head."
+
     def __init__(self, clip: Clip, head: torch.Tensor, bands, recipe: PatchRecipe, steps: int, seed: int = 0):
-        super().__init__(Lora(clip.visual, recipe.lora_rank, seed) if recipe.lora_rank else clip.visual, recipe, steps, seed)
-        self.frozen, self.bands = (clip, head), bands # in a tuple: neither trained nor saved with the tower
+        super().__init__(
+            Lora(clip.visual, recipe.lora_rank, seed) if recipe.lora_rank else clip.visual, recipe, steps, seed
+        )
+        self.frozen, self.bands = (clip, head), bands  # in a tuple: neither trained nor saved with the tower
         self.colour = colour_augmentation(recipe)
-        self.start = (copy.deepcopy(clip.visual).eval(),) if recipe.keep else () # in a tuple as well
+        self.start = (copy.deepcopy(clip.visual).eval(),) if recipe.keep else ()  # in a tuple as well
 
     def features(self, batch) -> torch.Tensor:
         "(N, D) unit embeddings of the batch's images, each in a mirror image and in colours of its own."
         clip, _ = self.frozen
-        images, bands = batch['image'], self.bands # (N, C, H, W)
-        if images.shape[-1] != images.shape[-2]: images, bands = clip.compose(images, bands), RGB.bands # a square, which can be turned
+        images, bands = batch['image'], self.bands  # (N, C, H, W)
+        if images.shape[-1] != images.shape[-2]:
+            images, bands = clip.compose(images, bands), RGB.bands  # a square, which can be turned
         images = dihedral(images, self.draw_variant(batch))
-        if self.colour is not None: # colours are changed in the picture, never in the bands
-            images, bands = (255 * self.colour(clip.compose(images, bands).float() / 255)).round().to(torch.uint8), RGB.bands
+        if self.colour is not None:  # colours are changed in the picture, never in the bands
+            images, bands = (
+                (255 * self.colour(clip.compose(images, bands).float() / 255)).round().to(torch.uint8),
+                RGB.bands,
+            )
         return F.normalize(self.net(clip.preprocess(images, bands)).float(), dim=-1)
 
     def kept(self, batch) -> dict:
         "{'keep': how far the tower has moved on images far from satellite ones}; empty where the recipe does not ask."
-        if not self.recipe.keep: return {}
+        if not self.recipe.keep:
+            return {}
         clip, (start,) = self.frozen[0], self.start
-        n = max(world_size(), round(self.recipe.keep_share * batch.get('whole', len(batch['image'])))) # the first of the whole batch; one a process at least
-        some = clip.compose(batch['image'][:len(range(rank(), n, world_size()))], self.bands)
-        with step_seed(derived_seed(self.seed, batch['step']), 0, self.device): x = clip.preprocess(far_images(some, n), RGB.bands)
-        with torch.no_grad(): before = gathered(start(x).float(), n)
-        return {'keep': self.recipe.keep * F.mse_loss(gathered(self.net(x).float(), n), before) / before.square().mean()}
+        n = max(
+            world_size(), round(self.recipe.keep_share * batch.get('whole', len(batch['image'])))
+        )  # the first of the whole batch; one a process at least
+        some = clip.compose(batch['image'][: len(range(rank(), n, world_size()))], self.bands)
+        with step_seed(derived_seed(self.seed, batch['step']), 0, self.device):
+            x = clip.preprocess(far_images(some, n), RGB.bands)
+        with torch.no_grad():
+            before = gathered(start(x).float(), n)
+        return {
+            'keep': self.recipe.keep * F.mse_loss(gathered(self.net(x).float(), n), before) / before.square().mean()
+        }
 
     def losses(self, batch):
         clip, head = self.frozen
@@ -109,77 +144,114 @@ class PatchStage(Stage):
 
     def finish(self):
         "Where LoRA was trained: write its updates into the tower, which then has the keys and shapes that it always had."
-        if self.recipe.lora_rank: self.net.merge()
+        if self.recipe.lora_rank:
+            self.net.merge()
 
 # %% ../../nbs/patching/finetuning.ipynb #7511db35
 def colour_augmentation(recipe: PatchRecipe):
     "kornia's colour jitter, gray and blur with parameters drawn for each image; None where the recipe has none."
-    if not (recipe.jitter or recipe.grayscale or recipe.blur): return None
+    if not (recipe.jitter or recipe.grayscale or recipe.blur):
+        return None
     import kornia.augmentation as K
+
     j = recipe.jitter
-    return K.AugmentationSequential(K.ColorJitter(j, j, j, 0., p=0.8), K.RandomGrayscale(p=recipe.grayscale),
-                                    K.RandomGaussianBlur((3, 3), (0.1, 2.0), p=recipe.blur), data_keys=['input'])
+    return K.AugmentationSequential(
+        K.ColorJitter(j, j, j, 0.0, p=0.8),
+        K.RandomGrayscale(p=recipe.grayscale),
+        K.RandomGaussianBlur((3, 7), (0.1, 2.0), p=recipe.blur),
+        data_keys=['input'],
+    )
 
 # %% ../../nbs/patching/finetuning.ipynb #6f6c7e9d
 def composites(
-    dataset, # scenes of any optical sensor
-    clip: Clip, # whose composite and image size to use
-    limit: int = 2**30, # bytes; a larger data set is read anew each epoch
+    dataset,  # scenes of any optical sensor
+    clip: Clip,  # whose composite and image size to use
+    limit: int = 2**30,  # bytes; a larger data set is read anew each epoch
     num_workers: int = 0,
     progress: str | None = None,
 ):
     "The data set as the CLIP sees it: RGB composites (uint8) at its image size, in memory; the data set itself where it is too large."
     size = clip.image_size
-    if len(dataset) * 3 * size * size > limit: return dataset
+    if len(dataset) * 3 * size * size > limit:
+        return dataset
     images = np.zeros((len(dataset), 3, size, size), np.uint8)
     for batch in batches(dataset, 256, share_of(len(dataset), 256), num_workers, progress):
-        with naming_scenes(batch): images[batch['index'].numpy()] = clip.compose(batch['image'], dataset.bands).cpu().numpy()
+        with naming_scenes(batch):
+            images[batch['index'].numpy()] = clip.compose(batch['image'], dataset.bands).cpu().numpy()
     add_up(images)
-    return ArrayDataset(images, dataset.targets, dataset.ids, dataset.captions, name=dataset.name, source=dataset.source,
-                        sensor=RGB, labelset=dataset.labelset, split=dataset.split, groups=dataset.groups)
+    return ArrayDataset(
+        images,
+        dataset.targets,
+        dataset.ids,
+        dataset.captions,
+        name=dataset.name,
+        source=dataset.source,
+        sensor=RGB,
+        labelset=dataset.labelset,
+        split=dataset.split,
+        groups=dataset.groups,
+    )
 
 # %% ../../nbs/patching/finetuning.ipynb #d4225b16
 def labelled(dataset, what: str = 'patching'):
     "`dataset`, or ValueError where it has nothing to learn from or to score by."
-    if not len(dataset): raise ValueError(f'{dataset.name} has no scenes')
+    if not len(dataset):
+        raise ValueError(f'{dataset.name} has no scenes')
     if dataset.labelset is None or dataset.targets is None:
         raise ValueError(f'{dataset.name} has no labels; {what} needs them (give load_dataset a labelset)')
     if isinstance(dataset.labelset, str):
-        raise ValueError(f"the labelset of {dataset.name} is the name '{dataset.labelset}'; give it as labelset('{dataset.labelset}') of mtmg.labels")
+        raise ValueError(
+            f"the labelset of {dataset.name} is the name '{dataset.labelset}'; give it as labelset('{dataset.labelset}') of mtmg.labels"
+        )
     return dataset
+
 
 def record(tuned: Clip, clip: Clip, request: dict, datasets):
     "Write into `tuned` how it was made from `clip`, and what it has seen."
     tuned.recipe, tuned.exposure = json.loads(json.dumps(request)), clip.exposure
-    tuned.pretrained = ', '.join(filter(None, (clip.pretrained, f"patched on {' and '.join(d.name for d in datasets)}")))
+    tuned.pretrained = ', '.join(
+        filter(None, (clip.pretrained, f"patched on {' and '.join(d.name for d in datasets)}"))
+    )
     for d in datasets:
-        tuned.exposure = tuned.exposure.add('patching', source=d.source, dataset=d.name, split=d.split, labelset=d.labelset.name, classnames=d.labelset.classnames)
+        tuned.exposure = tuned.exposure.add(
+            'patching',
+            source=d.source,
+            dataset=d.name,
+            split=d.split,
+            labelset=d.labelset.name,
+            classnames=d.labelset.classnames,
+        )
+
 
 def finetune(
-    clip: Clip, # where to start; it stays as it is
-    dataset, # labelled scenes (or `Splits`, whose train is taken)
+    clip: Clip,  # where to start; it stays as it is
+    dataset,  # labelled scenes (or `Splits`, whose train is taken)
     recipe: str | PatchRecipe = 'default',
-    seed: int = 0,
-    out=None, # folder for checkpoints, to be resumed by the same call; None keeps nothing
-    device='auto',
-    num_workers: int = 0,
-    progress: bool = True,
-    overwrite: bool = False,
-    trainer: dict | None = None, # further arguments of Lightning's Trainer
-    **changes, # fields of the recipe to change: lr=..., epochs=...
+    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...), and fields of the recipe to change (lr, epochs, ...)
 ) -> Clip:
     "Fine-tune the image tower of `clip` on `dataset` with a frozen text head."
     dataset = labelled(dataset.train if isinstance(dataset, Splits) else dataset)
-    recipe, device = pick(recipe, PATCH_RECIPES, **changes), pick_device(device)
-    meet(device)
-    tuned = clip.clone().to(device)
-    request = {'stage': 'patching', 'clip': clip.hash(), 'dataset': dataset.name, 'split': dataset.split,
-               'scenes': len(dataset), 'content': dataset_hash(dataset), 'labelset': dataset.labelset.to_dict(), 'seed': seed, 'recipe': recipe.to_dict()}
-    if out: open_run(out, request, overwrite)
-    with sharing(): seen = composites(dataset, clip, num_workers=num_workers, progress='composites' if progress else None)
-    stage = PatchStage(tuned, clip.head(dataset.labelset).to(device), seen.bands, recipe, recipe.steps(len(seen)), seed)
-    fit(stage, seen, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
+    recipe, running = settings(recipe, PATCH_RECIPES, how)
+    tuned = clip.clone().to(running.device)
+    request = {
+        'stage': 'patching',
+        'clip': clip.hash(),
+        'dataset': dataset.name,
+        'split': dataset.split,
+        'scenes': len(dataset),
+        'content': dataset_hash(dataset),
+        'labelset': dataset.labelset.to_dict(),
+        'seed': running.seed,
+        'recipe': recipe.to_dict(),
+    }
+    running.open(request)
+    with sharing():
+        seen = composites(dataset, clip, num_workers=running.num_workers, progress=running.shown('composites'))
+    stage = PatchStage(
+        tuned, clip.head(dataset.labelset).to(running.device), seen.bands, recipe, recipe.steps(len(seen)), running.seed
+    )
+    running.fit(stage, seen)
     stage.finish()
     record(tuned, clip, request, [dataset])
-    if out: close_run(out)
+    running.close()
     return tuned.to(clip.device)

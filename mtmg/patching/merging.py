@@ -17,15 +17,24 @@ from ..bands.sensors import RGB
 from ..clip.model import Clip, load_clip
 from ..compute import pick_device
 from ..engine.runs import close_run, open_run
-from ..engine.stage import fit
+from ..engine.stage import settings
 from ..engine.steps import pick
 from .finetuning import labelled, record
 from ..labels.labelsets import Exposure
 from ..embed.passes import dataset_hash
 from .finetuning import PATCH_RECIPES, PatchRecipe, PatchStage, class_loss, composites, finetune
-from .line import Curve, choose_alpha, chosen_on, interpolate, line_ends, sweep, walk, with_roles
-from .line import _result, _row
-from ..compute import from_first, is_first, meet, sharing
+from mtmg.patching.line import (
+    Curve,
+    choose_alpha,
+    chosen_on,
+    features_at,
+    interpolate,
+    line_ends,
+    scored,
+    sweep,
+    with_roles,
+)
+from ..compute import from_first, is_first, sharing
 from ..data.scenes import SceneDataset, Splits
 from .tower import depths
 
@@ -33,28 +42,49 @@ from .tower import depths
 @dataclass(frozen=True, repr=False)
 class TaskVector:
     "What fine-tuning changed in an image tower. Vectors are added, subtracted and scaled; what they have seen goes with them."
-    weights: dict # {name: change}, of the floating-point numbers of the tower
+
+    weights: dict  # {name: change}, of the floating-point numbers of the tower
     exposure: Exposure = Exposure()
 
     def __add__(self, other: 'TaskVector') -> 'TaskVector':
-        if other == 0: return self # where `sum` starts
-        if not isinstance(other, TaskVector): return NotImplemented
+        if other == 0:
+            return self  # where `sum` starts
+        if not isinstance(other, TaskVector):
+            return NotImplemented
         if {k: w.shape for k, w in self.weights.items()} != {k: w.shape for k, w in other.weights.items()}:
             raise ValueError('task vectors of different image towers cannot be added')
-        return TaskVector({k: w + other.weights[k] for k, w in self.weights.items()}, self.exposure.merge(other.exposure))
-    __radd__ = __add__
-    def __mul__(self, factor: float) -> 'TaskVector': # nothing of a vector is left in zero times it, and nothing of what it has seen
-        return TaskVector({k: factor * w for k, w in self.weights.items()}, self.exposure if factor else Exposure())
-    __rmul__ = __mul__
-    def __neg__(self): return -1 * self
-    def __sub__(self, other): return self + -other
+        return TaskVector(
+            {k: w + other.weights[k] for k, w in self.weights.items()}, self.exposure.merge(other.exposure)
+        )
 
-    def dot(self, other: 'TaskVector') -> float: return sum(float((w.double() * other.weights[k].double()).sum()) for k, w in self.weights.items())
-    def norm(self) -> float: return self.dot(self) ** .5
+    __radd__ = __add__
+
+    def __mul__(
+        self, factor: float
+    ) -> 'TaskVector':  # nothing of a vector is left in zero times it, and nothing of what it has seen
+        return TaskVector({k: factor * w for k, w in self.weights.items()}, self.exposure if factor else Exposure())
+
+    __rmul__ = __mul__
+
+    def __neg__(self):
+        return -1 * self
+
+    def __sub__(self, other):
+        return self + -other
+
+    def dot(self, other: 'TaskVector') -> float:
+        return sum(float((w.double() * other.weights[k].double()).sum()) for k, w in self.weights.items())
+
+    def norm(self) -> float:
+        return self.dot(self) ** 0.5
+
     def cosine(self, other: 'TaskVector') -> float:
         "Of the angle between two vectors: near 0 for unrelated tasks."
         return self.dot(other) / max(self.norm() * other.norm(), 1e-12)
-    def __repr__(self): return f'TaskVector({len(self.weights)} tensors, norm {self.norm():.3f}, {self.exposure})'
+
+    def __repr__(self):
+        return f'TaskVector({len(self.weights)} tensors, norm {self.norm():.3f}, {self.exposure})'
+
 
 def task_vector(clip: Clip, tuned: Clip) -> TaskVector:
     "What was changed between `clip` and `tuned`."
@@ -65,20 +95,28 @@ def task_vector(clip: Clip, tuned: Clip) -> TaskVector:
 def _put(tower: dict, start: dict, moves, coefficients):
     "Write start + sum of coefficient * move into the weights `tower`, in place."
     for k, w in tower.items():
-        if not w.is_floating_point(): continue
+        if not w.is_floating_point():
+            continue
         w.copy_(start[k])
         for c, move in zip(coefficients, moves):
-            if c: w.add_(move[k], alpha=c)
-        if k.endswith('running_var'): w.clamp_(min=0) # batch norm: far out on a line a variance could become negative
+            if c:
+                w.add_(move[k], alpha=c)
+        if k.endswith('running_var'):
+            w.clamp_(min=0)  # batch norm: far out on a line a variance could become negative
+
 
 def apply(clip: Clip, vector: TaskVector) -> Clip:
     "`clip` with `vector` added to its image tower; the text tower stays what it is."
     start = clip.visual.state_dict()
-    if {k for k, w in start.items() if w.is_floating_point()} != vector.weights.keys(): raise ValueError(f'the task vector is not one of the image tower of {clip.name}')
+    if {k for k, w in start.items() if w.is_floating_point()} != vector.weights.keys():
+        raise ValueError(f'the task vector is not one of the image tower of {clip.name}')
     state = {k: w.clone() for k, w in start.items()}
-    _put(state, start, [{k: w.to(start[k]) for k, w in vector.weights.items()}], [1.])
+    _put(state, start, [{k: w.to(start[k]) for k, w in vector.weights.items()}], [1.0])
     merged = clip.with_visual(state)
-    merged.exposure, merged.recipe = clip.exposure.merge(vector.exposure), {'stage': 'merging'} # a vector does not say how it was trained
+    merged.exposure, merged.recipe = (
+        clip.exposure.merge(vector.exposure),
+        {'stage': 'merging'},
+    )  # a vector does not say how it was trained
     merged.pretrained = f'{clip.pretrained or clip.name} + task vector'
     return merged
 
@@ -89,6 +127,7 @@ def by_depth(clip: Clip, vector: TaskVector) -> tuple:
     part = lambda share: TaskVector({k: share(of[k]) * w for k, w in vector.weights.items()}, vector.exposure)
     return part(lambda d: 1 - d), part(lambda d: d)
 
+
 def interpolate_by_depth(clip: Clip, tuned: Clip, first: float, last: float) -> Clip:
     "The CLIP whose first block is at alpha `first` on the line from `clip` to `tuned` and its last at `last`, linear in between (LiNeS)."
     shallow, deep = by_depth(clip, task_vector(clip, tuned))
@@ -96,11 +135,11 @@ def interpolate_by_depth(clip: Clip, tuned: Clip, first: float, last: float) -> 
 
 # %% ../../nbs/patching/merging.ipynb #4bb4a846
 def coordinate_search(
-    score, # called with a list of new points; keeps their scores
-    choose, # the best point of all that were scored
-    n: int, # coefficients
-    values, # of each coefficient
-    equal: bool = False, # equal coefficients only
+    score,  # called with a list of new points; keeps their scores
+    choose,  # the best point of all that were scored
+    n: int,  # coefficients
+    values,  # of each coefficient
+    equal: bool = False,  # equal coefficients only
 ) -> tuple:
     "The chosen point: from the best equal coefficients on, one coefficient at a time while that helps."
     seen, new = set(), [(float(v),) * n for v in values]
@@ -108,71 +147,102 @@ def coordinate_search(
         score(new)
         seen.update(new)
         best = choose()
-        around = [] if equal else [best[:i] + (float(v),) + best[i + 1:] for i in range(n) for v in values]
+        around = [] if equal else [best[:i] + (float(v),) + best[i + 1 :] for i in range(n) for v in values]
         new = [p for p in dict.fromkeys(around) if p not in seen]
     return best
 
 # %% ../../nbs/patching/merging.ipynb #c1744bf4
 def merge(
-    clip: Clip, # where the vectors start
-    vectors, # `TaskVector`s
-    patching: list, # tasks to get better at: `Splits` each
-    supported: list = (), # tasks to keep: `Splits` each
-    values=None, # of each coefficient; by default the alphas of PATCH_RECIPES['default']
-    equal: bool = False, # one coefficient for the sum of all vectors
-    rule: str = 'mean', # as in `choose_alpha`
+    clip: Clip,  # where the vectors start
+    vectors,  # `TaskVector`s
+    patching: list,  # tasks to get better at: `Splits` each
+    supported: list = (),  # tasks to keep: `Splits` each
+    values=None,  # of each coefficient; by default the alphas of PATCH_RECIPES['default']
+    equal: bool = False,  # one coefficient for the sum of all vectors
+    rule: str = 'mean',  # as in `choose_alpha`
     max_drop: float | dict = 0.01,
     batch_size: int = 128,
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
-) -> tuple: # (the merged Clip, its Curve)
+) -> tuple:  # (the merged Clip, its Curve)
     "Choose a coefficient for each vector on the validation splits, report on the test splits, and add the vectors up."
     vectors, tasks, rows, results = list(vectors), with_roles(patching, supported), [], {}
-    if not vectors: raise ValueError('no task vector to merge')
-    values = sorted({0., *map(float, PATCH_RECIPES['default'].alphas if values is None else values)})
+    if not vectors:
+        raise ValueError('no task vector to merge')
+    values = sorted({0.0, *map(float, PATCH_RECIPES['default'].alphas if values is None else values)})
     total = lambda point: sum(c * v for c, v in zip(point, vectors))
     on = pick_device(device)
-    start, moves = {k: w.to(on) for k, w in clip.visual.state_dict().items()}, [{k: w.to(on) for k, w in v.weights.items()} for v in vectors]
+    start, moves = (
+        {k: w.to(on) for k, w in clip.visual.state_dict().items()},
+        [{k: w.to(on) for k, w in v.weights.items()} for v in vectors],
+    )
+    set_point = lambda tower, point: _put(tower, start, moves, point)
+
     def score(points, split='val'):
         for role, task in tasks:
             data = getattr(task, split)
-            features = walk(clip, points, lambda tower, point: _put(tower, start, moves, point), data, batch_size, device, num_workers,
-                            progress=f'{data.name} {split}' if progress else None)
-            head = clip.head(data.labelset)
+            note = f'{data.name} {split}' if progress else None
+            features = features_at(clip, points, set_point, data, batch_size, device, num_workers, note)
             for point, f in zip(points, features):
-                result = _result(data, f, head, clip.logit_scale)
-                rows.append({'alpha': point, 'role': role, 'split': split} | _row(data, result))
-                if split == 'test': results[data.name, point] = result
-    best = coordinate_search(score, lambda: choose_alpha(rows, rule, max_drop)[0], len(vectors), values, equal)
-    reason = choose_alpha(rows, rule, max_drop)[1]
-    score([p for p in dict.fromkeys([(0.,) * len(vectors), best])], 'test')
-    merged = apply(clip, total(best)) if any(best) else clip.clone()
-    if any(best): merged.exposure, merged.recipe = chosen_on(merged.exposure, tasks), merged.recipe | {'coefficients': list(best), 'tasks': [t.name for t in patching]}
-    return merged, Curve(best, reason, rows, rule, max_drop, results)
+                result, row = scored(data, f, clip, alpha=point, role=role, split=split)
+                rows.append(row)
+                if split == 'test':
+                    results[data.name, point] = result
+
+    choose = lambda: choose_alpha(
+        rows, rule, max_drop, errors=0
+    )  # of hundreds of points the best: coordinates have no smallest one
+    best = coordinate_search(score, lambda: choose()[0], len(vectors), values, equal)
+    reason = choose()[1]
+    score([p for p in dict.fromkeys([(0.0,) * len(vectors), best])], 'test')
+    if not any(best):
+        merged = clip.clone()
+    else:
+        merged = apply(clip, total(best))
+        merged.exposure = merged.exposure.merge(chosen_on(tasks))
+        merged.recipe |= {'coefficients': list(best), 'tasks': [t.name for t in patching]}
+    return merged, Curve(best, reason, rows, rule, max_drop, results, errors=0)
 
 # %% ../../nbs/patching/merging.ipynb #f69d0794
 class Union(SceneDataset):
     "The scenes of several tasks, one task after the other, as a CLIP sees them: RGB composites at its image size."
+
     def __init__(
         self,
-        datasets, # labelled scenes of any optical sensor
-        clip: Clip, # whose composite and image size to use
+        datasets,  # labelled scenes of any optical sensor
+        clip: Clip,  # whose composite and image size to use
         num_workers: int = 0,
         progress: bool = False,
     ):
-        self.clip, self.datasets = clip, [composites(d, clip, num_workers=num_workers, progress=d.name if progress else None) for d in datasets]
-        self.raw = [d is own for d, own in zip(datasets, self.datasets)] # too large for the memory: composed as they are read
-        self.name, self.sensor, self.bands, self.split = '+'.join(d.name for d in datasets), RGB, RGB.bands, datasets[0].split
+        self.clip, self.datasets = (
+            clip,
+            [composites(d, clip, num_workers=num_workers, progress=d.name if progress else None) for d in datasets],
+        )
+        self.raw = [
+            d is own for d, own in zip(datasets, self.datasets)
+        ]  # too large for the memory: composed as they are read
+        self.name, self.sensor, self.bands, self.split = (
+            '+'.join(d.name for d in datasets),
+            RGB,
+            RGB.bands,
+            datasets[0].split,
+        )
         self.labels = [torch.as_tensor(np.asarray(d.targets)) for d in datasets]
         self.ends = np.cumsum([len(d) for d in datasets])
-    def __len__(self): return int(self.ends[-1])
+
+    def __len__(self):
+        return int(self.ends[-1])
+
     def place(self, index) -> tuple:
         "(task, position in it) of scenes of the union, two arrays"
         index = np.asarray(index)
         task = np.searchsorted(self.ends, index, side='right')
         return task, index - np.concatenate([[0], self.ends])[task]
-    def __getitem__(self, i): return self.__getitems__([range(len(self))[i]])[0]
+
+    def __getitem__(self, i):
+        return self.__getitems__([range(len(self))[i]])[0]
+
     def __getitems__(self, indices):
         task, position = self.place(indices)
         found = [None] * len(task)
@@ -180,13 +250,18 @@ class Union(SceneDataset):
             rows = np.flatnonzero(task == t)
             for row, sample in zip(rows, self.datasets[t].__getitems__(position[rows].tolist())):
                 image = sample['image']
-                if self.raw[t]: image = self.clip.compose(image[None], self.datasets[t].bands)[0]
-                found[row] = {'image': image, 'id': sample['id']} # labels of several tasks do not stack: the stage looks them up
+                if self.raw[t]:
+                    image = self.clip.compose(image[None], self.datasets[t].bands)[0]
+                found[row] = {
+                    'image': image,
+                    'id': sample['id'],
+                }  # labels of several tasks do not stack: the stage looks them up
         return found
 
 # %% ../../nbs/patching/merging.ipynb #36a8428a
 class JointStage(PatchStage):
     "The loss of each scene through the frozen head of its own task, averaged over the batch."
+
     def __init__(self, clip: Clip, heads: list, union: Union, recipe: PatchRecipe, steps: int, seed: int = 0):
         super().__init__(clip, heads, union.bands, recipe, steps, seed)
         self.union = (union,)
@@ -204,103 +279,150 @@ class JointStage(PatchStage):
 
 # %% ../../nbs/patching/merging.ipynb #864a68bc
 def finetune_jointly(
-    clip: Clip, # where to start; it stays as it is
-    datasets: list, # labelled scenes of each task (or `Splits`, whose train is taken)
+    clip: Clip,  # where to start; it stays as it is
+    datasets: list,  # labelled scenes of each task (or `Splits`, whose train is taken)
     recipe: str | PatchRecipe = 'default',
-    seed: int = 0,
-    out=None, # folder for checkpoints, to be resumed by the same call; None keeps nothing
-    device='auto',
-    num_workers: int = 0,
-    progress: bool = True,
-    overwrite: bool = False,
-    trainer: dict | None = None, # further arguments of Lightning's Trainer
-    **changes, # fields of the recipe to change
+    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...), and fields of the recipe to change (lr, epochs, ...)
 ) -> Clip:
     "Fine-tune the image tower of `clip` on the union of several tasks, each scene through the frozen head of its own."
     datasets = [labelled(d.train if isinstance(d, Splits) else d) for d in datasets]
-    recipe, device = pick(recipe, PATCH_RECIPES, **changes), pick_device(device)
-    meet(device)
-    tuned = clip.clone().to(device)
-    request = {'stage': 'patching', 'clip': clip.hash(), 'datasets': [_described(d) for d in datasets], 'seed': seed, 'recipe': recipe.to_dict()}
-    if out: open_run(out, request, overwrite)
-    with sharing(): union = Union(datasets, clip, num_workers, progress)
-    heads = [clip.head(d.labelset).to(device) for d in datasets]
-    stage = JointStage(tuned, heads, union, recipe, recipe.steps(len(union)), seed)
-    fit(stage, union, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
+    recipe, running = settings(recipe, PATCH_RECIPES, how)
+    tuned = clip.clone().to(running.device)
+    request = {
+        'stage': 'patching',
+        'clip': clip.hash(),
+        'datasets': [_described(d) for d in datasets],
+        'seed': running.seed,
+        'recipe': recipe.to_dict(),
+    }
+    running.open(request)
+    with sharing():
+        union = Union(datasets, clip, running.num_workers, running.progress)
+    heads = [clip.head(d.labelset).to(running.device) for d in datasets]
+    stage = JointStage(tuned, heads, union, recipe, recipe.steps(len(union)), running.seed)
+    running.fit(stage, union)
     stage.finish()
     record(tuned, clip, request, datasets)
-    if out: close_run(out)
+    running.close()
     return tuned.to(clip.device)
 
-def _described(d) -> dict: return {'dataset': d.name, 'split': d.split, 'scenes': len(d), 'content': dataset_hash(d), 'labelset': d.labelset.to_dict()}
+
+def _described(d) -> dict:
+    return {
+        'dataset': d.name,
+        'split': d.split,
+        'scenes': len(d),
+        'content': dataset_hash(d),
+        'labelset': d.labelset.to_dict(),
+    }
 
 # %% ../../nbs/patching/merging.ipynb #409a3faa
 @dataclass
 class Patched:
     "A CLIP that was patched for several tasks, and how its coefficients were chosen."
+
     clip: Clip
-    how: str # 'joint', 'sequential' or 'parallel'
-    curves: list = field(repr=False) # of `Curve`: one, or in a sequence one a task
-    start: dict = field(repr=False) # {task: row} of the zero-shot model on the test splits
+    how: str  # 'joint', 'sequential' or 'parallel'
+    curves: list = field(repr=False)  # of `Curve`: one, or in a sequence one a task
+    start: dict = field(repr=False)  # {task: row} of the zero-shot model on the test splits
 
     @property
-    def alphas(self) -> list: return [c.alpha for c in self.curves]
+    def alphas(self) -> list:
+        return [c.alpha for c in self.curves]
+
     def at(self) -> dict:
         "{task: row} of the patched model on the test splits."
         return self.curves[-1].at()
+
     def __str__(self):
         rows = [f'{self.how}, alpha {", ".join(map(str, self.alphas))}; {self.curves[-1].reason}']
         for task, r in self.at().items():
-            rows.append(f"{task} ({r['role']}): {r['metric']} {100 * self.start[task]['score']:.1f} -> {100 * r['score']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]")
+            rows.append(
+                f"{task} ({r['role']}): {r['metric']} {100 * self.start[task]['score']:.1f} -> {100 * r['score']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
+            )
         return '\n'.join(rows)
+
 
 def _left(allowed, start: dict, now: dict) -> dict:
     "how much each supported task may still lose, where `now` has spent some of it"
-    of = lambda t: allowed.get(t, .01) if isinstance(allowed, dict) else allowed
-    return {t: max(0., of(t) - (r['score'] - now[t]['score'])) for t, r in start.items() if r['role'] == 'supported'}
+    of = lambda t: allowed.get(t, 0.01) if isinstance(allowed, dict) else allowed
+    return {t: max(0.0, of(t) - (r['score'] - now[t]['score'])) for t, r in start.items() if r['role'] == 'supported'}
+
 
 def patch_tasks(
-    clip: Clip, # where to start; it stays as it is
-    tasks: list, # `Splits` of each task, in the order in which a sequence takes them
-    how: str = 'joint', # 'joint', 'sequential' or 'parallel'
-    supported: list = (), # tasks to keep: `Splits` each
-    recipe: str | PatchRecipe = 'default', # its alphas are the values that coefficients are chosen from
-    rule: str = 'mean', # how they are chosen, see `choose_alpha`
+    clip: Clip,  # where to start; it stays as it is
+    tasks: list,  # `Splits` of each task, in the order in which a sequence takes them
+    how: str = 'joint',  # 'joint', 'sequential' or 'parallel'
+    supported: list = (),  # tasks to keep: `Splits` each
+    recipe: str | PatchRecipe = 'default',  # its alphas are the values that coefficients are chosen from
+    rule: str = 'mean',  # how they are chosen, see `choose_alpha`
     max_drop: float | dict = 0.01,
     seed: int = 0,
-    out=None, # folder of the run, to be resumed by the same call; None keeps nothing
+    out=None,  # folder of the run, to be resumed by the same call; None keeps nothing
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
     overwrite: bool = False,
-    **changes, # fields of the recipe to change
+    **changes,  # fields of the recipe to change
 ) -> Patched:
     "Patch one CLIP for several tasks as PAINT does: jointly, one after the other, or in parallel."
-    if how not in ('joint', 'sequential', 'parallel'): raise ValueError(f'how {how!r} is not one of joint, sequential, parallel')
-    recipe, run = pick(recipe, PATCH_RECIPES, **changes), dict(device=device, num_workers=num_workers, progress=progress)
+    if how not in ('joint', 'sequential', 'parallel'):
+        raise ValueError(f'how {how!r} is not one of joint, sequential, parallel')
+    recipe, run = (
+        pick(recipe, PATCH_RECIPES, **changes),
+        dict(device=device, num_workers=num_workers, progress=progress),
+    )
     roles = with_roles(tasks, supported)
-    if out: open_run(out, {'stage': 'patching', 'how': how, 'clip': clip.hash(), 'tasks': [_described(t.train) for t in tasks],
-                           'supported': [t.name for t in supported], 'rule': rule, 'max_drop': max_drop, 'seed': seed, 'recipe': recipe.to_dict()}, overwrite)
+    if out:
+        open_run(
+            out,
+            {
+                'stage': 'patching',
+                'how': how,
+                'clip': clip.hash(),
+                'tasks': [_described(t.train) for t in tasks],
+                'supported': [t.name for t in supported],
+                'rule': rule,
+                'max_drop': max_drop,
+                'seed': seed,
+                'recipe': recipe.to_dict(),
+            },
+            overwrite,
+        )
+
     def train(name, make):
-        folder = None if out is None else Path(out)/'work'/name
-        done = folder and from_first((folder/'tuned'/'open_clip_config.json').exists) # before the run broke off
-        if done: return load_clip(folder/'tuned', device=clip.device)
+        folder = None if out is None else Path(out) / 'work' / name
+        done = folder and from_first((folder / 'tuned' / 'open_clip_config.json').exists)  # before the run broke off
+        if done:
+            return load_clip(folder / 'tuned', device=clip.device)
         tuned = make(recipe=recipe, seed=seed, out=folder, **run)
-        if folder and is_first(): tuned.save(folder/'tuned')
+        if folder and is_first():
+            tuned.save(folder / 'tuned')
         return tuned
+
     chosen = dict(rule=rule, **run)
-    start = sweep(clip, clip.clone(), tasks, supported, alphas=[0.], max_drop=max_drop, **chosen) # of the zero-shot model
+    start = sweep(
+        clip, clip.clone(), tasks, supported, alphas=[0.0], max_drop=max_drop, **chosen
+    )  # of the zero-shot model
     if how == 'parallel':
-        vectors = [task_vector(clip, train(f'{i}-{t.name}', lambda **o: finetune(clip, t.train, **o))) for i, t in enumerate(tasks)]
+        vectors = [
+            task_vector(clip, train(f'{i}-{t.name}', lambda **o: finetune(clip, t.train, **o)))
+            for i, t in enumerate(tasks)
+        ]
         patched, curve = merge(clip, vectors, tasks, supported, values=recipe.alphas, max_drop=max_drop, **chosen)
         curves = [curve]
     else:
         patched, curves, limits = clip, [], max_drop
-        for i, seen in enumerate([tasks] if how == 'joint' else [tasks[:i + 1] for i in range(len(tasks))]):
-            if how == 'joint': tuned = train('joint', lambda **o: finetune_jointly(clip, seen, **o))
-            else: tuned = train(f'{i}-{seen[-1].name}', lambda **o: finetune(patched, seen[-1].train, **o))
-            curves.append(sweep(patched, tuned, seen, supported, alphas=recipe.alphas, max_drop=limits, report='ends', **chosen))
+        for i, seen in enumerate([tasks] if how == 'joint' else [tasks[: i + 1] for i in range(len(tasks))]):
+            if how == 'joint':
+                tuned = train('joint', lambda **o: finetune_jointly(clip, seen, **o))
+            else:
+                tuned = train(f'{i}-{seen[-1].name}', lambda **o: finetune(patched, seen[-1].train, **o))
+            curves.append(
+                sweep(patched, tuned, seen, supported, alphas=recipe.alphas, max_drop=limits, report='ends', **chosen)
+            )
             patched = interpolate(patched, tuned, curves[-1].alpha)
-            limits = _left(max_drop, start.at(0., 'val'), curves[-1].at(split='val'))
-    if out: close_run(out)
-    return Patched(patched, how, curves, start.at(0.))
+            limits = _left(max_drop, start.at(0.0, 'val'), curves[-1].at(split='val'))
+    if out:
+        close_run(out)
+    return Patched(patched, how, curves, start.at(0.0))

@@ -15,24 +15,33 @@ from torch import nn
 _BLOCK = re.compile(r'(?:transformer\.resblocks|layer(\d+))\.(\d+)\.')
 _END = re.compile(r'(ln_post|proj|attn_pool|attnpool|head)\b')
 
+
 def _timm_numbers(trunk, names) -> tuple:
     "numbers of a timm trunk's names, by timm's own patterns"
     from timm.models._manipulate import group_with_matcher
+
     group = lambda patterns: group_with_matcher(((n, None) for n in [*names, '']), patterns, reverse=True)
     matcher = trunk.group_matcher()
     stem, every = group({'stem': matcher['stem']}), group(matcher)
-    before = len({stem[n] for n in stem} - {stem['']}) # '' matches no pattern and lands with what timm has none for: the end
+    before = len(
+        {stem[n] for n in stem} - {stem['']}
+    )  # '' matches no pattern and lands with what timm has none for: the end
     return {n: -1 if stem[n] != stem[''] else every[n] - before for n in names}, every[''] - before
 
-def block_numbers(tower: nn.Module) -> tuple: # ({name: number}, number of blocks)
+
+def block_numbers(tower: nn.Module) -> tuple:  # ({name: number}, number of blocks)
     "For each name of the state dictionary: -1 before the first block, the number of its block, the number of blocks after the last."
     names = list(tower.state_dict())
     if hasattr(tower, 'trunk'):
-        if not hasattr(tower.trunk, 'group_matcher'): raise ValueError(f'{type(tower.trunk).__name__} does not say what its blocks are (group_matcher of timm)')
+        if not hasattr(tower.trunk, 'group_matcher'):
+            raise ValueError(f'{type(tower.trunk).__name__} does not say what its blocks are (group_matcher of timm)')
         inner, count = _timm_numbers(tower.trunk, list(tower.trunk.state_dict()))
         return {n: inner.get(n.removeprefix('trunk.'), count) for n in names}, count
     place = {n: tuple(map(int, filter(None, m.groups()))) for n in names if (m := _BLOCK.match(n))}
-    if not place: raise ValueError(f'{type(tower).__name__} has no blocks that are known; known are transformer.resblocks, layer1 ... layer4 and timm trunks')
+    if not place:
+        raise ValueError(
+            f'{type(tower).__name__} has no blocks that are known; known are transformer.resblocks, layer1 ... layer4 and timm trunks'
+        )
     number = {p: i for i, p in enumerate(sorted(set(place.values())))}
     return {n: number[place[n]] if n in place else len(number) if _END.match(n) else -1 for n in names}, len(number)
 
@@ -46,43 +55,60 @@ def depths(tower: nn.Module) -> dict:
 def block_matrices(tower: nn.Module) -> list:
     "Names of the matrices of linear layers and attention inside the tower's blocks."
     numbers, count = block_numbers(tower)
-    return [n for n, w in tower.named_parameters() if w.ndim == 2 and 0 <= numbers[n] < count and n.rsplit('.', 1)[-1] in ('weight', 'in_proj_weight')]
+    return [
+        n
+        for n, w in tower.named_parameters()
+        if w.ndim == 2 and 0 <= numbers[n] < count and n.rsplit('.', 1)[-1] in ('weight', 'in_proj_weight')
+    ]
+
 
 class Lora(nn.Module):
     "A frozen tower and a trainable update of rank `rank` for each matrix of its blocks."
+
     def __init__(self, tower: nn.Module, rank: int, seed: int = 0):
         super().__init__()
-        self.frozen = (tower.requires_grad_(False).eval(),) # in a tuple: neither trained nor saved with the updates
+        self.frozen = (tower.requires_grad_(False).eval(),)  # in a tuple: neither trained nor saved with the updates
         self.names, draw = block_matrices(tower), torch.Generator().manual_seed(seed)
-        if not self.names: raise ValueError(f'{type(tower).__name__} has no linear layer in its blocks, which LoRA needs; patch it with lora_rank=0')
+        if not self.names:
+            raise ValueError(
+                f'{type(tower).__name__} has no linear layer in its blocks, which LoRA needs; patch it with lora_rank=0'
+            )
         most = min(min(tower.get_parameter(n).shape) for n in self.names)
-        if not 1 <= rank <= most: raise ValueError(f'lora_rank is {rank}; this tower takes 1 to {most}, and 0 is fine-tuning without LoRA')
+        if not 1 <= rank <= most:
+            raise ValueError(f'lora_rank is {rank}; this tower takes 1 to {most}, and 0 is fine-tuning without LoRA')
         self.a, self.b, self.again = nn.ParameterList(), nn.ParameterList(), False
         self.own = {n: tower.get_parameter(n) for n in self.names}
-        for w in self.own.values(): # (d, k)
-            self.a.append(torch.randn(rank, w.shape[1], generator=draw).to(w) / w.shape[1] ** .5)
+        for w in self.own.values():  # (d, k)
+            self.a.append(torch.randn(rank, w.shape[1], generator=draw).to(w) / w.shape[1] ** 0.5)
             self.b.append(w.new_zeros(w.shape[0], rank))
 
     def weights(self) -> dict:
         "{name: W + B A} of the updated matrices."
         return {n: w + b @ a for (n, w), a, b in zip(self.own.items(), self.a, self.b)}
+
     def forward(self, x):
-        if not self.again: return torch.func.functional_call(self.frozen[0], self.weights(), (x,))
+        if not self.again:
+            return torch.func.functional_call(self.frozen[0], self.weights(), (x,))
         self._put(self.weights())
         return self.frozen[0](x)
+
     def _put(self, weights: dict):
         for name, w in weights.items():
             layer, _, leaf = name.rpartition('.')
             self.frozen[0].get_submodule(layer)._parameters[leaf] = w
+
     def set_grad_checkpointing(self, enable: bool = True):
         "The blocks are computed again in the backward pass, and must find the sums there still: so they stay in the tower until the next forward pass."
         self.frozen[0].set_grad_checkpointing(enable)
         self.again = enable
-        if not enable: self._put(self.own)
+        if not enable:
+            self._put(self.own)
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
         "Write the sums into the tower; the updates are zero afterwards."
-        for name, w in self.weights().items(): self.own[name].copy_(w)
-        for b in self.b: b.zero_()
+        for name, w in self.weights().items():
+            self.own[name].copy_(w)
+        for b in self.b:
+            b.zero_()
         return self.frozen[0]

@@ -8,12 +8,41 @@ __all__ = []
 # %% ../../nbs/plots/front.ipynb #e5fbd250
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'style': ['as_array', 'axes_for', 'chart_class', 'figure_grid', 'GREY', 'HATCHES', 'honest', 'in_words', 'label_points', 'LINES', 'MARKERS', 'PALETTE',
-        'percent_axis', 'RIGHT',
-        'save_figure', 'STYLE', 'styled', 'WORDS', 'WRONG'],
-    'charts': ['plot_alpha', 'plot_confusion', 'plot_gains', 'plot_gap_training', 'plot_prompts', 'plot_shift',
-        'plot_similarities', 'UNITS_OF'],
-    'pictures': ['plot_retrieval_grid', 'plot_scenes', 'plot_spectra', 'RECIPE_TITLES', 'scene_card'],
-    'joint': ['class_colors', 'joint_map', 'plot_joint_umap'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'style': [
+            'as_array',
+            'axes_for',
+            'chart_class',
+            'figure_grid',
+            'GREY',
+            'HATCHES',
+            'honest',
+            'in_words',
+            'label_points',
+            'LINES',
+            'MARKERS',
+            'PALETTE',
+            'percent_axis',
+            'RIGHT',
+            'save_figure',
+            'STYLE',
+            'styled',
+            'WORDS',
+            'WRONG',
+        ],
+        'charts': [
+            'plot_alpha',
+            'plot_confusion',
+            'plot_gains',
+            'plot_gap_training',
+            'plot_prompts',
+            'plot_shift',
+            'plot_similarities',
+            'UNITS_OF',
+        ],
+        'pictures': ['plot_retrieval_grid', 'plot_scenes', 'plot_spectra', 'RECIPE_TITLES', 'scene_card'],
+        'joint': ['class_colors', 'joint_map', 'plot_joint_umap'],
+    },
+)

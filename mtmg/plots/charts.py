@@ -13,18 +13,35 @@ from textwrap import shorten
 import numpy as np
 
 from mtmg.plots.style import (
-    as_array, axes_for, figure_grid, percent_axis, GREY, HATCHES, honest, in_words, label_points, LINES, MARKERS, PALETTE, RIGHT,
-    save_figure, STYLE, styled, WRONG,
+    as_array,
+    axes_for,
+    figure_grid,
+    percent_axis,
+    GREY,
+    HATCHES,
+    honest,
+    in_words,
+    label_points,
+    LINES,
+    MARKERS,
+    PALETTE,
+    RIGHT,
+    save_figure,
+    STYLE,
+    styled,
+    WRONG,
 )
 
 # %% ../../nbs/plots/charts.ipynb #af1cb38c
-def _curve_rows(curve, alpha=None) -> tuple: # rows, chosen alpha or None
+def _curve_rows(curve, alpha=None) -> tuple:  # rows, chosen alpha or None
     rows = list(getattr(curve, 'rows', curve))
-    if not rows: raise ValueError('no rows to draw; give dicts with alpha, task, role and score')
+    if not rows:
+        raise ValueError('no rows to draw; give dicts with alpha, task, role and score')
     for row in rows:
         if missing := {'alpha', 'task', 'score'} - set(row):
             raise ValueError(f'a row without {", ".join(sorted(missing))}: {row}')
     return rows, getattr(curve, 'alpha', None) if alpha is None else alpha
+
 
 def _points(rows, **where):
     "the rows that match, in order of alpha, as (alphas, scores, lows, highs)"
@@ -32,7 +49,10 @@ def _points(rows, **where):
     column = lambda key: np.array([r[key] if r.get(key) is not None else np.nan for r in found], dtype=float)
     return column('alpha'), column('score'), column('low'), column('high')
 
-def _role(rows, task): return next((r.get('role') or 'patching' for r in rows if r['task'] == task), 'patching')
+
+def _role(rows, task):
+    return next((r.get('role') or 'patching' for r in rows if r['task'] == task), 'patching')
+
 
 def _alpha_lines(ax, rows, task, color, marker, line, name=''):
     "one task against alpha: the split with more alphas as a line, the other as points with their intervals"
@@ -44,11 +64,23 @@ def _alpha_lines(ax, rows, task, color, marker, line, name=''):
         known = np.isfinite(low) & np.isfinite(high)
         if k == 0:
             ax.plot(a, score, color=color, ls=line, marker='.', ms=4, lw=1.3, label=name)
-            if len(splits) == 1: ax.fill_between(a[known], low[known], high[known], color=color, alpha=.15, lw=0)
+            if len(splits) == 1:
+                ax.fill_between(a[known], low[known], high[known], color=color, alpha=0.15, lw=0)
         else:
             error = np.abs(np.stack([score - low, high - score]))
-            ax.errorbar(a, score, np.where(known, error, 0), color=color, ls='', marker=marker, mfc='white', capsize=2.5, lw=1.1,
-                        label=name)
+            ax.errorbar(
+                a,
+                score,
+                np.where(known, error, 0),
+                color=color,
+                ls='',
+                marker=marker,
+                mfc='white',
+                capsize=2.5,
+                lw=1.1,
+                label=name,
+            )
+
 
 def _mean_path(rows, split):
     "[(alpha, mean supported score, mean patching score)] where both roles were scored"
@@ -56,13 +88,16 @@ def _mean_path(rows, split):
     for alpha in sorted({r['alpha'] for r in rows if r.get('split') == split}):
         at = [r for r in rows if r['alpha'] == alpha and r.get('split') == split]
         both = [[r['score'] for r in at if (r.get('role') or 'patching') == role] for role in ('supported', 'patching')]
-        if all(both): path.append((alpha, *map(np.mean, both)))
+        if all(both):
+            path.append((alpha, *map(np.mean, both)))
     return np.array(path).reshape(-1, 3)
+
 
 def _between(xy, steps=25) -> np.ndarray:
     "points along a path, for names to keep clear of"
     parts = [a + (b - a) * t for a, b in zip(xy[:-1], xy[1:]) for t in np.linspace(0, 1, steps)[:, None]]
     return np.concatenate([xy, np.array(parts).reshape(-1, 2)])
+
 
 def _frontier(ax, curves: dict, looks: dict):
     "patching against supported tasks, one point an alpha; `curves` is {name: (rows, chosen alpha)}"
@@ -71,7 +106,8 @@ def _frontier(ax, curves: dict, looks: dict):
         color, marker = looks[name]
         splits = sorted({r.get('split') for r in rows}, key=lambda s: (-len(_mean_path(rows, s)), s != 'val'))
         path = _mean_path(rows, splits[0])
-        if not len(path): continue
+        if not len(path):
+            continue
         label = lambda split: ', '.join(x for x in (name, split and in_words(split)) if x) or 'score'
         ax.plot(path[:, 1], path[:, 2], color=color, marker='.', ms=5, lw=1.3, label=label(splits[0]))
         ends = path[[0, -1]]
@@ -83,47 +119,72 @@ def _frontier(ax, curves: dict, looks: dict):
             lines.append(other[:, 1:])
         at = {path[0, 0], path[-1, 0]} | ({chosen} if chosen is not None else set())
         for alpha, x, y in path:
-            if alpha not in at or (alpha == 0 and marks and alpha != chosen): continue # all curves begin at one point
+            if alpha not in at or (alpha == 0 and marks and alpha != chosen):
+                continue  # all curves begin at one point
             if alpha == chosen:
                 said = f'α = {alpha:g}, chosen' + (f' ({name})' if name else '')
-                ax.plot(x, y, marker='*', ms=13, color=color if name else PALETTE[4], mec='black', mew=.6, ls='', zorder=5, label=said)
-            else: marks.append((x, y)), names.append(f'α = {alpha:g}')
-    ax.margins(.16)
+                ax.plot(
+                    x,
+                    y,
+                    marker='*',
+                    ms=13,
+                    color=color if name else PALETTE[4],
+                    mec='black',
+                    mew=0.6,
+                    ls='',
+                    zorder=5,
+                    label=said,
+                )
+            else:
+                marks.append((x, y)), names.append(f'α = {alpha:g}')
+    ax.margins(0.16)
     ax.set(xlabel='supported tasks (mean score)', ylabel='patching tasks (mean score)', title='New against old')
     for axis in (ax.xaxis, ax.yaxis):
         percent_axis(axis)
         honest(axis)
     return marks, names, np.concatenate(lines)
 
+
 def _mark_chosen(ax, curves, looks):
     "where each curve chose its alpha, on an axis of alpha"
     for name, (_, chosen) in curves.items():
-        if chosen is not None: ax.axvline(chosen, color=looks[name][0] if len(curves) > 1 else GREY, lw=1, ls=':', zorder=0)
-    ax.set(xlabel='α', xlim=(-.03, 1.03))
+        if chosen is not None:
+            ax.axvline(chosen, color=looks[name][0] if len(curves) > 1 else GREY, lw=1, ls=':', zorder=0)
+    ax.set(xlabel='α', xlim=(-0.03, 1.03))
     percent_axis(ax.yaxis)
     honest(ax.yaxis)
 
+
 @styled
 def plot_alpha(
-    curve, # what `sweep` returns, or its rows (dicts of alpha, task, score in 0..1, and where known role, split, low, high, metric); or {name: curve}
-    alpha: float | None = None, # the chosen alpha (taken from `curve` where it knows it)
-    ax=None, # draw all tasks into these axes alone
+    curve,  # what `sweep` returns, or its rows (dicts of alpha, task, score in 0..1, and where known role, split, low, high, metric); or {name: curve}
+    alpha: float | None = None,  # the chosen alpha (taken from `curve` where it knows it)
+    ax=None,  # draw all tasks into these axes alone
 ):
     "Scores of patching and supported tasks against alpha, with the chosen alpha. Returns a figure, or `ax`."
-    if isinstance(curve, dict) and not curve: raise ValueError('no curve to draw; give {name: curve}')
-    curves = {n: _curve_rows(c) for n, c in curve.items()} if isinstance(curve, dict) else {'': _curve_rows(curve, alpha)}
+    if isinstance(curve, dict) and not curve:
+        raise ValueError('no curve to draw; give {name: curve}')
+    curves = (
+        {n: _curve_rows(c) for n, c in curve.items()} if isinstance(curve, dict) else {'': _curve_rows(curve, alpha)}
+    )
     every = [r for rows, _ in curves.values() for r in rows]
     tasks = sorted(dict.fromkeys(r['task'] for r in every), key=lambda t: _role(every, t) != 'patching')
     several = len(curves) > 1
-    looks = {n: (PALETTE[k % 8] if several else PALETTE[6], MARKERS[k % 8] if several else 's') for k, n in enumerate(curves)}
+    looks = {
+        n: (PALETTE[k % 8] if several else PALETTE[6], MARKERS[k % 8] if several else 's') for k, n in enumerate(curves)
+    }
+
     def draw(panel, name, rows, task, i, named):
         line = '-' if _role(every, task) == 'patching' else '--'
         color, marker = looks[name] if several else (PALETTE[i % 8], MARKERS[i % 8])
         label = ', '.join(x for x in (name, task if named else '') if x)
-        if any(r['task'] == task for r in rows): _alpha_lines(panel, rows, task, color, marker, line, label)
+        if any(r['task'] == task for r in rows):
+            _alpha_lines(panel, rows, task, color, marker, line, label)
+
     if ax is not None:
         for name, (rows, _) in curves.items():
-            for i, task in enumerate(tasks): draw(ax, name, rows, task, i, True)
+            for i, task in enumerate(tasks):
+                draw(ax, name, rows, task, i, True)
         _mark_chosen(ax, curves, looks)
         ax.set(ylabel='score')
         ax.legend()
@@ -131,36 +192,44 @@ def plot_alpha(
     front = any(len(_mean_path(rows, s)) > 1 for rows, _ in curves.values() for s in {r.get('split') for r in rows})
     columns = min(len(tasks) + front, 4)
     height = -(-(len(tasks) + front) // columns)
-    fig, axes = figure_grid(height, columns, (max(2.45 * columns, 3.6), 2.6 * height + .35))
+    fig, axes = figure_grid(height, columns, (max(2.45 * columns, 3.6), 2.6 * height + 0.35))
     panels, labels = list(axes.flat), ()
-    if front: labels = _frontier(panels[0], curves, looks)
+    if front:
+        labels = _frontier(panels[0], curves, looks)
     for panel, (i, task) in zip_longest(panels[front:], enumerate(tasks), fillvalue=(None, None)):
         if task is None:
             panel.set_axis_off()
             continue
-        for name, (rows, _) in curves.items(): draw(panel, name, rows, task, i, False)
+        for name, (rows, _) in curves.items():
+            draw(panel, name, rows, task, i, False)
         _mark_chosen(panel, curves, looks)
         metric = next((r['metric'] for r in every if r['task'] == task and r.get('metric')), 'score')
         panel.set(ylabel=in_words(metric), title=f'{shorten(task, 22, placeholder="…")} ({_role(every, task)})')
     handles = {l: h for panel in panels[:2] for h, l in zip(*panel.get_legend_handles_labels())}
     fig.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=min(len(handles), 4))
     if labels:
-        fig.draw_without_rendering() # names can be placed once the panels have their size
+        fig.draw_without_rendering()  # names can be placed once the panels have their size
         label_points(panels[0], labels[0], labels[1], 8, labels[2])
     return fig
 
 # %% ../../nbs/plots/charts.ipynb #eb0d69c7
-UNITS_OF = {'centroid_gap': 'centroid gap (unit sphere)', 'alignment': 'alignment (mean squared\npair distance)', 'uniformity': 'uniformity (log mean\nGaussian potential)'}
+UNITS_OF = {
+    'centroid_gap': 'centroid gap (unit sphere)',
+    'alignment': 'alignment (mean squared\npair distance)',
+    'uniformity': 'uniformity (log mean\nGaussian potential)',
+}
+
 
 @styled
 def plot_gap_training(
-    rows, # dicts of step, pair ('rgb-ms') and measures, in order; with 'stage' the steps of each stage follow the last one's
+    rows,  # dicts of step, pair ('rgb-ms') and measures, in order; with 'stage' the steps of each stage follow the last one's
     measures: tuple = ('centroid_gap', 'alignment', 'uniformity'),
 ):
     "Measures of the gap against training steps, one panel each. Returns the figure."
     rows = list(getattr(rows, 'rows', rows))
     measures = [m for m in measures if any(r.get(m) is not None for r in rows)]
-    if not measures: raise ValueError('no row holds one of the measures asked for')
+    if not measures:
+        raise ValueError('no row holds one of the measures asked for')
     starts, start = {}, 0
     for stage in dict.fromkeys(r.get('stage') for r in rows):
         starts[stage] = start
@@ -168,15 +237,29 @@ def plot_gap_training(
     fig, axes = figure_grid(1, len(measures), (3.2 * len(measures), 2.7))
     for ax, measure in zip(axes.flat, measures):
         for k, pair in enumerate(dict.fromkeys(r.get('pair') for r in rows)):
-            for i, (stage, x) in enumerate(starts.items()): # a line for each stage: what happens between two is not training
-                own = [r for r in rows if r.get('pair') == pair and r.get('stage') == stage and r.get(measure) is not None]
-                ax.plot([x + r['step'] for r in own], [r[measure] for r in own], color=PALETTE[k % 8], ls=LINES[k % 4], marker=MARKERS[k % 8], ms=3.5,
-                        markevery=max(len(own) // 12, 1), label='' if i else pair or measure)
+            for i, (stage, x) in enumerate(
+                starts.items()
+            ):  # a line for each stage: what happens between two is not training
+                own = [
+                    r for r in rows if r.get('pair') == pair and r.get('stage') == stage and r.get(measure) is not None
+                ]
+                ax.plot(
+                    [x + r['step'] for r in own],
+                    [r[measure] for r in own],
+                    color=PALETTE[k % 8],
+                    ls=LINES[k % 4],
+                    marker=MARKERS[k % 8],
+                    ms=3.5,
+                    markevery=max(len(own) // 12, 1),
+                    label='' if i else pair or measure,
+                )
         for stage, x in starts.items():
-            if len(starts) < 2: continue
-            ax.axvline(x, color=GREY, ls='--', lw=.8, zorder=0)
+            if len(starts) < 2:
+                continue
+            ax.axvline(x, color=GREY, ls='--', lw=0.8, zorder=0)
             ax.text(x, 1, f' {stage}', transform=ax.get_xaxis_transform(), fontsize=7.5, color='#555555', va='bottom')
-        if measure == 'centroid_gap': ax.set_ylim(bottom=0)
+        if measure == 'centroid_gap':
+            ax.set_ylim(bottom=0)
         ax.set(xlabel='training step', ylabel=UNITS_OF.get(measure, measure))
     fig.legend(*axes.flat[0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
     return fig
@@ -184,43 +267,58 @@ def plot_gap_training(
 # %% ../../nbs/plots/charts.ipynb #9d8e4e74
 @styled
 def plot_shift(
-    sweeps, # {name: rows} or rows: dicts of amount and measures
-    measures: dict = None, # {measure: its label}; all that the rows hold
+    sweeps,  # {name: rows} or rows: dicts of amount and measures
+    measures: dict = None,  # {measure: its label}; all that the rows hold
 ):
     "Measures against the shift along the gap, one panel each, a line for each sweep. Returns the figure."
     sweeps = sweeps if isinstance(sweeps, dict) else {None: sweeps}
-    if not any(sweeps.values()): raise ValueError('no row to draw')
+    if not any(sweeps.values()):
+        raise ValueError('no row to draw')
     held = [m for m in next(iter(sweeps.values()))[0] if m != 'amount']
     measures = measures or {m: m.replace('_', ' ') for m in held}
     fig, axes = figure_grid(1, len(measures), (min(3.2 * len(measures), 10), 2.6))
     for ax, (measure, label) in zip(axes.flat, measures.items()):
         for k, (name, rows) in enumerate(sweeps.items()):
-            ax.plot([r['amount'] for r in rows], [r[measure] for r in rows], color=PALETTE[k % 8], ls=LINES[k % 4], marker=MARKERS[k % 8], ms=3.5, label=name)
-        for x in (0, 1): ax.axvline(x, color=GREY, ls=':', lw=1, zorder=0)
+            ax.plot(
+                [r['amount'] for r in rows],
+                [r[measure] for r in rows],
+                color=PALETTE[k % 8],
+                ls=LINES[k % 4],
+                marker=MARKERS[k % 8],
+                ms=3.5,
+                label=name,
+            )
+        for x in (0, 1):
+            ax.axvline(x, color=GREY, ls=':', lw=1, zorder=0)
         ax.set(xlabel='shift along the gap', ylabel=label)
-    if None not in sweeps: axes.flat[0].legend()
+    if None not in sweeps:
+        axes.flat[0].legend()
     return fig
 
 # %% ../../nbs/plots/charts.ipynb #bc2983f2
 def _unit(x) -> np.ndarray:
     x = as_array(x, np.float32)
-    if x.ndim != 2: raise ValueError(f'features of shape {x.shape}; give (N, D)')
+    if x.ndim != 2:
+        raise ValueError(f'features of shape {x.shape}; give (N, D)')
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
 
 @styled
 def plot_similarities(
-    x, # (N, D) features of one modality
-    y, # (N, D) features of the other, scene by scene
-    labels=None, # (N,) classes or (N, K) multi-hot; scenes with a class in common are of the same class
-    names: tuple = ('x', 'y'), # names of the two modalities
-    n_pairs: int = 20_000, # random pairs to draw
+    x,  # (N, D) features of one modality
+    y,  # (N, D) features of the other, scene by scene
+    labels=None,  # (N,) classes or (N, K) multi-hot; scenes with a class in common are of the same class
+    names: tuple = ('x', 'y'),  # names of the two modalities
+    n_pairs: int = 20_000,  # random pairs to draw
     seed: int = 0,
     ax=None,
 ):
     "Histograms of the cosine of matched pairs, of other pairs of the same class, and of the rest."
     x, y = _unit(x), _unit(y)
-    if x.shape != y.shape: raise ValueError(f'{names[0]} has shape {x.shape} and {names[1]} {y.shape}; matched pairs need the same')
-    if len(x) < 2: raise ValueError(f'{len(x)} scene; other pairs need two')
+    if x.shape != y.shape:
+        raise ValueError(f'{names[0]} has shape {x.shape} and {names[1]} {y.shape}; matched pairs need the same')
+    if len(x) < 2:
+        raise ValueError(f'{len(x)} scene; other pairs need two')
     rng = np.random.default_rng(seed)
     i = rng.integers(0, len(x), n_pairs)
     j = (i + rng.integers(1, len(x), n_pairs)) % len(x)
@@ -233,13 +331,24 @@ def plot_similarities(
     ax = axes_for(ax, (5, 3))
     values = np.concatenate(list(groups.values()))
     values = values[np.isfinite(values)]
-    if not len(values): raise ValueError('no finite similarity to draw')
+    if not len(values):
+        raise ValueError('no finite similarity to draw')
     bins = np.linspace(values.min() - 1e-3, values.max() + 1e-3, 61)
     for k, (name, group) in enumerate(groups.items()):
         group = group[np.isfinite(group)]
-        if not len(group): continue
-        ax.hist(group, bins, weights=np.full(len(group), 1 / len(group)), histtype='stepfilled', fc=PALETTE[k] + '30', ec=PALETTE[k], ls=LINES[k],
-                lw=1.5, label=f'{name}: median {np.median(group):.2f}')
+        if not len(group):
+            continue
+        ax.hist(
+            group,
+            bins,
+            weights=np.full(len(group), 1 / len(group)),
+            histtype='stepfilled',
+            fc=PALETTE[k] + '30',
+            ec=PALETTE[k],
+            ls=LINES[k],
+            lw=1.5,
+            label=f'{name}: median {np.median(group):.2f}',
+        )
         ax.axvline(np.median(group), color=PALETTE[k], ls=LINES[k], lw=1)
     percent_axis(ax.yaxis)
     ax.set(xlabel=f'cosine of {names[0]} and {names[1]}', ylabel='share of pairs')
@@ -251,107 +360,165 @@ def _plain(ax, grid=False):
     "axes whose frame says nothing"
     ax.grid(grid)
     ax.tick_params(length=0)
-    for spine in ax.spines.values(): spine.set_visible(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
 
 @styled
 def plot_confusion(
-    confusion, # (C, C) counts, a row for each true class
+    confusion,  # (C, C) counts, a row for each true class
     classnames=None,
-    normalize: bool = True, # shares of each true class; else counts
+    normalize: bool = True,  # shares of each true class; else counts
     ax=None,
 ):
     "The confusion matrix, with its numbers written in it up to 20 classes."
     counts = as_array(confusion, float)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]: raise ValueError(f'a confusion matrix of shape {counts.shape}; give (C, C)')
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(f'a confusion matrix of shape {counts.shape}; give (C, C)')
     n = len(counts)
-    names = [str(i) for i in range(n)] if classnames is None else [shorten(str(c), 26, placeholder='…') for c in classnames]
-    if len(names) != n: raise ValueError(f'{len(names)} class names for {n} classes')
+    names = (
+        [str(i) for i in range(n)] if classnames is None else [shorten(str(c), 26, placeholder='…') for c in classnames]
+    )
+    if len(names) != n:
+        raise ValueError(f'{len(names)} class names for {n} classes')
     totals = counts.sum(1, keepdims=True)
     shown = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0) if normalize else counts
     from matplotlib.colors import LinearSegmentedColormap
-    size = min(2.2 + .38 * n, 9)
-    ax = axes_for(ax, (size + .8, size))
+
+    size = min(2.2 + 0.38 * n, 9)
+    ax = axes_for(ax, (size + 0.8, size))
     top = np.nanmax(shown) if np.isfinite(shown).any() else 1
-    image = ax.imshow(shown, cmap=LinearSegmentedColormap.from_list('mtmg', ['#FFFFFF', PALETTE[0], '#00294A']), vmin=0, vmax=1 if normalize else max(top, 1))
-    limit = .55 * (1 if normalize else max(top, 1))
+    image = ax.imshow(
+        shown,
+        cmap=LinearSegmentedColormap.from_list('mtmg', ['#FFFFFF', PALETTE[0], '#00294A']),
+        vmin=0,
+        vmax=1 if normalize else max(top, 1),
+    )
+    limit = 0.55 * (1 if normalize else max(top, 1))
     if n <= 20:
         for i, j in np.ndindex(n, n):
             value = shown[i, j]
-            text = ('n/a' if i == j else '') if np.isnan(value) else f'{100 * value:.0f}' if normalize else f'{value:.0f}'
-            ax.text(j, i, text, ha='center', va='center', fontsize=7.5, fontweight='bold' if i == j else 'normal', color='white' if value > limit else '#222222' if value >= .005 else '#BBBBBB')
-    every = max(1, n // 40) # past 40 classes only some of the names fit
+            text = (
+                ('n/a' if i == j else '') if np.isnan(value) else f'{100 * value:.0f}' if normalize else f'{value:.0f}'
+            )
+            ax.text(
+                j,
+                i,
+                text,
+                ha='center',
+                va='center',
+                fontsize=7.5,
+                fontweight='bold' if i == j else 'normal',
+                color='white' if value > limit else '#222222' if value >= 0.005 else '#BBBBBB',
+            )
+    every = max(1, n // 40)  # past 40 classes only some of the names fit
     ticks = range(0, n, every)
     ax.set_xticks(ticks, [names[i] for i in ticks], rotation=45, ha='right', rotation_mode='anchor')
     ax.set_yticks(ticks, [names[i] for i in ticks])
     _plain(ax)
     ax.set(xlabel='answer', ylabel='true class')
-    ax.figure.colorbar(image, ax=ax, fraction=.04, pad=.02, label='% of the true class' if normalize else 'scenes',
-                       format=(lambda v, _: f'{100 * v:.0f}') if normalize else None)
+    ax.figure.colorbar(
+        image,
+        ax=ax,
+        fraction=0.04,
+        pad=0.02,
+        label='% of the true class' if normalize else 'scenes',
+        format=(lambda v, _: f'{100 * v:.0f}') if normalize else None,
+    )
     return ax
 
 # %% ../../nbs/plots/charts.ipynb #76ca3786
 @styled
 def plot_gains(
-    before, # (C,) scores of the first model in 0..1; nan where a class has no scene
-    after, # (C,) scores of the second
+    before,  # (C,) scores of the first model in 0..1; nan where a class has no scene
+    after,  # (C,) scores of the second
     classnames,
-    names: tuple = ('before', 'after'), # names of the two models
+    names: tuple = ('before', 'after'),  # names of the two models
     score: str = 'score per class',
     ax=None,
 ):
     "Bars of two models for each class, the largest gain on top, the gain in points beside."
     before, after = as_array(before, float), as_array(after, float)
-    if not len(before) == len(after) == len(classnames): raise ValueError(f'{len(before)} and {len(after)} scores for {len(classnames)} classes')
+    if not len(before) == len(after) == len(classnames):
+        raise ValueError(f'{len(before)} and {len(after)} scores for {len(classnames)} classes')
     gain = after - before
     order = np.argsort(np.where(np.isnan(gain), -np.inf, gain), kind='stable')
     rows = np.arange(len(order))
-    ax = axes_for(ax, (6, 1.1 + .36 * max(len(order), 2)))
-    for offset, values, k in ((-.19, after, 1), (.19, before, 0)):
-        ax.barh(rows + offset, values[order], .36, color=PALETTE[k], hatch=HATCHES[k], label=names[k])
+    ax = axes_for(ax, (6, 1.1 + 0.36 * max(len(order), 2)))
+    for offset, values, k in ((-0.19, after, 1), (0.19, before, 0)):
+        ax.barh(rows + offset, values[order], 0.36, color=PALETTE[k], hatch=HATCHES[k], label=names[k])
     for row, c in zip(rows, order):
         known = not np.isnan(gain[c])
-        ax.text(max(np.nan_to_num(before[c]), np.nan_to_num(after[c])) + .01, row, f'{100 * gain[c]:+.1f}'.replace('-', '−') if known else 'n/a', va='center', fontsize=8,
-                fontweight='bold', color=GREY if not known else RIGHT if gain[c] >= 0 else WRONG)
+        ax.text(
+            max(np.nan_to_num(before[c]), np.nan_to_num(after[c])) + 0.01,
+            row,
+            f'{100 * gain[c]:+.1f}'.replace('-', '−') if known else 'n/a',
+            va='center',
+            fontsize=8,
+            fontweight='bold',
+            color=GREY if not known else RIGHT if gain[c] >= 0 else WRONG,
+        )
     ax.set_yticks(rows, [shorten(str(classnames[c]), 34, placeholder='…') for c in order])
     ax.grid(axis='y', visible=False)
     percent_axis(ax.xaxis)
-    ax.set(ylim=(-.6, len(rows) - .4), xlabel=score, xlim=(0, max(np.nanmax([before, after, np.zeros_like(before)]) + .12, .3)))
+    ax.set(
+        ylim=(-0.6, len(rows) - 0.4),
+        xlabel=score,
+        xlim=(0, max(np.nanmax([before, after, np.zeros_like(before)]) + 0.12, 0.3)),
+    )
     handles, texts = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], texts[::-1], loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
+    ax.legend(handles[::-1], texts[::-1], loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
     return ax
 
 # %% ../../nbs/plots/charts.ipynb #ee973fa3
 @styled
 def plot_prompts(
-    rows, # {template: score in 0..1}, or dicts of template, score and where known low and high
-    ensemble: float | None = None, # score of all templates together
+    rows,  # {template: score in 0..1}, or dicts of template, score and where known low and high
+    ensemble: float | None = None,  # score of all templates together
     score: str = 'top-1 accuracy',
     ax=None,
 ):
     "The score of each prompt template, best on top, and that of their ensemble."
-    if isinstance(rows, dict): rows = [{'template': t, 'score': s} for t, s in rows.items()]
+    if isinstance(rows, dict):
+        rows = [{'template': t, 'score': s} for t, s in rows.items()]
     rows = sorted(rows, key=lambda r: r['score'])
-    if not rows: raise ValueError('no template to draw')
+    if not rows:
+        raise ValueError('no template to draw')
     named = len(rows) <= 24
-    ax = axes_for(ax, (6.5, 1 + .24 * max(len(rows), 3)) if named else (6.5, 2.6))
+    ax = axes_for(ax, (6.5, 1 + 0.24 * max(len(rows), 3)) if named else (6.5, 2.6))
     x = np.array([r['score'] for r in rows], dtype=float)
     rng = np.random.default_rng(0)
     y = np.arange(len(rows)) if named else rng.uniform(-1, 1, len(rows))
-    if named: ax.hlines(y, x.min(), x, color='#D0D0D0', lw=1)
+    if named:
+        ax.hlines(y, x.min(), x, color='#D0D0D0', lw=1)
     if any(r.get('low') is not None for r in rows):
         low, high = (np.array([r.get(k, np.nan) for r in rows], dtype=float) for k in ('low', 'high'))
-        ax.errorbar(x, y, xerr=np.nan_to_num(np.abs([x - low, high - x])), ls='', color=PALETTE[0], lw=.9, capsize=2)
-    ax.plot(x, y, ls='', marker='o', color=PALETTE[0], ms=5 if named else 4, alpha=1 if named else .6, label='one template')
-    if ensemble is not None: ax.axvline(ensemble, color=PALETTE[1], ls='--', label=f'ensemble: {100 * ensemble:.1f} %')
-    if named: ax.set_yticks(y, [shorten(r['template'], 44, placeholder='…') for r in rows])
+        ax.errorbar(x, y, xerr=np.nan_to_num(np.abs([x - low, high - x])), ls='', color=PALETTE[0], lw=0.9, capsize=2)
+    ax.plot(
+        x, y, ls='', marker='o', color=PALETTE[0], ms=5 if named else 4, alpha=1 if named else 0.6, label='one template'
+    )
+    if ensemble is not None:
+        ax.axvline(ensemble, color=PALETTE[1], ls='--', label=f'ensemble: {100 * ensemble:.1f} %')
+    if named:
+        ax.set_yticks(y, [shorten(r['template'], 44, placeholder='…') for r in rows])
     else:
         ax.set(yticks=[], ylim=(-1.2, 3.1))
         for k, (ends, ha) in enumerate(((rows[:3], 'left'), (rows[-3:][::-1], 'right'))):
-            ax.text(k, .98, '\n'.join(f'{100 * r["score"]:.1f} % {shorten(r["template"], 34, placeholder="…")}' for r in ends), ha=ha, va='top', transform=ax.transAxes, fontsize=7.5,
-                    bbox=dict(fc='white', ec='#D0D0D0', boxstyle='round,pad=.3'))
+            ax.text(
+                k,
+                0.98,
+                '\n'.join(f'{100 * r["score"]:.1f} % {shorten(r["template"], 34, placeholder="…")}' for r in ends),
+                ha=ha,
+                va='top',
+                transform=ax.transAxes,
+                fontsize=7.5,
+                bbox=dict(fc='white', ec='#D0D0D0', boxstyle='round,pad=.3'),
+            )
     ax.grid(axis='y', visible=False)
     percent_axis(ax.xaxis)
-    ax.margins(x=.05)
-    ax.set(xlabel=f'{score} ({len(rows)} template{"s" * (len(rows) > 1)}, {100 * (x.max() - x.min()):.1f} points apart)')
-    ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
+    ax.margins(x=0.05)
+    ax.set(
+        xlabel=f'{score} ({len(rows)} template{"s" * (len(rows) > 1)}, {100 * (x.max() - x.min()):.1f} points apart)'
+    )
+    ax.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
     return ax

@@ -17,7 +17,16 @@ from .charts import plot_confusion, plot_gains, plot_prompts, plot_similarities
 from .charts import plot_alpha, plot_gap_training, plot_shift
 from .pictures import plot_retrieval_grid, plot_scenes, plot_spectra, scene_card
 from mtmg.plots.style import (
-    GREY, HATCHES, LINES, MARKERS, PALETTE, STYLE, in_words, label_points, save_figure, styled,
+    GREY,
+    HATCHES,
+    LINES,
+    MARKERS,
+    PALETTE,
+    STYLE,
+    in_words,
+    label_points,
+    save_figure,
+    styled,
 )
 from .style import as_array, figure_grid
 
@@ -26,17 +35,21 @@ def _unit_rows(x) -> np.ndarray:
     "rows of length 1; zero rows stay zero"
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
-def _gap(x, y) -> float: return float(np.linalg.norm(x.mean(0) - y.mean(0)))
+
+def _gap(x, y) -> float:
+    return float(np.linalg.norm(x.mean(0) - y.mean(0)))
+
 
 def _mixing(x, y, k=10) -> float:
     "share of the other modality among the k nearest neighbours of each point, over its share among all other points"
     both = np.concatenate([x, y])
     other = np.arange(len(both)) >= len(x)
     k = min(k, len(both) - 1)
-    if k < 1: return float('nan')
+    if k < 1:
+        return float('nan')
     crossed = np.empty(len(both))
     for i in range(0, len(both), 2048):
-        similarity = both[i:i + 2048] @ both.T
+        similarity = both[i : i + 2048] @ both.T
         own = np.arange(len(similarity))
         similarity[own, i + own] = -np.inf
         nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
@@ -45,21 +58,24 @@ def _mixing(x, y, k=10) -> float:
     return float((crossed / expected).mean())
 
 # %% ../../nbs/plots/joint.ipynb #3298ef40
-_FEWEST = 12 # points below which UMAP has no neighbourhoods to speak of
+_FEWEST = 12  # points below which UMAP has no neighbourhoods to speak of
+
 
 def _neighbours(x, k, block=2048):
     "exact (N, k) nearest neighbours by Euclidean distance, each point first among its own, as UMAP wants them"
     import torch
+
     x = torch.from_numpy(x)
     square = (x * x).sum(1)
     index, distance = [], []
     for start in range(0, len(x), block):
-        d2 = square[start:start + block, None] + square - 2 * x[start:start + block] @ x.T
-        d2[torch.arange(len(d2)), torch.arange(start, start + len(d2))] = -1 # itself first, also among doubles
+        d2 = square[start : start + block, None] + square - 2 * x[start : start + block] @ x.T
+        d2[torch.arange(len(d2)), torch.arange(start, start + len(d2))] = -1  # itself first, also among doubles
         near = d2.topk(k, largest=False)
         index.append(near.indices)
         distance.append(near.values.clamp_min(0).sqrt())
     return torch.cat(index).numpy().astype(np.int32), torch.cat(distance).numpy()
+
 
 def _pca(x) -> np.ndarray:
     "(N, 2) principal components, signs fixed"
@@ -67,150 +83,213 @@ def _pca(x) -> np.ndarray:
     _, vectors = np.linalg.eigh(x.T @ x)
     axes = np.zeros((x.shape[1], 2))
     found = vectors[:, ::-1][:, :2]
-    axes[:, :found.shape[1]] = found * np.where(found[np.abs(found).argmax(0), np.arange(found.shape[1])] < 0, -1, 1)
+    axes[:, : found.shape[1]] = found * np.where(found[np.abs(found).argmax(0), np.arange(found.shape[1])] < 0, -1, 1)
     return x @ axes
+
 
 def _umap(x, n_neighbors, min_dist, seed, progress) -> np.ndarray:
     "(N, 2) layout of the rows of `x`"
     first = 'umap' not in sys.modules
-    if first and progress: print('UMAP compiles itself on its first call: about 10 s', flush=True)
+    if first and progress:
+        print('UMAP compiles itself on its first call: about 10 s', flush=True)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # that a seed means one thread, that a precomputed graph cannot transform: both are meant
+        warnings.simplefilter(
+            'ignore'
+        )  # that a seed means one thread, that a precomputed graph cannot transform: both are meant
         from umap import UMAP
+
         k = min(n_neighbors, len(x) - 1)
         start = _pca(x)
         start = 10 * start / max(np.abs(start).max(), 1e-12) + np.random.default_rng(seed).normal(0, 1e-3, start.shape)
-        reducer = UMAP(n_neighbors=k, min_dist=min_dist, init=start.astype(np.float32), random_state=seed, precomputed_knn=(*_neighbours(x, k), None), verbose=progress,
-                       tqdm_kwds={'desc': f'UMAP of {len(x)} points', 'leave': False, 'disable': not progress})
-        with redirect_stdout(io.StringIO()): return reducer.fit_transform(x) # its log; the progress bar goes to stderr
+        reducer = UMAP(
+            n_neighbors=k,
+            min_dist=min_dist,
+            init=start.astype(np.float32),
+            random_state=seed,
+            precomputed_knn=(*_neighbours(x, k), None),
+            verbose=progress,
+            tqdm_kwds={'desc': f'UMAP of {len(x)} points', 'leave': False, 'disable': not progress},
+        )
+        with redirect_stdout(io.StringIO()):
+            return reducer.fit_transform(x)  # its log; the progress bar goes to stderr
+
 
 def joint_map(
-    x, # (N, D) rows to map together, of all modalities and stages
-    method: str = 'umap', # 'umap' or 'pca'
+    x,  # (N, D) rows to map together, of all modalities and stages
+    method: str = 'umap',  # 'umap' or 'pca'
     n_neighbors: int = 15,
-    min_dist: float = .1,
+    min_dist: float = 0.1,
     seed: int = 0,
     progress: bool = False,
-) -> tuple: # ((N, 2) positions, what was done: 'UMAP', 'PCA', or 'PCA (reason)')
+) -> tuple:  # ((N, 2) positions, what was done: 'UMAP', 'PCA', or 'PCA (reason)')
     "Positions of the rows on one map, by cosine distance."
-    if method not in ('umap', 'pca'): raise ValueError(f"method {method!r} is not one of 'umap', 'pca'")
+    if method not in ('umap', 'pca'):
+        raise ValueError(f"method {method!r} is not one of 'umap', 'pca'")
     x = _unit_rows(as_array(x, np.float32))
-    if not np.isfinite(x).all(): raise ValueError(f'{int((~np.isfinite(x)).any(1).sum())} of {len(x)} rows hold NaN or Inf; leave them out')
-    if not len(x): raise ValueError('no point to map')
+    if not np.isfinite(x).all():
+        raise ValueError(f'{int((~np.isfinite(x)).any(1).sum())} of {len(x)} rows hold NaN or Inf; leave them out')
+    if not len(x):
+        raise ValueError('no point to map')
     distinct = len(np.unique(x.round(6), axis=0)) if len(x) < 4 * _FEWEST or np.ptp(x, axis=0).max() < 1e-6 else len(x)
-    if method == 'umap' and distinct >= _FEWEST: return _umap(x, n_neighbors, min_dist, seed, progress), 'UMAP'
+    if method == 'umap' and distinct >= _FEWEST:
+        return _umap(x, n_neighbors, min_dist, seed, progress), 'UMAP'
     return _pca(x), 'PCA' if method == 'pca' else f'PCA (UMAP needs {_FEWEST} distinct points, here are {distinct})'
 
 # %% ../../nbs/plots/joint.ipynb #13e62766
 def _stages(embeddings) -> dict:
     "{stage: Embeddings-like}"
     stages = dict(embeddings) if isinstance(embeddings, dict) else {'': embeddings}
-    if not stages: raise ValueError('no embeddings to draw')
+    if not stages:
+        raise ValueError('no embeddings to draw')
     for stage, e in stages.items():
-        if not getattr(e, 'features', None): raise ValueError(f'{type(e).__name__} {stage} has no features; give Embeddings, or a dict of stage to Embeddings')
+        if not getattr(e, 'features', None):
+            raise ValueError(
+                f'{type(e).__name__} {stage} has no features; give Embeddings, or a dict of stage to Embeddings'
+            )
     dims = {f'{stage} {m}'.strip(): as_array(f).shape[-1] for stage, e in stages.items() for m, f in e.features.items()}
-    if len(set(dims.values())) > 1: raise ValueError(f'one map needs one dimension, got {", ".join(f"{n}: {d}" for n, d in dims.items())}')
+    if len(set(dims.values())) > 1:
+        raise ValueError(f'one map needs one dimension, got {", ".join(f"{n}: {d}" for n, d in dims.items())}')
     return stages
 
-def _draw_rows(n, rng, count): return np.sort(rng.choice(n, min(count, n), replace=False))
+
+def _draw_rows(n, rng, count):
+    return np.sort(rng.choice(n, min(count, n), replace=False))
+
 
 def _facet_points(stages, modalities, n, seed):
     "{(stage, modality): (unit rows, index of their scenes)}, at most n points in all"
     names = list(dict.fromkeys(m for e in stages.values() for m in e.features if modalities is None or m in modalities))
     if missing := [m for m in modalities or [] if m not in names]:
-        raise ValueError(f'modality {missing[0]!r} is not one of {", ".join(dict.fromkeys(m for e in stages.values() for m in e.features))}')
+        raise ValueError(
+            f'modality {missing[0]!r} is not one of {", ".join(dict.fromkeys(m for e in stages.values() for m in e.features))}'
+        )
     groups = [(s, m) for s, e in stages.items() for m in names if m in e.features]
     each = None if n is None else max(n // len(groups), 2)
     out = {}
     for stage, m in groups:
         f = stages[stage].features[m]
-        rows = np.arange(len(f)) if each is None else _draw_rows(len(f), np.random.default_rng(seed), each) # the same scenes each time
+        rows = (
+            np.arange(len(f)) if each is None else _draw_rows(len(f), np.random.default_rng(seed), each)
+        )  # the same scenes each time
         x = as_array(f[rows], np.float32)
         good = np.isfinite(x).all(1) & (np.abs(x).max(1, initial=0) > 0)
         if not good.all():
-            warnings.warn(f'{int((~good).sum())} of {len(x)} rows of {m!r} hold NaN, Inf or only zeros and are left out', UserWarning, stacklevel=4)
+            warnings.warn(
+                f'{int((~good).sum())} of {len(x)} rows of {m!r} hold NaN, Inf or only zeros and are left out',
+                UserWarning,
+                stacklevel=4,
+            )
         out[stage, m] = _unit_rows(x[good]), rows[good]
     return out, names
+
 
 def _prototypes(stages) -> tuple:
     "the distinct text heads [(unit rows, class names)] and {stage: the number of its own}"
     heads, own = [], {}
     for stage, e in stages.items():
-        if getattr(e, 'text', None) is None: continue
+        if getattr(e, 'text', None) is None:
+            continue
         text = _unit_rows(as_array(e.text, np.float32))
         labelset = getattr(e, 'labelset', None)
         names = list(getattr(labelset, 'classnames', labelset or map(str, range(len(text)))))
         same = [i for i, (t, _) in enumerate(heads) if t.shape == text.shape and np.array_equal(t, text)]
         own[stage] = same[0] if same else len(heads)
-        if not same: heads.append((text, names))
+        if not same:
+            heads.append((text, names))
     return heads, own
 
 # %% ../../nbs/plots/joint.ipynb #e0852d01
 def _class_of(e, rows):
     "one class a scene for its colour: the first of several, or None where unknown"
     labels = getattr(e, 'labels', None)
-    if labels is None: return None
+    if labels is None:
+        return None
     labels = as_array(labels)[rows]
     return labels.astype(int) if labels.ndim == 1 else np.where(labels.any(1), labels.argmax(1), -1)
 
-def _bands_of(e): return (getattr(e, 'meta', None) or {}).get('bands') or ()
 
-def class_colors(n: int) -> list: # of (r, g, b) in 0..1
+def _bands_of(e):
+    return (getattr(e, 'meta', None) or {}).get('bands') or ()
+
+
+def class_colors(n: int) -> list:  # of (r, g, b) in 0..1
     "`n` colours: the palette, then the same hues lighter and darker"
     from matplotlib.colors import to_rgb
-    shades = [1, .55, 1.6]
+
+    shades = [1, 0.55, 1.6]
     mix = lambda c, s: tuple(np.array(c) * s if s < 1 else 1 - (1 - np.array(c)) / s)
     return [mix(to_rgb(PALETTE[i % 8]), shades[i // 8 % 3]) for i in range(max(n, 1))]
+
 
 def _facet_note(points, stage, names, bands=(), pairs=3) -> str:
     "gap and mixing of the first pairs of modalities"
     own = [m for m in names if (stage, m) in points and len(points[stage, m][0])]
     lines = []
     for i, a in enumerate(own):
-        for b in own[i + 1:]:
+        for b in own[i + 1 :]:
             x, y = points[stage, a][0], points[stage, b][0]
-            lines.append(f'{in_words(a, bands)} – {in_words(b, bands)}: gap {_gap(x, y):.2f}, mixing {_mixing(x, y):.2f}')
+            lines.append(
+                f'{in_words(a, bands)} – {in_words(b, bands)}: gap {_gap(x, y):.2f}, mixing {_mixing(x, y):.2f}'
+            )
     return '\n'.join(lines[:pairs] + (['…'] if len(lines) > pairs else []))
+
 
 def _draw_facet(ax, points, positions, texts, stage, stages, names, color, arrows):
     for (s, m), xy in positions.items():
-        if s != stage: ax.scatter(*xy.T, s=4, color='#DEDEDE', lw=0, zorder=0, label='the other panels, for comparison')
+        if s != stage:
+            ax.scatter(*xy.T, s=4, color='#DEDEDE', lw=0, zorder=0, label='the other panels, for comparison')
     e, alone = stages[stage], sum(s == stage for s, _ in positions) < 2
     for k, m in enumerate(names):
-        if (stage, m) not in positions: continue
+        if (stage, m) not in positions:
+            continue
         xy = positions[stage, m]
         classes = _class_of(e, points[stage, m][1]) if color == 'class' else None
-        shade = PALETTE[k % 8] if classes is None else [class_colors(classes.max() + 1)[c] if c >= 0 else GREY for c in classes]
+        shade = (
+            PALETTE[k % 8]
+            if classes is None
+            else [class_colors(classes.max() + 1)[c] if c >= 0 else GREY for c in classes]
+        )
         hollow = k % 2 and not alone
-        ax.scatter(*xy.T, s=13, marker=MARKERS[k % 8], alpha=.75, zorder=1, label=in_words(m, _bands_of(e)),
-                   **({'edgecolors': shade, 'facecolors': 'none', 'lw': .8} if hollow else {'color': shade, 'lw': 0}))
+        ax.scatter(
+            *xy.T,
+            s=13,
+            marker=MARKERS[k % 8],
+            alpha=0.75,
+            zorder=1,
+            label=in_words(m, _bands_of(e)),
+            **({'edgecolors': shade, 'facecolors': 'none', 'lw': 0.8} if hollow else {'color': shade, 'lw': 0}),
+        )
     centres = [(m, positions[stage, m].mean(0)) for m in names if (stage, m) in positions and len(positions[stage, m])]
     if arrows:
         for (_, a), (_, b) in zip(centres, centres[1:]):
-            ax.annotate('', b, a, arrowprops=dict(arrowstyle='-|>', color='black', lw=1.4, shrinkA=0, shrinkB=0), zorder=2)
+            ax.annotate(
+                '', b, a, arrowprops=dict(arrowstyle='-|>', color='black', lw=1.4, shrinkA=0, shrinkB=0), zorder=2
+            )
     if texts is not None:
         xy, labels = texts
-        ax.scatter(*xy.T, marker='*', s=75, color='#FFD400', edgecolors='black', lw=.6, zorder=5, label='class names')
+        ax.scatter(*xy.T, marker='*', s=75, color='#FFD400', edgecolors='black', lw=0.6, zorder=5, label='class names')
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    for spine in ax.spines.values(): spine.set(visible=True, color='#C8C8C8')
+    for spine in ax.spines.values():
+        spine.set(visible=True, color='#C8C8C8')
 
 # %% ../../nbs/plots/joint.ipynb #9e1e8dae
 @styled
 def plot_joint_umap(
-    embeddings, # `Embeddings`, or {stage: Embeddings}; anything with features {modality: (N, D)} and, where known, text, labels, labelset
-    modalities: list | None = None, # which to draw (all)
-    method: str | tuple = 'umap', # 'umap', 'pca', or both as a tuple
-    color: str = 'modality', # what colour says: 'modality' or 'class' (the marker always says the modality)
-    n: int | None = 1500, # points to map, over all stages and modalities (None: all)
+    embeddings,  # `Embeddings`, or {stage: Embeddings}; anything with features {modality: (N, D)} and, where known, text, labels, labelset
+    modalities: list | None = None,  # which to draw (all)
+    method: str | tuple = 'umap',  # 'umap', 'pca', or both as a tuple
+    color: str = 'modality',  # what colour says: 'modality' or 'class' (the marker always says the modality)
+    n: int | None = 1500,  # points to map, over all stages and modalities (None: all)
     n_neighbors: int = 15,
-    min_dist: float = .1,
-    arrows: bool = True, # draw the gap from centroid to centroid
+    min_dist: float = 0.1,
+    arrows: bool = True,  # draw the gap from centroid to centroid
     seed: int = 0,
     progress: bool = True,
 ):
     "One map of all modalities, stages and text prototypes, in facets, with gap and mixing. Returns the figure."
-    if color not in ('modality', 'class'): raise ValueError(f"color {color!r} is not one of 'modality', 'class'")
+    if color not in ('modality', 'class'):
+        raise ValueError(f"color {color!r} is not one of 'modality', 'class'")
     stages = _stages(embeddings)
     points, names = _facet_points(stages, modalities, n, seed)
     heads, own_head = _prototypes(stages)
@@ -222,7 +301,7 @@ def plot_joint_umap(
     columns = min(columns, 3 if len(cells) > 2 else 2)
     width = 5.2 if len(cells) == 1 else 9.8 / columns
     height = -(-len(cells) // columns)
-    fig, axes = figure_grid(height, columns, (width * columns, (min(width, 4.2) + .45) * height + .3))
+    fig, axes = figure_grid(height, columns, (width * columns, (min(width, 4.2) + 0.45) * height + 0.3))
     maps = {m: joint_map(np.concatenate(blocks), m, n_neighbors, min_dist, seed, progress) for m in methods}
     for ax, (m, stage) in zip(axes.flat, cells):
         xy, done = maps[m]
@@ -232,11 +311,12 @@ def plot_joint_umap(
         _draw_facet(ax, points, positions, texts, stage, stages, names, color, arrows)
         ax.set_title(': '.join(t for t in (str(stage), done) if t))
         ax.set_xlabel(_facet_note(points, stage, names, _bands_of(stages[stage])), loc='left', fontsize=8)
-        ax.margins(.06)
-    for ax in list(axes.flat)[len(cells):]: ax.set_axis_off()
+        ax.margins(0.06)
+    for ax in list(axes.flat)[len(cells) :]:
+        ax.set_axis_off()
     handles = {l: h for ax in axes.flat for h, l in zip(*ax.get_legend_handles_labels())}
     fig.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=len(handles), markerscale=1.4)
-    fig.draw_without_rendering() # the names can be placed once the panels have their size
+    fig.draw_without_rendering()  # the names can be placed once the panels have their size
     for ax, (m, stage) in zip(axes.flat, cells):
         if stage in own_head and len(heads[own_head[stage]][1]) <= 12:
             label_points(ax, np.split(maps[m][0], ends[:-1])[len(points) + own_head[stage]], heads[own_head[stage]][1])

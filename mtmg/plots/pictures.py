@@ -22,17 +22,22 @@ def _spectra(values, bands) -> dict:
     out = {}
     for name, array in (values if isinstance(values, dict) else {None: values}).items():
         array = as_array(array, float)
-        if array.ndim > 2: array = array.mean((-2, -1))
+        if array.ndim > 2:
+            array = array.mean((-2, -1))
         array = np.atleast_2d(array)
-        if array.shape[-1] != len(bands): raise ValueError(f'{name or "spectra"}: {array.shape[-1]} values for {len(bands)} bands ({", ".join(bands)})')
+        if array.shape[-1] != len(bands):
+            raise ValueError(
+                f'{name or "spectra"}: {array.shape[-1]} values for {len(bands)} bands ({", ".join(bands)})'
+            )
         out[name] = array
     return out
 
+
 @styled
 def plot_spectra(
-    values, # {name: (N, B) band means or (N, B, H, W) images}, or one of these arrays, in the sensor's unit
-    bands, # names of the B bands
-    spread: bool = True, # shade the range from the 10th to the 90th percentile of scenes
+    values,  # {name: (N, B) band means or (N, B, H, W) images}, or one of these arrays, in the sensor's unit
+    bands,  # names of the B bands
+    spread: bool = True,  # shade the range from the 10th to the 90th percentile of scenes
     ax=None,
 ):
     "Mean spectra by wavelength: reflectance in %, backscatter in dB, or plain digital numbers."
@@ -45,73 +50,118 @@ def plot_spectra(
     reflectance = all(str(getattr(b, 'sensor', '')).startswith('sentinel2') for b in bands)
     ax = axes_for(ax, (7, 3.3))
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', RuntimeWarning) # a band of NaN only is drawn as a hole
+        warnings.simplefilter('ignore', RuntimeWarning)  # a band of NaN only is drawn as a hole
         for k, (name, array) in enumerate(groups.items()):
             array = array[:, order] / (100 if reflectance else 1)
-            ax.plot(x, np.nanmean(array, 0), color=PALETTE[k % 8], marker=MARKERS[k % 8], ls=LINES[k // 8 % 4] if optical else '', ms=4, lw=1.3, label=name)
-            if spread and len(array) > 1: ax.fill_between(x, *np.nanpercentile(array, [10, 90], axis=0), color=PALETTE[k % 8], alpha=.12, lw=0)
+            ax.plot(
+                x,
+                np.nanmean(array, 0),
+                color=PALETTE[k % 8],
+                marker=MARKERS[k % 8],
+                ls=LINES[k // 8 % 4] if optical else '',
+                ms=4,
+                lw=1.3,
+                label=name,
+            )
+            if spread and len(array) > 1:
+                ax.fill_between(x, *np.nanpercentile(array, [10, 90], axis=0), color=PALETTE[k % 8], alpha=0.12, lw=0)
     if optical:
         top = ax.secondary_xaxis('top')
-        apart, last = [], -np.inf # bands closer than their names are wide share a tick
+        apart, last = [], -np.inf  # bands closer than their names are wide share a tick
         for i, w in zip(order, x):
-            if w - last < (x.max() - x.min()) * .037: continue
+            if w - last < (x.max() - x.min()) * 0.037:
+                continue
             apart.append((w, str(bands[i])))
             last = w
         top.set_xticks([w for w, _ in apart], [n for _, n in apart], fontsize=7, rotation=90)
         top.spines['top'].set_visible(False)
         ax.set_xlabel('wavelength (nm)')
-    else: ax.set_xticks(x, [str(b) for b in bands])
-    ax.set_ylabel('reflectance (%)' if reflectance else 'backscatter (dB)' if not optical and len(bands) < 3 else 'digital number')
-    if any(groups): ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+    else:
+        ax.set_xticks(x, [str(b) for b in bands])
+    ax.set_ylabel(
+        'reflectance (%)' if reflectance else 'backscatter (dB)' if not optical and len(bands) < 3 else 'digital number'
+    )
+    if any(groups):
+        ax.legend(loc='center left', bbox_to_anchor=(1, 0.5))
     return ax
 
 # %% ../../nbs/plots/pictures.ipynb #e63e4ead
 def _picture(image) -> np.ndarray:
     "(H, W, 3) uint8 from (3, H, W), (1, H, W), (H, W, 3) or (H, W); 0..1 floats are stretched to 0..255"
     image = as_array(image)
-    if image.ndim == 2: image = image[None]
-    if image.ndim != 3: raise ValueError(f'a picture of shape {image.shape}; give (3, H, W) or (H, W, 3)')
-    if image.shape[0] in (1, 3) and image.shape[-1] not in (1, 3): image = np.moveaxis(image, 0, -1)
-    elif image.shape[-1] not in (1, 3): raise ValueError(f'a picture of shape {image.shape}; give (3, H, W) or (H, W, 3), for instance a composite of the bands')
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3:
+        raise ValueError(f'a picture of shape {image.shape}; give (3, H, W) or (H, W, 3)')
+    if image.shape[0] in (1, 3) and image.shape[-1] not in (1, 3):
+        image = np.moveaxis(image, 0, -1)
+    elif image.shape[-1] not in (1, 3):
+        raise ValueError(
+            f'a picture of shape {image.shape}; give (3, H, W) or (H, W, 3), for instance a composite of the bands'
+        )
     if image.dtype != np.uint8:
         image = np.nan_to_num(image.astype(np.float32))
         image = np.clip(image * 255 if image.max(initial=0) <= 1 else image, 0, 255).astype(np.uint8)
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
 
 def _show(ax, image, edge=None, dashed=False):
     "a picture without ticks, framed where a colour is given"
     ax.imshow(_picture(image))
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    for spine in ax.spines.values(): spine.set(visible=edge is not None, color=edge, linewidth=2.5, linestyle=(0, (3, 1.5)) if dashed else '-')
+    for spine in ax.spines.values():
+        spine.set(visible=edge is not None, color=edge, linewidth=2.5, linestyle=(0, (3, 1.5)) if dashed else '-')
 
-def _mark(correct) -> str: return '' if correct is None else '\u2713 ' if correct else '\u2717 '
+
+def _mark(correct) -> str:
+    return '' if correct is None else '\u2713 ' if correct else '\u2717 '
+
 
 def _lines(text, width=16, most=2) -> str:
     "text on at most so many lines"
     lines = wrap(str(text), width) or ['']
-    return '\n'.join(lines[:most - 1] + [shorten(' '.join(lines[most - 1:]), width, placeholder='…')] * (len(lines) >= most))
+    return '\n'.join(
+        lines[: most - 1] + [shorten(' '.join(lines[most - 1 :]), width, placeholder='…')] * (len(lines) >= most)
+    )
 
-def _title(ax, text, color='#222222', size=7.5): ax.set_title(text, fontsize=size, color=color, fontweight='normal', loc='center', pad=3)
+
+def _title(ax, text, color='#222222', size=7.5):
+    ax.set_title(text, fontsize=size, color=color, fontweight='normal', loc='center', pad=3)
+
 
 @styled
 def plot_retrieval_grid(
-    queries, # Q pictures (3, H, W) or (H, W, 3), or Q texts
-    found, # Q lists of k pictures, best first
-    correct=None, # (Q, k) booleans
-    query_titles=None, # Q captions of the queries
-    found_titles=None, # (Q, k) captions of what was found, for instance class and cosine
-    title: str | None = None, # for instance 'MS to RGB, true colour'
+    queries,  # Q pictures (3, H, W) or (H, W, 3), or Q texts
+    found,  # Q lists of k pictures, best first
+    correct=None,  # (Q, k) booleans
+    query_titles=None,  # Q captions of the queries
+    found_titles=None,  # (Q, k) captions of what was found, for instance class and cosine
+    title: str | None = None,  # for instance 'MS to RGB, true colour'
 ):
     "What each query retrieved, hits and misses marked. Returns the figure."
     queries, found = list(queries), [list(row) for row in found]
-    if not queries or len(queries) != len(found): raise ValueError(f'{len(queries)} queries for {len(found)} rows of results')
+    if not queries or len(queries) != len(found):
+        raise ValueError(f'{len(queries)} queries for {len(found)} rows of results')
     k = max(map(len, found))
-    fig, axes = figure_grid(len(queries), k + 1, (min(1.15 * (k + 1) + .3, 10), 1.42 * len(queries) * min(1, 9.7 / (1.15 * (k + 1))) + (.4 if title else .1)))
+    fig, axes = figure_grid(
+        len(queries),
+        k + 1,
+        (min(1.15 * (k + 1) + 0.3, 10), 1.42 * len(queries) * min(1, 9.7 / (1.15 * (k + 1))) + (0.4 if title else 0.1)),
+    )
     for q, row in enumerate(axes):
         if isinstance(queries[q], str):
             row[0].set_axis_off()
-            row[0].text(.5, .5, _lines(queries[q], 17, 6), ha='center', va='center', fontsize=8, style='italic', transform=row[0].transAxes)
+            row[0].text(
+                0.5,
+                0.5,
+                _lines(queries[q], 17, 6),
+                ha='center',
+                va='center',
+                fontsize=8,
+                style='italic',
+                transform=row[0].transAxes,
+            )
         else:
             _show(row[0], queries[q], edge='black')
             _title(row[0], _lines(query_titles[q]) if query_titles is not None else 'query')
@@ -122,8 +172,11 @@ def plot_retrieval_grid(
             hit = None if correct is None else bool(correct[q][j])
             color = '#222222' if hit is None else RIGHT if hit else WRONG
             _show(ax, found[q][j], edge=None if hit is None else color, dashed=hit is False)
-            _title(ax, _lines(_mark(hit) + (str(found_titles[q][j]) if found_titles is not None else f'{j + 1}')), color)
-    if title: fig.suptitle(title, fontsize=10, fontweight='bold', x=.01, ha='left')
+            _title(
+                ax, _lines(_mark(hit) + (str(found_titles[q][j]) if found_titles is not None else f'{j + 1}')), color
+            )
+    if title:
+        fig.suptitle(title, fontsize=10, fontweight='bold', x=0.01, ha='left')
     return fig
 
 # %% ../../nbs/plots/pictures.ipynb #758430f0
@@ -132,36 +185,55 @@ def _answers(answers, i) -> dict:
     out = {}
     for model, each in answers.items():
         own = each[i]
-        own = [own] if isinstance(own, str) or (isinstance(own, tuple) and len(own) == 2 and isinstance(own[0], str) and not isinstance(own[1], (str, tuple))) else own
+        own = (
+            [own]
+            if isinstance(own, str)
+            or (
+                isinstance(own, tuple)
+                and len(own) == 2
+                and isinstance(own[0], str)
+                and not isinstance(own[1], (str, tuple))
+            )
+            else own
+        )
         out[model] = [(a, None) if isinstance(a, str) else (a[0], float(a[1])) for a in own]
     return out
+
 
 def _right(answer, truth) -> bool | None:
     "whether an answer is (one of) the true class(es)"
     return None if truth is None else answer in ([truth] if isinstance(truth, str) else list(truth))
 
-def _truth_name(truth) -> str: return '' if truth is None else truth if isinstance(truth, str) else ', '.join(truth)
+
+def _truth_name(truth) -> str:
+    return '' if truth is None else truth if isinstance(truth, str) else ', '.join(truth)
+
 
 @styled
 def plot_scenes(
-    images, # N pictures (3, H, W) or (H, W, 3)
-    answers: dict, # {model: N answers}; an answer is a class name, (class name, probability), or a list of these, best first
-    truths=None, # N class names, or N lists of them
+    images,  # N pictures (3, H, W) or (H, W, 3)
+    answers: dict,  # {model: N answers}; an answer is a class name, (class name, probability), or a list of these, best first
+    truths=None,  # N class names, or N lists of them
     columns: int = 4,
-    top: int = 2, # answers shown of each model
+    top: int = 2,  # answers shown of each model
     title: str | None = None,
 ):
     "A grid of scenes with the top answers of each model, right ones ticked. Returns the figure."
     images = list(images)
-    if not images: raise ValueError('no scene to draw')
+    if not images:
+        raise ValueError('no scene to draw')
     for model, each in answers.items():
-        if len(each) != len(images): raise ValueError(f'{len(each)} answers of {model!r} for {len(images)} scenes')
+        if len(each) != len(images):
+            raise ValueError(f'{len(each)} answers of {model!r} for {len(images)} scenes')
     columns = min(columns, len(images))
     height, width = -(-len(images) // columns), min(9.6 / columns, 2.5)
-    lines = sum(1 + min(top, max((len(_answers({m: e}, i)[m]) for i in range(len(images))), default=0)) for m, e in answers.items())
-    text = .148 * lines + .1 # inches under each picture
-    side = width - .22 # pictures fill the width of their column
-    fig, axes = figure_grid(height, columns, (width * columns, (side + text + .3) * height + (.35 if title else 0)))
+    lines = sum(
+        1 + min(top, max((len(_answers({m: e}, i)[m]) for i in range(len(images))), default=0))
+        for m, e in answers.items()
+    )
+    text = 0.148 * lines + 0.1  # inches under each picture
+    side = width - 0.22  # pictures fill the width of their column
+    fig, axes = figure_grid(height, columns, (width * columns, (side + text + 0.3) * height + (0.35 if title else 0)))
     for i, ax in enumerate(axes.flat):
         if i >= len(images):
             ax.set_axis_off()
@@ -169,77 +241,125 @@ def plot_scenes(
         _show(ax, images[i])
         truth = None if truths is None else truths[i]
         _title(ax, shorten(_truth_name(truth), 34, placeholder='…'), size=8.5)
-        y = -.03
-        step = .148 / side
+        y = -0.03
+        step = 0.148 / side
         for model, own in _answers(answers, i).items():
-            ax.text(0, y, shorten(model, 36, placeholder='…'), transform=ax.transAxes, fontsize=7, fontweight='bold', va='top', color='#555555')
+            ax.text(
+                0,
+                y,
+                shorten(model, 36, placeholder='…'),
+                transform=ax.transAxes,
+                fontsize=7,
+                fontweight='bold',
+                va='top',
+                color='#555555',
+            )
             y -= step
             for name, p in own[:top]:
                 right = _right(name, truth)
-                ax.text(.03, y, _mark(right) + shorten(name, 30, placeholder='…') + (f'  {100 * p:.0f} %' if p is not None else ''), transform=ax.transAxes, fontsize=7.5, va='top',
-                        color='#222222' if right is None else RIGHT if right else WRONG)
+                ax.text(
+                    0.03,
+                    y,
+                    _mark(right) + shorten(name, 30, placeholder='…') + (f'  {100 * p:.0f} %' if p is not None else ''),
+                    transform=ax.transAxes,
+                    fontsize=7.5,
+                    va='top',
+                    color='#222222' if right is None else RIGHT if right else WRONG,
+                )
                 y -= step
-    if title: fig.suptitle(title, fontsize=10, fontweight='bold', x=.01, ha='left')
+    if title:
+        fig.suptitle(title, fontsize=10, fontweight='bold', x=0.01, ha='left')
     return fig
 
 # %% ../../nbs/plots/pictures.ipynb #c0e860cd
-RECIPE_TITLES = {'true_color': 'true colour', 'false_color': 'false colour (NIR)', 'swir': 'SWIR', 'sar': 'radar (VV, VH, VV − VH)'}
+RECIPE_TITLES = {
+    'true_color': 'true colour',
+    'false_color': 'false colour (NIR)',
+    'swir': 'SWIR',
+    'sar': 'radar (VV, VH, VV − VH)',
+}
+
 
 def _composites(image, bands) -> dict:
     "{title: (3, H, W)} of the recipes that these bands allow"
     out = {}
     for recipe, title in RECIPE_TITLES.items():
-        try: out[title] = composite(image, bands, recipe)
-        except ValueError: continue # this sensor has no such bands
+        try:
+            out[title] = composite(image, bands, recipe)
+        except ValueError:
+            continue  # this sensor has no such bands
     return out
+
 
 def _answer_bars(ax, answers, truth, top):
     "probabilities of each model's top answers"
     y, ticks = 0, []
     for k, (model, own) in enumerate(answers.items()):
-        ax.text(0, y - .1, shorten(model, 30, placeholder='…'), fontsize=7.5, fontweight='bold', va='center', color='#555555')
+        ax.text(
+            0,
+            y - 0.1,
+            shorten(model, 30, placeholder='…'),
+            fontsize=7.5,
+            fontweight='bold',
+            va='center',
+            color='#555555',
+        )
         for name, p in own[:top]:
             y += 1
             right = _right(name, truth)
-            p_shown = 1. if p is None else p
-            ax.barh(y, p_shown, .8, color=PALETTE[k % 8], alpha=.35, hatch=None if right or right is None else '///')
-            ax.text(.015, y, _mark(right) + shorten(name, 30, placeholder='…') + (f'  {100 * p:.0f} %' if p is not None else ''), fontsize=8, va='center', color='#222222')
+            p_shown = 1.0 if p is None else p
+            ax.barh(y, p_shown, 0.8, color=PALETTE[k % 8], alpha=0.35, hatch=None if right or right is None else '///')
+            ax.text(
+                0.015,
+                y,
+                _mark(right) + shorten(name, 30, placeholder='…') + (f'  {100 * p:.0f} %' if p is not None else ''),
+                fontsize=8,
+                va='center',
+                color='#222222',
+            )
         y += 1.2
-    ax.set(ylim=(y - .5, -.7), xlim=(0, 1), yticks=[], xticks=[])
+    ax.set(ylim=(y - 0.5, -0.7), xlim=(0, 1), yticks=[], xticks=[])
     ax.grid(False)
-    for spine in ax.spines.values(): spine.set_visible(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
     ax.spines['left'].set_visible(True)
+
 
 @styled
 def scene_card(
-    image, # (B, H, W) in the sensor's unit
-    bands, # names of the B bands
-    answers: dict | None = None, # {model: its answers for this scene}: class names or (class name, probability), best first
-    truth=None, # the true class, or a list of them
-    title: str | None = None, # for instance the scene's id
+    image,  # (B, H, W) in the sensor's unit
+    bands,  # names of the B bands
+    answers: dict
+    | None = None,  # {model: its answers for this scene}: class names or (class name, probability), best first
+    truth=None,  # the true class, or a list of them
+    title: str | None = None,  # for instance the scene's id
     top: int = 3,
 ):
     "True colour, false colour and SWIR, the spectrum and the models' top answers of one scene. Returns the figure."
     from matplotlib.gridspec import GridSpec
     import matplotlib.pyplot as plt
+
     bands, image = as_bands(bands), as_array(image)
-    if image.ndim != 3 or len(image) != len(bands): raise ValueError(f'an image of shape {image.shape} for {len(bands)} bands; give (B, H, W)')
+    if image.ndim != 3 or len(image) != len(bands):
+        raise ValueError(f'an image of shape {image.shape} for {len(bands)} bands; give (B, H, W)')
     pictures = _composites(image, bands)
     answers = _answers({m: [a] for m, a in (answers or {}).items()}, 0)
     spectral = len(bands) > 3
     n = max(len(pictures), 2)
     lower = bool(answers) or spectral
     fig = plt.figure(figsize=(2.35 * max(n, 3), 2.6 + 2.4 * lower), layout='constrained', FigureClass=chart_class())
-    grid = GridSpec(1 + lower, 6, figure=fig, height_ratios=[1, 1][:1 + lower])
+    grid = GridSpec(1 + lower, 6, figure=fig, height_ratios=[1, 1][: 1 + lower])
     for i, (name, picture) in enumerate(pictures.items()):
-        ax = fig.add_subplot(grid[0, 2 * i:2 * i + 2])
+        ax = fig.add_subplot(grid[0, 2 * i : 2 * i + 2])
         _show(ax, picture)
         _title(ax, name, size=8.5)
     if spectral:
-        ax = fig.add_subplot(grid[1, :3 if answers else 6])
+        ax = fig.add_subplot(grid[1, : 3 if answers else 6])
         plot_spectra(image, bands, spread=False, ax=ax)
         ax.set_title('mean of the scene', fontsize=8.5, fontweight='normal')
-    if answers: _answer_bars(fig.add_subplot(grid[1, 3:] if spectral else grid[1, :]), answers, truth, top)
+    if answers:
+        _answer_bars(fig.add_subplot(grid[1, 3:] if spectral else grid[1, :]), answers, truth, top)
     heading = ' · '.join(x for x in (title, _truth_name(truth)) if x)
-    if heading: fig.suptitle(shorten(heading, 90, placeholder='…'), fontsize=10, fontweight='bold', x=.01, ha='left')
+    if heading:
+        fig.suptitle(shorten(heading, 90, placeholder='…'), fontsize=10, fontweight='bold', x=0.01, ha='left')
     return fig

@@ -21,26 +21,54 @@ MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '*')
 LINES = ('-', '--', '-.', ':')
 HATCHES = ('', '////', '....', 'xxxx', r'\\\\', '++++')
 GREY = '#8A8A8A'
-RIGHT, WRONG = PALETTE[2], PALETTE[1] # a right answer also carries a tick, a wrong one a cross
+RIGHT, WRONG = PALETTE[2], PALETTE[1]  # a right answer also carries a tick, a wrong one a cross
 
 # %% ../../nbs/plots/style.ipynb #05c515b2
-STYLE = {'figure.dpi': 100, 'savefig.dpi': 200, 'font.size': 9, 'axes.titlesize': 10, 'axes.labelsize': 9,
-         'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False,
-         'axes.grid': True, 'axes.axisbelow': True, 'grid.color': '#E3E3E3', 'grid.linewidth': .7,
-         'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8, 'legend.frameon': False,
-         'lines.linewidth': 1.6, 'lines.markersize': 5, 'hatch.linewidth': .6, 'hatch.color': '#FFFFFF',
-         'image.interpolation': 'nearest', 'axes.prop_cycle': f"cycler('color', {list(PALETTE)})"}
+STYLE = {
+    'figure.dpi': 100,
+    'savefig.dpi': 200,
+    'font.size': 9,
+    'axes.titlesize': 10,
+    'axes.labelsize': 9,
+    'axes.titleweight': 'bold',
+    'axes.titlelocation': 'left',
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'axes.axisbelow': True,
+    'grid.color': '#E3E3E3',
+    'grid.linewidth': 0.7,
+    'xtick.labelsize': 8,
+    'ytick.labelsize': 8,
+    'legend.fontsize': 8,
+    'legend.frameon': False,
+    'lines.linewidth': 1.6,
+    'lines.markersize': 5,
+    'hatch.linewidth': 0.6,
+    'hatch.color': '#FFFFFF',
+    'image.interpolation': 'nearest',
+    'axes.prop_cycle': f"cycler('color', {list(PALETTE)})",
+}
+
 
 def styled(plot):
     "Draw with the package's style, and leave the session's as it was."
+
     @wraps(plot)
     def draw(*args, **kwargs):
         import matplotlib as mpl
+
         before = {key: mpl.rcParams[key] for key in STYLE}
         mpl.rcParams.update(STYLE)
-        try: return plot(*args, **kwargs)
-        finally: mpl.rcParams.update(before) # not a key more: the first chart of a notebook makes pyplot interactive, and the next ones are shown only if it stays so
+        try:
+            return plot(*args, **kwargs)
+        finally:
+            mpl.rcParams.update(
+                before
+            )  # not a key more: the first chart of a notebook makes pyplot interactive, and the next ones are shown only if it stays so
+
     return draw
+
 
 @cache
 def chart_class():
@@ -49,97 +77,141 @@ def chart_class():
 
     class Chart(Figure):
         "A figure that a notebook shows once."
+
         def _ipython_display_(self):
             import matplotlib.pyplot as plt
             from IPython.core.pylabtools import print_figure
             from IPython.display import Image, display
+
             plt.close(self)
             display(Image(print_figure(self, 'png', facecolor='white')))
 
     return Chart
 
+
 def axes_for(ax, figsize):
     "`ax`, or the axes of a new figure"
-    if ax is not None: return ax
+    if ax is not None:
+        return ax
     import matplotlib.pyplot as plt
+
     return plt.subplots(figsize=figsize, layout='constrained')[1]
+
 
 def figure_grid(rows, columns, figsize, **kwargs):
     "a figure and its (rows, columns) array of axes"
     import matplotlib.pyplot as plt
-    return plt.subplots(rows, columns, figsize=figsize, layout='constrained', squeeze=False, FigureClass=chart_class(), **kwargs)
+
+    return plt.subplots(
+        rows, columns, figsize=figsize, layout='constrained', squeeze=False, FigureClass=chart_class(), **kwargs
+    )
+
 
 def as_array(values, dtype=None) -> np.ndarray:
     "numpy from numpy, lists or a tensor on any device"
-    if hasattr(values, 'detach'): values = values.detach().float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
+    if hasattr(values, 'detach'):
+        values = values.detach().float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
     return np.asarray(values, dtype=dtype)
+
 
 def percent_axis(axis):
     from matplotlib.ticker import FuncFormatter
+
     axis.set_major_formatter(FuncFormatter(lambda value, _: f'{100 * value:.3g} %'))
 
 # %% ../../nbs/plots/style.ipynb #3b3220a8
 #: What figures and reports write instead of the short names of the code.
-WORDS = {'rgb': 'RGB', 'ms': 'all bands', 'sar': 'radar', 'clip': 'RGB, zero-shot CLIP', 'text': 'class names', 'captions': 'captions',
-         'untrained': 'all bands, untrained', 'acc1': 'accuracy', 'acc5': 'top-5 accuracy', 'mean_per_class_recall': 'mean accuracy of the classes',
-         'map': 'mean average precision', 'mAP': 'mean average precision', 'val': 'validation', 'score': 'score'}
+WORDS = {
+    'rgb': 'RGB',
+    'ms': 'all bands',
+    'sar': 'radar',
+    'clip': 'RGB, zero-shot CLIP',
+    'text': 'class names',
+    'captions': 'captions',
+    'untrained': 'all bands, untrained',
+    'acc1': 'accuracy',
+    'acc5': 'top-5 accuracy',
+    'mean_per_class_recall': 'mean accuracy of the classes',
+    'map': 'mean average precision',
+    'mAP': 'mean average precision',
+    'val': 'validation',
+    'score': 'score',
+}
+
 
 def in_words(
-    name: str, # of a modality, a split or a metric
-    bands=(), # that the student sees, where they are known: their number is said
+    name: str,  # of a modality, a split or a metric
+    bands=(),  # that the student sees, where they are known: their number is said
 ) -> str:
     "The name as a reader knows it; a name without an entry in `WORDS` comes back unchanged."
     words = WORDS.get(str(name), str(name))
     return words.replace('all bands', f'{len(bands)} bands') if len(bands) > 3 else words
 
 # %% ../../nbs/plots/style.ipynb #3bd4eda7
-def honest(axis, least: float = .2):
+def honest(axis, least: float = 0.2):
     "Widen the limits of an axis of shares (0..1) to at least `least`, inside 0..1 where the data are."
     low, high = sorted(axis.get_view_interval())
     if high - low < least:
         middle = (low + high) / 2
         low, high = middle - least / 2, middle + least / 2
-        if low < 0 <= middle: low, high = 0, max(high, least)
-        if high > 1 >= middle: low, high = min(low, 1 - least), 1.01
+        if low < 0 <= middle:
+            low, high = 0, max(high, least)
+        if high > 1 >= middle:
+            low, high = min(low, 1 - least), 1.01
     (axis.axes.set_xlim if axis.axis_name == 'x' else axis.axes.set_ylim)(low, high)
+
 
 def label_points(
     ax,
-    xy, # (N, 2) points in data coordinates
-    labels, # N names
-    size: float = 7.5, # of the letters, in points
-    avoid=(), # (M, 2) further points in data coordinates that no name should cover, such as those of a line
-    most: int = 24, # letters of a name
+    xy,  # (N, 2) points in data coordinates
+    labels,  # N names
+    size: float = 7.5,  # of the letters, in points
+    avoid=(),  # (M, 2) further points in data coordinates that no name should cover, such as those of a line
+    most: int = 24,  # letters of a name
 ):
     "Write names beside their points, each at the first place where nothing else stands."
     to_pixels, box = ax.transData.transform(np.asarray(xy, float)), ax.get_window_extent()
     scale = ax.figure.dpi / 72
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in to_pixels]
-    if len(avoid): taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in ax.transData.transform(np.asarray(avoid, float))]
-    radii, angles = np.arange(8, 150, 9) * scale, np.linspace(.3, .3 + 2 * np.pi, 16, endpoint=False)
+    if len(avoid):
+        taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in ax.transData.transform(np.asarray(avoid, float))]
+    radii, angles = np.arange(8, 150, 9) * scale, np.linspace(0.3, 0.3 + 2 * np.pi, 16, endpoint=False)
     for (x, y), label, point in zip(to_pixels, labels, xy):
         label = shorten(str(label), most, placeholder='…')
-        w, h = len(label) * size * .56 * scale, size * 1.25 * scale
-        places = [(x + r * np.cos(t) - (w if np.cos(t) < 0 else 0), y + r * np.sin(t) - h / 2) for r in radii for t in angles]
+        w, h = len(label) * size * 0.56 * scale, size * 1.25 * scale
+        places = [
+            (x + r * np.cos(t) - (w if np.cos(t) < 0 else 0), y + r * np.sin(t) - h / 2) for r in radii for t in angles
+        ]
+
         def clash(p):
             over = sum(p[0] < q[2] and q[0] < p[0] + w and p[1] < q[3] and q[1] < p[1] + h for q in taken)
             inside = box.x0 + 2 < p[0] and p[0] + w < box.x1 - 2 and box.y0 + 2 < p[1] and p[1] + h < box.y1 - 2
             return over + 5 * (not inside)
-        left, bottom = min(places, key=clash) # the first of the best
+
+        left, bottom = min(places, key=clash)  # the first of the best
         taken.append((left, bottom, left + w, bottom + h))
-        lead = dict(arrowstyle='-', color='#666666', lw=.5, shrinkA=0, shrinkB=2, relpos=(0 if left > x else 1, .5))
-        ax.annotate(label, point, ((left - x) / scale, (bottom - y) / scale), textcoords='offset points', fontsize=size, zorder=6,
-                    bbox=dict(fc='white', ec='none', alpha=.85, pad=.4), arrowprops=lead)
+        lead = dict(arrowstyle='-', color='#666666', lw=0.5, shrinkA=0, shrinkB=2, relpos=(0 if left > x else 1, 0.5))
+        ax.annotate(
+            label,
+            point,
+            ((left - x) / scale, (bottom - y) / scale),
+            textcoords='offset points',
+            fontsize=size,
+            zorder=6,
+            bbox=dict(fc='white', ec='none', alpha=0.85, pad=0.4),
+            arrowprops=lead,
+        )
 
 # %% ../../nbs/plots/style.ipynb #fe3ac467
 def save_figure(
-    figure, # a figure, or any of its axes
-    path, # where to: the ending says the format (png, svg, pdf)
-    dpi: int | None = None, # dots per inch of a png; None: STYLE['savefig.dpi']
-    beside: tuple = ('pdf', 'svg'), # further formats, written beside a png for a paper
+    figure,  # a figure, or any of its axes
+    path,  # where to: the ending says the format (png, svg, pdf)
+    dpi: int | None = None,  # dots per inch of a png; None: STYLE['savefig.dpi']
+    beside: tuple = ('pdf', 'svg'),  # further formats, written beside a png for a paper
 ) -> Path:
     "Write a figure, whole or not at all, and take it off pyplot's list. Returns `path`."
     import matplotlib.pyplot as plt
+
     figure, path = getattr(figure, 'figure', figure), Path(path)
     more = [path.with_suffix(f'.{kind}') for kind in beside] if path.suffix == '.png' else []
     for place in (path, *more):

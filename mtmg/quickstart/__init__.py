@@ -8,10 +8,36 @@ __all__ = []
 # %% ../../nbs/quickstart/front.ipynb #0ddab0be
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'controls': ['band_mean_accuracy', 'class_alone', 'HELD_OUT', 'RGB_NAMES', 'run_controls', 'seen_and_unseen',
-        'shuffled_bands'],
-    'method': ['closing_rows', 'closing_table', 'COPIES', 'figures', 'kept_rows', 'MAX_DROP', 'measure', 'Models',
-        'pictures', 'PROBED', 'quickstart', 'retrieval_rows', 'run_stages', 'SCENES', 'SHAPES', 'table',
-        'write_report'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'controls': [
+            'band_mean_accuracy',
+            'class_alone',
+            'HELD_OUT',
+            'RGB_NAMES',
+            'run_controls',
+            'seen_and_unseen',
+            'shuffled_bands',
+        ],
+        'method': [
+            'closing_rows',
+            'closing_table',
+            'COPIES',
+            'figures',
+            'kept_rows',
+            'MAX_DROP',
+            'measure',
+            'Models',
+            'pictures',
+            'PROBED',
+            'quickstart',
+            'retrieval_rows',
+            'run_stages',
+            'SCENES',
+            'SHAPES',
+            'table',
+            'write_report',
+        ],
+    },
+)

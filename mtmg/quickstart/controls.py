@@ -27,13 +27,24 @@ from ..data.scenes import ArrayDataset, Splits, in_memory
 # %% ../../nbs/quickstart/controls.ipynb #4c7854fc
 RGB_NAMES = ('B04', 'B03', 'B02')
 
+
 def shuffled_bands(dataset: ArrayDataset, seed: int = 0) -> ArrayDataset:
     "The same scenes, whose bands other than red, green and blue come from another scene."
     other = [i for i, b in enumerate(dataset.bands) if b not in RGB_NAMES]
     image = dataset.image.copy()
     image[:, other] = image[np.random.default_rng(seed).permutation(len(image))][:, other]
-    return ArrayDataset(image, dataset.targets, dataset.ids, dataset.captions, name=dataset.name, source=dataset.source, sensor=dataset.sensor,
-                        bands=dataset.bands, labelset=dataset.labelset, split=dataset.split)
+    return ArrayDataset(
+        image,
+        dataset.targets,
+        dataset.ids,
+        dataset.captions,
+        name=dataset.name,
+        source=dataset.source,
+        sensor=dataset.sensor,
+        bands=dataset.bands,
+        labelset=dataset.labelset,
+        split=dataset.split,
+    )
 
 # %% ../../nbs/quickstart/controls.ipynb #adbc5450
 def band_mean_accuracy(world: Splits, bands=None):
@@ -51,56 +62,131 @@ def seen_and_unseen(features, labels, text, classnames, held_out) -> dict:
     of = lambda m: zero_shot(features[torch.as_tensor(m)], labels=labels[m], text=text, classnames=classnames)
     seen, unseen = of(~held), of(held)
     h = 2 * seen.acc1 * unseen.acc1 / max(seen.acc1 + unseen.acc1, 1e-9)
-    return {'seen': seen.acc1, 'unseen': unseen.acc1, 'harmonic': h, 'interval': {'seen': seen.interval['acc1'], 'unseen': unseen.interval['acc1']}}
+    return {
+        'seen': seen.acc1,
+        'unseen': unseen.acc1,
+        'harmonic': h,
+        'interval': {'seen': seen.interval['acc1'], 'unseen': unseen.interval['acc1']},
+    }
 
 # %% ../../nbs/quickstart/controls.ipynb #c63b7af2
 HELD_OUT = ('pasture land', 'river')
 
+
 def run_controls(
-    models, # with .clip .tuned .curve .patched .student, see `mtmg.quickstart.Models`
+    models,  # with .clip .tuned .curve .patched .student, see `mtmg.quickstart.Models`
     world: Splits,
-    patch_recipe, align_recipe: AlignRecipe,
-    seed: int = 0, device='auto', progress: bool = True,
-    null_n=(4000, 10, 5000), # scenes of the null world
+    patch_recipe,
+    align_recipe: AlignRecipe,
+    seed: int = 0,
+    device='auto',
+    progress: bool = True,
+    null_n=(4000, 10, 5000),  # scenes of the null world
     held_out=HELD_OUT,
 ) -> dict:
     "Every control of the aligned student, with intervals; the rows of a table in `table`."
     options = dict(device=device, progress=progress)
     shuffled = Splits(*(shuffled_bands(d, seed + i) for i, d in enumerate(world)))
     make = lambda teacher, d, recipe=align_recipe, **kw: align(teacher, d, recipe, seed=seed, **options, **kw)
-    targets = teacher_embeddings(models.patched, world.train, VARIANTS[align_recipe.flips], device=device, progress='teacher' if progress else None, precision='auto')
+    targets = teacher_embeddings(
+        models.patched,
+        world.train,
+        VARIANTS[align_recipe.flips],
+        device=device,
+        progress='teacher' if progress else None,
+        precision='auto',
+    )
     same = lambda *args, **kw: make(models.patched, *args, targets=targets, **kw)
     students = {
         'RGB-only student': (same(world.train, bands=RGB_NAMES), world),
-        'student, no class term': (same(world.train, replace(align_recipe, classes=0.)), world),
+        'student, no class term': (same(world.train, replace(align_recipe, classes=0.0)), world),
         'student, class term alone': (same(world.train, class_alone(align_recipe)), world),
         'student, other bands of another scene': (same(shuffled.train, views=world.train), shuffled),
     }
     text = models.patched
-    base = embed({'patched CLIP (teacher)': models.patched, 'fine-tuned CLIP (alpha 1)': models.tuned, 'aligned 13-band student': models.student}, world.test, text=text, **options)
+    base = embed(
+        {
+            'patched CLIP (teacher)': models.patched,
+            'fine-tuned CLIP (alpha 1)': models.tuned,
+            'aligned 13-band student': models.student,
+        },
+        world.test,
+        text=text,
+        **options,
+    )
     results = {m: zero_shot(base, m) for m in base.modalities}
     for name, (student, data) in students.items():
         results[name] = zero_shot(embed({name: student}, data.test, text=text, **options), name)
-    results['linear, means of 13 bands'], results['linear, means of RGB'] = band_mean_accuracy(world), band_mean_accuracy(world, RGB_NAMES)
+    results['linear, means of 13 bands'], results['linear, means of RGB'] = (
+        band_mean_accuracy(world),
+        band_mean_accuracy(world, RGB_NAMES),
+    )
     ours = results['aligned 13-band student']
     metric = ours.headline[0]
-    rows = [{'control': n, 'score (%)': _cell(r[r.headline[0]], r.interval[r.headline[0]]),
-             'student minus this': '-' if r is ours or 'ids' not in r.samples or r.samples['ids'] is None else _difference(r, ours)} for n, r in results.items()]
+    rows = [
+        {
+            'control': n,
+            'score (%)': _cell(r[r.headline[0]], r.interval[r.headline[0]]),
+            'student minus this': '-'
+            if r is ours or 'ids' not in r.samples or r.samples['ids'] is None
+            else _difference(r, ours),
+        }
+        for n, r in results.items()
+    ]
     out = {'results': results}
     if world.test.name == 'miniworld':
-        out['landcover'], out['held_out'], out['null'] = _landcover(models, world, options), _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options), _null(models, make, null_n, VARIANTS[align_recipe.flips], options)
-        rows += [{'control': f'land cover, never trained on: {m}', 'score (%)': _cell(r.acc1, r.interval['acc1']), 'student minus this': '-'} for m, r in out['landcover'].items()]
-        rows += [{'control': f'{" and ".join(held_out)} held out: {m}', 'score (%)': f'seen {100 * r["seen"]:.1f}, unseen {100 * r["unseen"]:.1f}, harmonic {100 * r["harmonic"]:.1f}',
-                  'student minus this': '-'} for m, r in out['held_out'].items()]
-        rows += [{'control': f'null world: {m}', 'score (%)': _cell(r.acc1, r.interval['acc1']), 'student minus this': '-'} for m, r in out['null']['results'].items()]
-        rows.append({'control': 'null world: gain of 13 bands over RGB', 'score (%)': _cell(out['null']['gain'].difference, out['null']['gain'].interval['difference']), 'student minus this': '-'})
+        out['landcover'], out['held_out'], out['null'] = (
+            _landcover(models, world, options),
+            _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options),
+            _null(models, make, null_n, VARIANTS[align_recipe.flips], options),
+        )
+        rows += [
+            {
+                'control': f'land cover, never trained on: {m}',
+                'score (%)': _cell(r.acc1, r.interval['acc1']),
+                'student minus this': '-',
+            }
+            for m, r in out['landcover'].items()
+        ]
+        rows += [
+            {
+                'control': f'{" and ".join(held_out)} held out: {m}',
+                'score (%)': f'seen {100 * r["seen"]:.1f}, unseen {100 * r["unseen"]:.1f}, harmonic {100 * r["harmonic"]:.1f}',
+                'student minus this': '-',
+            }
+            for m, r in out['held_out'].items()
+        ]
+        rows += [
+            {'control': f'null world: {m}', 'score (%)': _cell(r.acc1, r.interval['acc1']), 'student minus this': '-'}
+            for m, r in out['null']['results'].items()
+        ]
+        rows.append(
+            {
+                'control': 'null world: gain of 13 bands over RGB',
+                'score (%)': _cell(out['null']['gain'].difference, out['null']['gain'].interval['difference']),
+                'student minus this': '-',
+            }
+        )
     return {'table': rows, **out}
+
 
 def class_alone(recipe: AlignRecipe) -> AlignRecipe:
     "The recipe without any term of the teacher's images: supervised training through the text head."
-    return replace(recipe, mse=0., mse_sum=0., residual=0., cosine=0., infonce=0., relational=0., classes=max(recipe.classes, 1.))
+    return replace(
+        recipe,
+        mse=0.0,
+        mse_sum=0.0,
+        residual=0.0,
+        cosine=0.0,
+        infonce=0.0,
+        relational=0.0,
+        classes=max(recipe.classes, 1.0),
+    )
 
-def _cell(value, interval): return f'{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'
+
+def _cell(value, interval):
+    return f'{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'
+
 
 def _difference(control, ours):
     c = compare(control, ours)
@@ -110,8 +196,14 @@ def _difference(control, ours):
 def _landcover(models, world, options) -> dict:
     "zero-shot on another nomenclature of the same scenes"
     data = load_dataset('miniworld-landcover', n=(10, 10, len(world.test)), seed=getattr(world.test, 'seed', 0)).test
-    E = embed({'zero-shot CLIP': models.clip, 'patched CLIP': models.patched, 'student': models.student}, data, text=models.patched, **options)
+    E = embed(
+        {'zero-shot CLIP': models.clip, 'patched CLIP': models.patched, 'student': models.student},
+        data,
+        text=models.patched,
+        **options,
+    )
     return {m: zero_shot(E, m) for m in E.modalities}
+
 
 def _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options) -> dict:
     "both stages again without two classes; alpha is the one chosen with all of them, as choosing needs no label of theirs"
@@ -119,14 +211,27 @@ def _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options
     tuned = finetune(models.clip, train, patch_recipe, seed=seed, **options)
     patched = interpolate(models.clip, tuned, models.curve.alpha)
     student = align(patched, train, align_recipe, seed=seed, **options)
-    E = embed({'zero-shot CLIP': models.clip, 'patched CLIP': patched, 'student': student}, world.test, text=patched, **options)
-    return {m: seen_and_unseen(E[m], np.asarray(E.labels), E.text, E.labelset.classnames, held_out) for m in E.modalities}
+    E = embed(
+        {'zero-shot CLIP': models.clip, 'patched CLIP': patched, 'student': student},
+        world.test,
+        text=patched,
+        **options,
+    )
+    return {
+        m: seen_and_unseen(E[m], np.asarray(E.labels), E.text, E.labelset.classnames, held_out) for m in E.modalities
+    }
+
 
 def _null(models, make, n, variants, options) -> dict:
     "13 bands against RGB where the other bands are functions of RGB"
     null = load_dataset('miniworld-null', n=n)
     train = in_memory(null.train, progress='null world' if options['progress'] else None)
-    make = partial(make, models.patched, train, targets=teacher_embeddings(models.patched, train, variants, device=options['device'], precision='auto'))
+    make = partial(
+        make,
+        models.patched,
+        train,
+        targets=teacher_embeddings(models.patched, train, variants, device=options['device'], precision='auto'),
+    )
     students = {'13-band student': make(), 'RGB-only student': make(bands=RGB_NAMES)}
     E = embed(students, null.test, text=models.patched, **options)
     results = {m: zero_shot(E, m) for m in E.modalities}

@@ -40,47 +40,63 @@ from ..data.scenes import Splits, atomic_path, atomic_write_json, atomic_write_t
 @dataclass
 class Models:
     "What both stages made."
-    clip: Clip # as it was
-    tuned: Clip # fine-tuned, alpha 1
-    curve: Curve # the line between the two
-    patched: Clip # at the chosen alpha
-    student: object # `ModalityEncoder`
-    seconds: dict = field(default_factory=dict) # {stage: wall time}
+
+    clip: Clip  # as it was
+    tuned: Clip  # fine-tuned, alpha 1
+    curve: Curve  # the line between the two
+    patched: Clip  # at the chosen alpha
+    student: object  # `ModalityEncoder`
+    seconds: dict = field(default_factory=dict)  # {stage: wall time}
 
 # %% ../../nbs/quickstart/method.ipynb #180fde3f
 #: How much a supported task may lose on validation data when alpha is chosen.
-MAX_DROP = {'digits': .01, 'shapes': .10}
+MAX_DROP = {'digits': 0.01, 'shapes': 0.10}
+
 
 def run_stages(
     clip: Clip,
-    world: Splits, # the satellite task
-    supported: list, # tasks to keep
+    world: Splits,  # the satellite task
+    supported: list,  # tasks to keep
     patch_recipe: str | PatchRecipe = 'default',
     align_recipe: str | AlignRecipe = 'default',
     seed: int = 0,
-    out=None, # folder for checkpoints, to be resumed
+    out=None,  # folder for checkpoints, to be resumed
     device='auto',
     progress: bool = True,
 ) -> Models:
     "Patch `clip` on `world`, choose alpha, align a student with the patched CLIP."
     seconds, options = {}, dict(device=device, progress=progress)
+
     def timed(stage, call):
         start = time.perf_counter()
         value = call()
         seconds[stage] = time.perf_counter() - start
         return value
-    folder = lambda name: None if out is None else Path(out)/name
-    tuned = timed('fine-tune', lambda: finetune(clip, world.train, patch_recipe, seed=seed, out=folder('patching'), **options))
-    curve = timed('sweep', lambda: sweep(clip, tuned, [world], supported, rule='drop', max_drop=MAX_DROP, report='ends', precision='auto', **options))
+
+    folder = lambda name: None if out is None else Path(out) / name
+    tuned = timed(
+        'fine-tune', lambda: finetune(clip, world.train, patch_recipe, seed=seed, out=folder('patching'), **options)
+    )
+    curve = timed(
+        'sweep',
+        lambda: sweep(
+            clip, tuned, [world], supported, rule='drop', max_drop=MAX_DROP, report='ends', precision='auto', **options
+        ),
+    )
     patched = interpolate(clip, tuned, curve.alpha)
-    student = timed('align', lambda: align(patched, world.train, align_recipe, seed=seed, out=folder('alignment'), **options))
+    student = timed(
+        'align', lambda: align(patched, world.train, align_recipe, seed=seed, out=folder('alignment'), **options)
+    )
     return Models(clip, tuned, curve, patched, student, seconds)
 
 # %% ../../nbs/quickstart/method.ipynb #3b211e8b
 #: Training scenes of the linear probes.
 PROBED = 2000
 
-def measure(models: Models, world: Splits, seed: int = 0, device='auto', progress: bool = True) -> tuple: # (results, Embeddings of the test scenes)
+
+def measure(
+    models: Models, world: Splits, seed: int = 0, device='auto', progress: bool = True
+) -> tuple:  # (results, Embeddings of the test scenes)
     "Zero-shot, retrieval, linear probe and gap on the test split. The strength of the probe is chosen on validation data."
     untrained = create_encoder('vit_micro', models.student.bands, models.student.embed_dim, seed=seed)
     some = np.random.default_rng(seed).permutation(len(world.train))[:512]
@@ -88,10 +104,16 @@ def measure(models: Models, world: Splits, seed: int = 0, device='auto', progres
     every = {'clip': models.clip, 'rgb': models.patched, 'ms': models.student, 'untrained': untrained}
     options = dict(text=models.patched, device=device, progress=progress, precision='auto')
     test = embed(every, world.test, **options)
-    known = world.train.subset(np.random.default_rng(seed).permutation(len(world.train))[:PROBED].tolist()) if len(world.train) > PROBED else world.train
+    known = (
+        world.train.subset(np.random.default_rng(seed).permutation(len(world.train))[:PROBED].tolist())
+        if len(world.train) > PROBED
+        else world.train
+    )
     train, val = (embed({k: every[k] for k in ('clip', 'rgb', 'ms')}, d, **options) for d in (known, world.val))
     results = {'zero_shot': {m: zero_shot(test, m) for m in ('clip', 'rgb', 'ms')}}
-    results['linear_probe'] = {m: linear_probe(train, test, m, validation=val, strengths=STRENGTHS[::2]) for m in ('clip', 'rgb', 'ms')}
+    results['linear_probe'] = {
+        m: linear_probe(train, test, m, validation=val, strengths=STRENGTHS[::2]) for m in ('clip', 'rgb', 'ms')
+    }
     pairs = [('rgb', 'ms'), ('ms', 'rgb')] + ([('captions', 'rgb'), ('captions', 'ms')] if test.captions else [])
     results['retrieval'] = {f'{a} -> {b}': retrieval(test, a, b) for a, b in pairs}
     results['classes_to_images'] = {f'text -> {m}': retrieval(test, 'text', m) for m in ('clip', 'rgb', 'ms')}
@@ -100,77 +122,135 @@ def measure(models: Models, world: Splits, seed: int = 0, device='auto', progres
 
 # %% ../../nbs/quickstart/method.ipynb #66b13a9f
 def _pct(x, interval=None) -> str:
-    if x is None or x != x: return '-'
+    if x is None or x != x:
+        return '-'
     return f'{100 * x:.1f}' + (f' [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]' if interval else '')
+
 
 def closing_rows(models: Models, results: dict) -> list:
     "Rows of the closing table: the name of each model, and its scores as text."
     metric = results['zero_shot']['rgb'].headline[0]
-    at = {'zero-shot CLIP': 0., f'patched CLIP (alpha {models.curve.alpha:g})': models.curve.alpha}
-    supported = [t for t, r in models.curve.at(0.).items() if r['role'] == 'supported']
+    at = {'zero-shot CLIP': 0.0, f'patched CLIP (alpha {models.curve.alpha:g})': models.curve.alpha}
+    supported = [t for t, r in models.curve.at(0.0).items() if r['role'] == 'supported']
     rows = []
     for (name, alpha), m in zip([*at.items(), ('aligned 13-band student', None)], ('clip', 'rgb', 'ms')):
         z, probe = results['zero_shot'][m], results['linear_probe'][m]
-        row = {'model': name, 'zero-shot': _pct(z[metric], z.interval[metric]), 'linear probe': _pct(probe[probe.headline[0]])}
-        for t in supported: row[t] = '-' if alpha is None else _pct(models.curve.at(alpha)[t]['score'])
+        row = {
+            'model': name,
+            'zero-shot': _pct(z[metric], z.interval[metric]),
+            'linear probe': _pct(probe[probe.headline[0]]),
+        }
+        for t in supported:
+            row[t] = '-' if alpha is None else _pct(models.curve.at(alpha)[t]['score'])
         rows.append(row | {'score': z.score})
     return rows
 
+
 def kept_rows(results: dict) -> list:
     "What each supported task lost, paired image by image, with its 95 % interval, as text."
-    return [{'supported task': f'{t} ({r.n} images, {r.independent} independent)', 'lost (points)': f'{100 * r.loss:+.2f} [{100 * r.interval["loss"][0]:+.2f}, {100 * r.interval["loss"][1]:+.2f}]',
-             'kept': {True: 'yes', False: 'no', None: 'too few to say'}[r.kept] + f' (margin {100 * r.margin:g})'} for t, r in results['kept'].items()]
+    return [
+        {
+            'supported task': f'{t} ({r.n} images, {r.independent} independent)',
+            'lost (points)': f'{100 * r.loss:+.2f} [{100 * r.interval["loss"][0]:+.2f}, {100 * r.interval["loss"][1]:+.2f}]',
+            'kept': {True: 'yes', False: 'no', None: 'too few to say'}[r.kept] + f' (margin {100 * r.margin:g})',
+        }
+        for t, r in results['kept'].items()
+    ]
+
 
 def table(rows: list) -> str:
     "Dictionaries as a table of text, columns in the order of the first row."
     columns = list(rows[0])
     width = {c: max(len(c), *(len(str(r.get(c, ''))) for r in rows)) for c in columns}
-    line = lambda values: '  '.join(str(v).ljust(width[c]) if c == columns[0] else str(v).rjust(width[c]) for c, v in zip(columns, values)).rstrip()
-    return '\n'.join([line(columns), line('-' * width[c] for c in columns), *(line(r.get(c, '') for c in columns) for r in rows)])
+    line = lambda values: '  '.join(
+        str(v).ljust(width[c]) if c == columns[0] else str(v).rjust(width[c]) for c, v in zip(columns, values)
+    ).rstrip()
+    return '\n'.join(
+        [line(columns), line('-' * width[c] for c in columns), *(line(r.get(c, '') for c in columns) for r in rows)]
+    )
 
 # %% ../../nbs/quickstart/method.ipynb #37ca1654
 def retrieval_rows(results: dict) -> list:
     "R@1 and R@10 of every pair of modalities, and mAP of class names as queries, as text."
-    rows = [{'retrieval': n, 'R@1': _pct(r['R@1'], r.interval['R@1']), 'R@10': _pct(r['R@10'], r.interval['R@10']), 'mAP': '-'} for n, r in results['retrieval'].items()]
-    return rows + [{'retrieval': f'class {n}', 'R@1': '-', 'R@10': '-', 'mAP': _pct(r['map'])} for n, r in results['classes_to_images'].items()]
+    rows = [
+        {
+            'retrieval': n,
+            'R@1': _pct(r['R@1'], r.interval['R@1']),
+            'R@10': _pct(r['R@10'], r.interval['R@10']),
+            'mAP': '-',
+        }
+        for n, r in results['retrieval'].items()
+    ]
+    return rows + [
+        {'retrieval': f'class {n}', 'R@1': '-', 'R@10': '-', 'mAP': _pct(r['map'])}
+        for n, r in results['classes_to_images'].items()
+    ]
 
 # %% ../../nbs/quickstart/method.ipynb #7289a8ad
-def pictures(dataset, indices) -> np.ndarray: # (N, 3, H, W) uint8
+def pictures(dataset, indices) -> np.ndarray:  # (N, 3, H, W) uint8
     "True-colour composites of some scenes, 1.6 times brighter than the models see them: land is dark from orbit."
     image = next(batches(dataset, len(indices), indices=indices))['image'].numpy()
     return np.clip(1.6 * composite(image, dataset.bands).astype(np.float32), 0, 255).astype(np.uint8)
 
-def figures(models: Models, world: Splits, test: Embeddings, folder, scenes: int = 12, queries: int = 5, k: int = 6, seed: int = 0) -> list:
+
+def figures(
+    models: Models,
+    world: Splits,
+    test: Embeddings,
+    folder,
+    scenes: int = 12,
+    queries: int = 5,
+    k: int = 6,
+    seed: int = 0,
+) -> list:
     "Alpha curve, joint UMAP before and after, retrieval grid, and a page of scenes with each model's answers; the files written."
     import matplotlib.pyplot as plt
     from mtmg.plots.charts import plot_alpha
     from mtmg.plots.joint import plot_joint_umap
     from mtmg.plots.pictures import plot_retrieval_grid, plot_scenes
+
     names, labels = test.labelset.classnames, np.asarray(test.labels)
-    right = (lambda i, j: bool((labels[i] * labels[j]).any())) if labels.ndim == 2 else (lambda i, j: labels[i] == labels[j])
+    right = (
+        (lambda i, j: bool((labels[i] * labels[j]).any()))
+        if labels.ndim == 2
+        else (lambda i, j: labels[i] == labels[j])
+    )
     unit = {m: F.normalize(test[m].float(), dim=-1) for m in ('clip', 'rgb', 'ms')}
     rng = np.random.default_rng(seed)
     asked = rng.choice(len(test), min(queries, len(test)), replace=False)
     found = (unit['ms'][asked] @ unit['rgb'].T).topk(min(k, len(test))).indices.numpy()
     shown = rng.choice(len(test), min(scenes, len(test)), replace=False)
+
     def answers(m):
         p = (test.logit_scale * unit[m][shown] @ F.normalize(test.text.float(), dim=-1).T).softmax(-1).topk(2)
         return [[(names[c], float(v)) for c, v in zip(cs, vs)] for cs, vs in zip(p.indices, p.values)]
+
     what = lambda i: names[labels[i]] if labels.ndim == 1 else ', '.join(names[c] for c in np.flatnonzero(labels[i]))
     stage = lambda rgb, ms: replace(test, features={'rgb': test[rgb], 'ms': test[ms]})
     drawn = {
         'alpha': plot_alpha(models.curve),
-        'joint_umap': plot_joint_umap({'before': stage('clip', 'untrained'), 'after': stage('rgb', 'ms')}, seed=seed, progress=False),
-        'retrieval': plot_retrieval_grid(pictures(world.test, asked), [pictures(world.test, row) for row in found],
-                                         [[i == j or right(i, j) for j in row] for i, row in zip(asked, found)],
-                                         [what(i) for i in asked], title='13 bands as the query, RGB as the gallery (shown in true colour)'),
-        'scenes': plot_scenes(pictures(world.test, shown), {'CLIP': answers('clip'), 'patched': answers('rgb'), '13 bands': answers('ms')},
-                              [what(i) for i in shown], top=1),
+        'joint_umap': plot_joint_umap(
+            {'before': stage('clip', 'untrained'), 'after': stage('rgb', 'ms')}, seed=seed, progress=False
+        ),
+        'retrieval': plot_retrieval_grid(
+            pictures(world.test, asked),
+            [pictures(world.test, row) for row in found],
+            [[i == j or right(i, j) for j in row] for i, row in zip(asked, found)],
+            [what(i) for i in asked],
+            title='13 bands as the query, RGB as the gallery (shown in true colour)',
+        ),
+        'scenes': plot_scenes(
+            pictures(world.test, shown),
+            {'CLIP': answers('clip'), 'patched': answers('rgb'), '13 bands': answers('ms')},
+            [what(i) for i in shown],
+            top=1,
+        ),
     }
     files = []
     for name, figure in drawn.items():
-        files.append(Path(folder)/f'{name}.png')
-        with atomic_path(files[-1]) as aside: figure.savefig(aside, dpi=110, bbox_inches='tight')
+        files.append(Path(folder) / f'{name}.png')
+        with atomic_path(files[-1]) as aside:
+            figure.savefig(aside, dpi=110, bbox_inches='tight')
         plt.close(figure)
     return files
 
@@ -178,66 +258,114 @@ def figures(models: Models, world: Splits, test: Embeddings, folder, scenes: int
 _CSS = '''body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}img{max-width:100%}pre{background:#f6f6f6;padding:.7rem;overflow:auto}'''
-_ALT = {'alpha': 'Scores of satellite and supported tasks along the line of weights', 'joint_umap': 'Joint map of image, 13-band and text embeddings before and after',
-        'retrieval': 'Scenes retrieved for 13-band queries', 'scenes': "Scenes with the top answers of the three models"}
+_ALT = {
+    'alpha': 'Scores of satellite and supported tasks along the line of weights',
+    'joint_umap': 'Joint map of image, 13-band and text embeddings before and after',
+    'retrieval': 'Scenes retrieved for 13-band queries',
+    'scenes': "Scenes with the top answers of the three models",
+}
+
 
 def _html_table(rows: list) -> str:
     cells = lambda tag, values: ''.join(f'<{tag}>{html.escape(str(v))}</{tag}>' for v in values)
-    return '<table>' + ''.join(f'<tr>{c}</tr>' for c in [cells('th', rows[0]), *(cells('td', r.values()) for r in rows)]) + '</table>'
+    return (
+        '<table>'
+        + ''.join(f'<tr>{c}</tr>' for c in [cells('th', rows[0]), *(cells('td', r.values()) for r in rows)])
+        + '</table>'
+    )
+
 
 def write_report(path, title: str, parts: list, files: list):
     "An HTML page: `parts` are (heading, rows of a table or text), `files` the figures."
     body = [f'<h1>{html.escape(title)}</h1>']
     for heading, what in parts:
-        body.append(f'<h2>{html.escape(heading)}</h2>' + (_html_table(what) if isinstance(what, list) else f'<pre>{html.escape(what)}</pre>'))
+        body.append(
+            f'<h2>{html.escape(heading)}</h2>'
+            + (_html_table(what) if isinstance(what, list) else f'<pre>{html.escape(what)}</pre>')
+        )
     for file in files:
         data = base64.b64encode(Path(file).read_bytes()).decode()
-        body.append(f'<figure><img alt="{html.escape(_ALT.get(file.stem, file.stem))}" src="data:image/png;base64,{data}"></figure>')
-    atomic_write_text(path, f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_CSS}</style>' + '\n'.join(body) + '</html>\n')
+        body.append(
+            f'<figure><img alt="{html.escape(_ALT.get(file.stem, file.stem))}" src="data:image/png;base64,{data}"></figure>'
+        )
+    atomic_write_text(
+        path,
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_CSS}</style>'
+        + '\n'.join(body)
+        + '</html>\n',
+    )
 
 # %% ../../nbs/quickstart/method.ipynb #4bdd6c10
 def quickstart(
     seed: int = 0,
-    out='runs/quickstart', # folder of results, report, figures and models
-    dataset: str = 'miniworld', # any multispectral data set that `load_dataset` knows
-    root='data', # where it lies
-    controls: bool = False, # also train the controls (see `mtmg.quickstart.controls`)
-    overwrite: bool = False, # replace what another request left in `out`
+    out='runs/quickstart',  # folder of results, report, figures and models
+    dataset: str = 'miniworld',  # any multispectral data set that `load_dataset` knows
+    root='data',  # where it lies
+    controls: bool = False,  # also train the controls (see `mtmg.quickstart.controls`)
+    overwrite: bool = False,  # replace what another request left in `out`
     device='auto',
     progress: bool = True,
-    n=None, # scenes of the splits of a procedural data set, (train, val, test)
-    **changes, # fields of both stages' recipes to change, for a shorter or longer run: epochs=1
+    n=None,  # scenes of the splits of a procedural data set, (train, val, test)
+    **changes,  # fields of both stages' recipes to change, for a shorter or longer run: epochs=1
 ) -> dict:
     "Both stages, every measure, the report. Prints the closing table and returns the results."
     start, out = time.perf_counter(), Path(out)
     patch_recipe, align_recipe = pick('default', PATCH_RECIPES, **changes), pick('default', ALIGN_RECIPES, **changes)
-    request = {'command': 'quickstart', 'seed': seed, 'dataset': dataset, 'n': n, 'patch': patch_recipe.to_dict(), 'align': align_recipe.to_dict(),
-               'controls': controls}
+    request = {
+        'command': 'quickstart',
+        'seed': seed,
+        'dataset': dataset,
+        'n': n,
+        'patch': patch_recipe.to_dict(),
+        'align': align_recipe.to_dict(),
+        'controls': controls,
+    }
     with claimed(out, request, overwrite) as resumed:
-        if resumed: print(f'going on with the run in {out}')
+        if resumed:
+            print(f'going on with the run in {out}')
         clip = load_clip('tinyclip')
         size = SCENES if n is None and dataset.startswith('miniworld') else n
         world = load_dataset(dataset, root=root, **({} if size is None else {'n': tuple(size)}))
         world = Splits(*(in_memory(d, progress=f'{dataset} {d.split}' if progress else None) for d in world))
-        supported = [load_dataset('digits', copies=COPIES if n is None else 1), load_dataset('shapes', n=SHAPES if n is None else (200, 200, 200))]
-        models = run_stages(clip, world, supported, patch_recipe, align_recipe, seed, out/'work', device, progress)
+        supported = [
+            load_dataset('digits', copies=COPIES if n is None else 1),
+            load_dataset('shapes', n=SHAPES if n is None else (200, 200, 200)),
+        ]
+        models = run_stages(clip, world, supported, patch_recipe, align_recipe, seed, out / 'work', device, progress)
         results, test = measure(models, world, seed, device, progress)
-        results = {'table': closing_rows(models, results), **results, 'kept': {t: models.curve.kept(margin)[t] for t, margin in MAX_DROP.items()}}
+        results = {
+            'table': closing_rows(models, results),
+            **results,
+            'kept': {t: models.curve.kept(margin)[t] for t, margin in MAX_DROP.items()},
+        }
         if controls:
             results['controls'] = run_controls(models, world, patch_recipe, align_recipe, seed, device, progress)
-        plain = {'request': request, 'seconds': models.seconds, 'curve': models.curve.to_dict(), 'versions': versions(), **_plain(results)}
-        models.patched.save(out/'patched')
-        models.student.save(out/'student')
-        files = figures(models, world, test, out/'figures', seed=seed)
-        parts = [('Zero-shot, linear probe and supported tasks (%)', results['table']), ('What was kept', kept_rows(results)), ('Retrieval on the test scenes (%)', retrieval_rows(results)),
-                 ('The line between the two models', str(models.curve)), ('Modality gap before alignment', repr(results['gap']['before'])),
-                 ('Modality gap after alignment', repr(results['gap']['after']))]
-        if controls: parts.append(('Controls', results['controls']['table']))
-        write_report(out/'report.html', f'mtmg quickstart: {dataset}, seed {seed}', parts, files)
+        plain = {
+            'request': request,
+            'seconds': models.seconds,
+            'curve': models.curve.to_dict(),
+            'versions': versions(),
+            **_plain(results),
+        }
+        models.patched.save(out / 'patched')
+        models.student.save(out / 'student')
+        files = figures(models, world, test, out / 'figures', seed=seed)
+        parts = [
+            ('Zero-shot, linear probe and supported tasks (%)', results['table']),
+            ('What was kept', kept_rows(results)),
+            ('Retrieval on the test scenes (%)', retrieval_rows(results)),
+            ('The line between the two models', str(models.curve)),
+            ('Modality gap before alignment', repr(results['gap']['before'])),
+            ('Modality gap after alignment', repr(results['gap']['after'])),
+        ]
+        if controls:
+            parts.append(('Controls', results['controls']['table']))
+        write_report(out / 'report.html', f'mtmg quickstart: {dataset}, seed {seed}', parts, files)
         plain['seconds']['all'] = time.perf_counter() - start
-        atomic_write_json(out/'results.json', plain)
-    print('\n' + closing_table(results, models) + f'\n\n{plain["seconds"]["all"]:.0f} s; report: {out/"report.html"}')
+        atomic_write_json(out / 'results.json', plain)
+    print('\n' + closing_table(results, models) + f'\n\n{plain["seconds"]["all"]:.0f} s; report: {out / "report.html"}')
     return plain
+
 
 #: Scenes of a mini-world (train, val, test).
 SCENES = (4000, 500, 1000)
@@ -246,16 +374,30 @@ SHAPES = (8, 500, 5000)
 #: Scenes of each digit, the first upright, the others turned and moved; intervals are clustered by digit.
 COPIES = 4
 
+
 def closing_table(results: dict, models: Models) -> str:
     "What the terminal shows at the end."
     before, after = results['gap']['before']['rgb-untrained'], results['gap']['after']['rgb-ms']
-    gap = [{'gap RGB-MS': n, 'centroid gap': f'{g["centroid_gap"]:.3f}', 'RMG': f'{g["relative_gap"]:.3f}'} for n, g in (('untrained', before), ('aligned', after))]
-    text = [table(results['table']), table(kept_rows(results)), table(retrieval_rows(results)), table(gap), models.curve.reason]
-    if 'controls' in results: text.append(table(results['controls']['table']))
+    gap = [
+        {'gap RGB-MS': n, 'centroid gap': f'{g["centroid_gap"]:.3f}', 'RMG': f'{g["relative_gap"]:.3f}'}
+        for n, g in (('untrained', before), ('aligned', after))
+    ]
+    text = [
+        table(results['table']),
+        table(kept_rows(results)),
+        table(retrieval_rows(results)),
+        table(gap),
+        models.curve.reason,
+    ]
+    if 'controls' in results:
+        text.append(table(results['controls']['table']))
     return '\n\n'.join(text)
+
 
 def _plain(x):
     "results as plain json types"
-    if hasattr(x, 'to_dict'): return x.to_dict()
-    if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}
+    if hasattr(x, 'to_dict'):
+        return x.to_dict()
+    if isinstance(x, dict):
+        return {k: _plain(v) for k, v in x.items()}
     return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x

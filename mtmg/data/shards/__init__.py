@@ -8,11 +8,40 @@ __all__ = []
 # %% ../../../nbs/data/shards/front.ipynb #04719e2e
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'layout': ['ArrayReader', 'decode_picture', 'encode_picture', 'IMAGE_FORMATS', 'list_tar', 'npy_bytes',
-        'npy_header', 'read_npy', 'scene_members', 'sensor_from_dict', 'sensor_to_dict', 'Shard', 'TarWriter',
-        'write_shards'],
-    'reading': ['Broken', 'BufferPool', 'epoch_order', 'node_stretch', 'read_shards', 'shard_splits', 'ShardReader',
-        'ShardScenes', 'verify_shards'],
-    'foreign': ['decode_scene', 'paper_scenes', 'ShardStream', 'stream_shards', 'write_paper_shards'],
-})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'layout': [
+            'ArrayReader',
+            'decode_picture',
+            'encode_picture',
+            'IMAGE_FORMATS',
+            'list_tar',
+            'npy_bytes',
+            'npy_header',
+            'PHOTOS',
+            'read_index',
+            'read_npy',
+            'scene_members',
+            'seal',
+            'sensor_from_dict',
+            'sensor_to_dict',
+            'Shard',
+            'TarWriter',
+            'unseal',
+            'write_shards',
+        ],
+        'reading': [
+            'Broken',
+            'BufferPool',
+            'epoch_order',
+            'node_stretch',
+            'read_shards',
+            'shard_splits',
+            'ShardReader',
+            'ShardScenes',
+            'verify_shards',
+        ],
+        'foreign': ['decode_scene', 'paper_scenes', 'ShardStream', 'stream_shards', 'write_paper_shards'],
+    },
+)

@@ -27,53 +27,72 @@ from .layout import read_npy
 
 # %% ../../../nbs/data/shards/foreign.ipynb #53126a11
 def _tensor(data: bytes) -> torch.Tensor:
-    try: value = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except Exception as error: raise ValueError(f'no saved tensor ({str(error).splitlines()[0][:80]}); pickles are not opened') from error
-    if not torch.is_tensor(value): raise ValueError(f'holds a {type(value).__name__}, expected a tensor')
+    try:
+        value = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise ValueError(f'no saved tensor ({str(error).splitlines()[0][:80]}); pickles are not opened') from error
+    if not torch.is_tensor(value):
+        raise ValueError(f'holds a {type(value).__name__}, expected a tensor')
     return value
 
+
 def decode_scene(
-    members: dict, # extension -> bytes, as webdataset groups them
-    nomenclature: int | None = None, # which labels_*.pth to take; None: the only one, or cls
+    members: dict,  # extension -> bytes, as webdataset groups them
+    nomenclature: int | None = None,  # which labels_*.pth to take; None: the only one, or cls
 ) -> dict:
     "A scene: `image` float32 (uint8 for pictures), `label`, `id`, `caption`."
     arrays = {ext: read_npy(data) for ext, data in members.items() if ext in ('s1.npy', 's2.npy', 'x.npy')}
     arrays |= {ext: _tensor(data).numpy() for ext, data in members.items() if ext in ('s1_patch.pth', 's2_patch.pth')}
     picture = next((e for e in ('webp', 'png', 'jpg', 'jpeg') if e in members), None)
-    if not arrays and picture is None: raise ValueError(f'no image among {", ".join(e for e in members if not e.startswith("__"))}')
-    image = np.concatenate([arrays[e] for e in sorted(arrays)]).astype(np.float32) if arrays else decode_picture(members[picture]).copy()
-    if not np.isfinite(image).all(): raise ValueError('NaN or infinite pixels')
+    if not arrays and picture is None:
+        raise ValueError(f'no image among {", ".join(e for e in members if not e.startswith("__"))}')
+    image = (
+        np.concatenate([arrays[e] for e in sorted(arrays)]).astype(np.float32)
+        if arrays
+        else decode_picture(members[picture]).copy()
+    )
+    if not np.isfinite(image).all():
+        raise ValueError('NaN or infinite pixels')
     note = json.loads(members['json']) if 'json' in members else {}
     scene = {'image': torch.from_numpy(image), 'id': note.get('id', members['__key__'])}
-    if 'caption' in note: scene['caption'] = note['caption']
+    if 'caption' in note:
+        scene['caption'] = note['caption']
     labels = sorted(e for e in members if e.startswith('labels_') and e.endswith('.pth'))
-    if nomenclature is not None: labels = [e for e in labels if e == f'labels_{nomenclature}.pth']
-    if labels: scene['label'] = _tensor(members[labels[0]]).float().reshape(-1)
-    elif 'npy' in members: scene['label'] = torch.from_numpy(read_npy(members['npy'])).float()
-    elif 'cls' in members: scene['label'] = int(members['cls'])
+    if nomenclature is not None:
+        labels = [e for e in labels if e == f'labels_{nomenclature}.pth']
+    if labels:
+        scene['label'] = _tensor(members[labels[0]]).float().reshape(-1)
+    elif 'npy' in members:
+        scene['label'] = torch.from_numpy(read_npy(members['npy'])).float()
+    elif 'cls' in members:
+        scene['label'] = int(members['cls'])
     return scene
 
 # %% ../../../nbs/data/shards/foreign.ipynb #768de0f6
 def write_paper_shards(
     dataset: SceneDataset,
-    folder, # its split becomes a folder in it
+    folder,  # its split becomes a folder in it
     scenes_per_shard: int = 1000,
     compresslevel: int = 6,
 ) -> list[Path]:
     "Shards in the form of the paper's authors, to compare with and to exchange data."
+
     def saved(value):
         out = io.BytesIO()
         torch.save(value, out)
         return out.getvalue()
+
     paths = []
     for a in range(0, len(dataset), scenes_per_shard):
-        paths.append(Path(folder)/dataset.split/f'{a // scenes_per_shard}.tar.gz')
+        paths.append(Path(folder) / dataset.split / f'{a // scenes_per_shard}.tar.gz')
         with atomic_path(paths[-1]) as aside, tarfile.open(aside, 'w:gz', compresslevel=compresslevel) as tar:
             for i in range(a, min(a + scenes_per_shard, len(dataset))):
                 scene = dataset[i]
                 members = {'s2_patch.pth': saved(scene['image'])}
-                if isinstance(scene.get('label'), int): members['cls'] = str(scene['label']).encode()
-                elif scene.get('label') is not None: members[f"labels_{len(scene['label'])}.pth"] = saved(scene['label'])
+                if isinstance(scene.get('label'), int):
+                    members['cls'] = str(scene['label']).encode()
+                elif scene.get('label') is not None:
+                    members[f"labels_{len(scene['label'])}.pth"] = saved(scene['label'])
                 for ext, data in members.items():
                     info = tarfile.TarInfo(f'{i:08d}.{ext}')
                     info.size = len(data)
@@ -82,98 +101,173 @@ def write_paper_shards(
 
 # %% ../../../nbs/data/shards/foreign.ipynb #82bf6730
 def _urls(where) -> list[str]:
-    if isinstance(where, (list, tuple)): return [str(u) for u in where]
-    if isinstance(where, str) and '://' in where: return [where]
+    if isinstance(where, (list, tuple)):
+        return [str(u) for u in where]
+    if isinstance(where, str) and '://' in where:
+        return [where]
     path = Path(where)
-    found = [path] if path.is_file() else sorted((p for p in path.glob('*.tar*') if p.name.endswith(('.tar', '.tar.gz', '.tgz'))), key=lambda p: (len(p.name), p.name))
-    if not found: raise FileNotFoundError(f'{path} holds no .tar or .tar.gz')
+    found = (
+        [path]
+        if path.is_file()
+        else sorted(
+            (p for p in path.glob('*.tar*') if p.name.endswith(('.tar', '.tar.gz', '.tgz'))),
+            key=lambda p: (len(p.name), p.name),
+        )
+    )
+    if not found:
+        raise FileNotFoundError(f'{path} holds no .tar or .tar.gz')
     return [str(p) for p in found]
+
 
 class ShardStream(IterableDataset):
     "Batches from tars that are read from front to end; `stream_shards` explains the arguments."
+
     def __init__(self, urls, batch_size, shuffle, seed, epoch, start, rank, world_size, scenes, on_error, nomenclature):
-        if on_error not in ('raise', 'skip'): raise ValueError(f"on_error={on_error!r} is not one of 'raise', 'skip'")
-        self.urls, self.batch_size, self.shuffle, self.seed, self.epoch, self.start = _urls(urls), batch_size, shuffle, seed, epoch, start
-        if bad := [u for u in self.urls if '://' not in u and not Path(u).is_file()]: raise FileNotFoundError(f'{bad[0]} does not exist')
-        if bad := [u for u in self.urls if u.split(':', 1)[0] in ('pipe', 'file') and ':' in u]: raise ValueError(f'{bad[0]!r}: give a path or an http address')
-        self.rank, self.world_size, self.scenes, self.on_error, self.nomenclature = rank, world_size, scenes, on_error, nomenclature
+        if on_error not in ('raise', 'skip'):
+            raise ValueError(f"on_error={on_error!r} is not one of 'raise', 'skip'")
+        self.urls, self.batch_size, self.shuffle, self.seed, self.epoch, self.start = (
+            _urls(urls),
+            batch_size,
+            shuffle,
+            seed,
+            epoch,
+            start,
+        )
+        if bad := [u for u in self.urls if '://' not in u and not Path(u).is_file()]:
+            raise FileNotFoundError(f'{bad[0]} does not exist')
+        if bad := [u for u in self.urls if u.split(':', 1)[0] in ('pipe', 'file') and ':' in u]:
+            raise ValueError(f'{bad[0]!r}: give a path or an http address')
+        self.rank, self.world_size, self.scenes, self.on_error, self.nomenclature = (
+            rank,
+            world_size,
+            scenes,
+            on_error,
+            nomenclature,
+        )
         self.broken = []
+
     def __len__(self):
-        if self.scenes is None: raise TypeError('the length of a stream is not known; give scenes=, the number of a node in an epoch')
+        if self.scenes is None:
+            raise TypeError('the length of a stream is not known; give scenes=, the number of a node in an epoch')
         return -(-self.scenes // self.batch_size)
-    def state_dict(self) -> dict: return dict(epoch=self.epoch, start=self.start, seed=self.seed)
-    def load_state_dict(self, state: dict): self.epoch, self.start, self.seed = state['epoch'], state['start'], state['seed']
+
+    def state_dict(self) -> dict:
+        return dict(epoch=self.epoch, start=self.start, seed=self.seed)
+
+    def load_state_dict(self, state: dict):
+        self.epoch, self.start, self.seed = state['epoch'], state['start'], state['seed']
 
     def _report(self, broken: Broken) -> bool:
-        if self.on_error == 'raise': raise ValueError(str(broken))
+        if self.on_error == 'raise':
+            raise ValueError(str(broken))
         self.broken.append(broken)
         warnings.warn(f'{broken}; skipped', UserWarning, stacklevel=3)
         return True
+
     def _scenes(self, epoch, skip, share):
         "scenes of this node and worker; the first `skip` are not decoded"
         import webdataset as wds
+
         urls = np.random.default_rng([self.seed, epoch]).permutation(self.urls).tolist() if self.shuffle else self.urls
-        urls = urls[self.rank::self.world_size][share]
-        handler = lambda error: self._report(Broken(str(error.args[-1]) if error.args else '?', 'unknown', ' '.join(str(error).split())[:200]))
+        urls = urls[self.rank :: self.world_size][share]
+        handler = lambda error: self._report(
+            Broken(str(error.args[-1]) if error.args else '?', 'unknown', ' '.join(str(error).split())[:200])
+        )
         stages = [wds.SimpleShardList(urls), wds.tarfile_to_samples(handler=handler)] if urls else [[]]
-        if self.shuffle and urls: stages.append(wds.detshuffle(1000, seed=self.seed, epoch=epoch - 1))
+        if self.shuffle and urls:
+            stages.append(wds.detshuffle(1000, seed=self.seed, epoch=epoch - 1))
         for i, members in enumerate(wds.DataPipeline(*stages)):
-            if i < skip: continue
-            try: yield decode_scene(members, self.nomenclature)
-            except ValueError as error: self._report(Broken(members['__url__'], members['__key__'], str(error)))
+            if i < skip:
+                continue
+            try:
+                yield decode_scene(members, self.nomenclature)
+            except ValueError as error:
+                self._report(Broken(members['__url__'], members['__key__'], str(error)))
+
     def __iter__(self):
         worker = get_worker_info()
         share = slice(None) if worker is None else slice(worker.id, None, worker.num_workers)
-        limit = None if self.scenes is None else len(node_stretch(self.scenes, *((0, 1) if worker is None else (worker.id, worker.num_workers)), even=False))
+        limit = (
+            None
+            if self.scenes is None
+            else len(
+                node_stretch(self.scenes, *((0, 1) if worker is None else (worker.id, worker.num_workers)), even=False)
+            )
+        )
         waiting, seen = [], self.start * self.batch_size
         for scene in self._scenes(self.epoch, seen, share):
-            if limit is not None and seen >= limit: break
+            if limit is not None and seen >= limit:
+                break
             waiting.append(scene)
             seen += 1
             if len(waiting) == self.batch_size:
                 self.start += 1
                 yield collate(waiting)
                 waiting = []
-        if waiting: yield collate(waiting)
+        if waiting:
+            yield collate(waiting)
         if limit is not None and seen < limit:
             warnings.warn(f'the stream ended after {seen} of {limit} scenes', UserWarning, stacklevel=2)
         self.epoch, self.start = self.epoch + 1, 0
-        if self.broken: warnings.warn(f'{len(self.broken)} broken members or scenes were skipped so far; see .broken', UserWarning, stacklevel=2)
+        if self.broken:
+            warnings.warn(
+                f'{len(self.broken)} broken members or scenes were skipped so far; see .broken',
+                UserWarning,
+                stacklevel=2,
+            )
 
 # %% ../../../nbs/data/shards/foreign.ipynb #2d116e9a
 def stream_shards(
-    urls, # a folder of tars, one tar, an http address, or a list of these
+    urls,  # a folder of tars, one tar, an http address, or a list of these
     batch_size: int = 256,
-    shuffle: bool = False, # tars in another order each epoch, and scenes within a buffer of 1,000
-    seed: int = 0, epoch: int = 0,
-    start: int = 0, # the batch to begin with; those before are read but not decoded
-    rank: int = 0, world_size: int = 1, # each node reads every so-many-th tar
-    scenes: int | None = None, # scenes of an epoch on this node, where it is to be exact
-    on_error: str = 'raise', # or 'skip'
-    nomenclature: int | None = None, # which labels_*.pth to take
+    shuffle: bool = False,  # tars in another order each epoch, and scenes within a buffer of 1,000
+    seed: int = 0,
+    epoch: int = 0,
+    start: int = 0,  # the batch to begin with; those before are read but not decoded
+    rank: int = 0,
+    world_size: int = 1,  # each node reads every so-many-th tar
+    scenes: int | None = None,  # scenes of an epoch on this node, where it is to be exact
+    on_error: str = 'raise',  # or 'skip'
+    nomenclature: int | None = None,  # which labels_*.pth to take
 ) -> ShardStream:
     "A stream of batches from tars without index; bands are in the order in which they were stored."
     return ShardStream(urls, batch_size, shuffle, seed, epoch, start, rank, world_size, scenes, on_error, nomenclature)
 
 # %% ../../../nbs/data/shards/foreign.ipynb #62c9cd14
 def paper_scenes(
-    urls, # tars in the authors' form
-    labels: LabelSet | None = None, # None: BigEarthNet's of as many classes as the labels have
-    split: str = 'all', *,
-    bands=None, # names in the stored order; None: 12 are L2A, 13 L1C, 14 VV, VH and L2A
-    nomenclature: int | None = None, source: str = 'bigearthnet', name: str = 'shards',
+    urls,  # tars in the authors' form
+    labels: LabelSet | None = None,  # None: BigEarthNet's of as many classes as the labels have
+    split: str = 'all',
+    *,
+    bands=None,  # names in the stored order; None: 12 are L2A, 13 L1C, 14 VV, VH and L2A
+    nomenclature: int | None = None,
+    source: str = 'bigearthnet',
+    name: str = 'shards',
 ) -> ArrayDataset:
     "The scenes of shards in the authors' form, in memory."
     whole = [s for s in stream_shards(urls, 256, nomenclature=nomenclature)]
-    if not whole: raise ValueError(f'{urls} holds no scene')
+    if not whole:
+        raise ValueError(f'{urls} holds no scene')
     image = torch.cat([b['image'] for b in whole]).numpy()
     known = {12: S2_L2A.bands, 13: S2_L1C.bands, 14: S1_GRD.bands + S2_L2A.bands, 3: RGB.bands, 2: S1_GRD.bands}
-    if bands is None and image.shape[1] not in known: raise ValueError(f'{image.shape[1]} bands whose names are not known; give bands=[...]')
+    if bands is None and image.shape[1] not in known:
+        raise ValueError(f'{image.shape[1]} bands whose names are not known; give bands=[...]')
     bands = as_bands(bands or known[image.shape[1]])
     target = None if whole[0]['label'] is None else torch.cat([b['label'] for b in whole]).numpy()
     if target is not None and labels is None:
-        if target.ndim != 2: raise ValueError(f'{urls} has class numbers; give labelset= to name the classes')
+        if target.ndim != 2:
+            raise ValueError(f'{urls} has class numbers; give labelset= to name the classes')
         labels = labelset(f'bigearthnet-{target.shape[1]}')
-    if (image == np.rint(image)).all() and image.min() >= 0 and image.max() <= 65535: image = image.astype(np.uint16)
-    return ArrayDataset(image, None if target is None else check_targets(target.astype(np.int64), labels, name), [i for b in whole for i in b['id']], name=name,
-                        source=source, sensor=joint_sensor(bands), bands=bands, labelset=labels if target is not None else None, split=split)
+    if (image == np.rint(image)).all() and image.min() >= 0 and image.max() <= 65535:
+        image = image.astype(np.uint16)
+    return ArrayDataset(
+        image,
+        None if target is None else check_targets(target.astype(np.int64), labels, name),
+        [i for b in whole for i in b['id']],
+        name=name,
+        source=source,
+        sensor=joint_sensor(bands),
+        bands=bands,
+        labelset=labels if target is not None else None,
+        split=split,
+    )

@@ -9,6 +9,7 @@ __all__ = ['shard_splits', 'ShardScenes', 'epoch_order', 'node_stretch', 'Buffer
 # %% ../../../nbs/data/shards/reading.ipynb #cc1c147d
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 import json
 import os
@@ -16,72 +17,211 @@ from pathlib import Path
 import sys
 import threading
 import warnings
-import zlib
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ...bands.sensors import RGB
+from ...bands.sensors import RGB, with_white
 from ...bands.images import composite
-from ..scenes import check_targets
+from ..scenes import SceneDataset, check_targets
+from mtmg.data.shards.layout import (
+    PHOTOS,
+    ArrayReader,
+    Shard,
+    decode_picture,
+    list_tar,
+    sensor_from_dict,
+    sensor_to_dict,
+    write_shards,
+)
 from ...labels.labelsets import LabelSet
-from ..scenes import SceneDataset
-from .layout import Shard, decode_picture, sensor_from_dict, sensor_to_dict, write_shards
-from .layout import ArrayReader
 
 # %% ../../../nbs/data/shards/reading.ipynb #bfe0b867
 def shard_splits(folder) -> tuple:
     "The complete splits of a folder of shards."
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f'{folder} does not exist; expected shards as mtmg.data.shards.write_shards writes them')
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'{folder} does not exist; expected shards as mtmg.data.shards.write_shards writes them'
+        )
     found = [p.parent.name for p in sorted(folder.glob('*/nshards.txt'))]
     if not found:
         begun = [p.parent.name for p in folder.glob('*/split.json')]
-        raise FileNotFoundError(f'{folder} has shards of {", ".join(begun)} that are not complete; write them again to go on' if begun else
-                                f'{folder} holds no shards: no SPLIT/nshards.txt, but {", ".join(sorted(p.name for p in folder.iterdir())[:3]) or "nothing"}')
+        raise FileNotFoundError(
+            f'{folder} has shards of {", ".join(begun)} that are not complete; write them again to go on'
+            if begun
+            else f'{folder} holds no shards: no SPLIT/nshards.txt, but {", ".join(sorted(p.name for p in folder.iterdir())[:3]) or "nothing"}'
+        )
     return tuple(sorted(found, key=lambda s: ('train', 'val', 'test').index(s) if s in ('train', 'val', 'test') else 3))
+
 
 def _foreign(folder: Path) -> dict:
     "what is known of a web data set that mtmg did not write: pictures and classes"
-    lines = lambda name: [s.strip() for s in (folder/name).read_text().splitlines() if s.strip()] if (folder/name).exists() else []
+    lines = lambda name: (
+        [s.strip() for s in (folder / name).read_text().splitlines() if s.strip()] if (folder / name).exists() else []
+    )
     classes, kind = lines('classnames.txt'), lines('dataset_type.txt')
-    labels = LabelSet(folder.name, classes, [t.replace('{c}', '{}') for t in lines('zeroshot_classification_templates.txt')] or ['{}'], kind == ['multilabel'])
-    return dict(name='shards', source=folder.name, sensor=sensor_to_dict(RGB), bands=list(RGB.bands), arrays=[], image=None, labelset=labels.to_dict())
+    labels = LabelSet(
+        folder.name,
+        classes,
+        [t.replace('{c}', '{}') for t in lines('zeroshot_classification_templates.txt')] or ['{}'],
+        kind == ['multilabel'],
+    )
+    return dict(
+        name='shards',
+        source=folder.name,
+        sensor=sensor_to_dict(RGB),
+        bands=list(RGB.bands),
+        arrays=[],
+        image=None,
+        labelset=labels.to_dict(),
+    )
 
 # %% ../../../nbs/data/shards/reading.ipynb #ea1245a7
+@contextmanager
+def _naming(path):
+    "what is wrong inside a small file is said with its name"
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        what = f'no {error}' if isinstance(error, KeyError) else ' '.join(str(error).split())[:160]
+        raise ValueError(
+            f'{path} is not as write_shards leaves it ({what}); write the shards again, or with --overwrite'
+        ) from None
+
+
+def _plan(part: Path) -> dict | None:
+    "how many scenes, of which shape, in how many shards: what split.json says; None for others' shards"
+    if not (part / 'split.json').exists():
+        return None
+    plan = json.loads((part / 'split.json').read_text())
+    if (
+        not all(type(n) is int and n > 0 for n in (plan['scenes'], plan['scenes_per_shard'], *plan['shape']))
+        or len(plan['shape']) != 3
+    ):
+        raise ValueError(f"{plan['scenes']} scenes of {plan['shape']}")
+    return plan
+
+
+def _count(part: Path, plan) -> int:
+    n = int((part / 'nshards.txt').read_text())
+    if n < 1:
+        raise ValueError(f'{n} shards')
+    if plan and n != -(-plan['scenes'] // plan['scenes_per_shard']):
+        raise ValueError(f'{n} shards, but split.json says {plan["scenes"]} scenes, {plan["scenes_per_shard"]} a shard')
+    return n
+
+
 class ShardScenes(SceneDataset):
     "A split of shards, scene by scene."
+
     def __init__(self, folder, split: str, labels: LabelSet | None = None):
         folder = self.folder = Path(folder)
-        if split not in shard_splits(folder): raise FileNotFoundError(f'{folder} has no split {split!r}; it has {", ".join(shard_splits(folder))}')
-        try: top = json.loads((folder/'dataset.json').read_text()) if (folder/'dataset.json').exists() else _foreign(folder)
-        except json.JSONDecodeError as error: raise ValueError(f'{folder/"dataset.json"} is no json ({error}); write the shards again') from error
-        self.name, self.source, self.split, self.sensor = top['name'], top['source'], split, sensor_from_dict(top['sensor'])
-        self.bands = tuple(self.sensor[b] for b in top['bands'])
-        self.labelset = labels or (top['labelset'] and LabelSet.from_dict(top['labelset']))
-        self.shards = [Shard(folder/split/f'{i}.tar') for i in range(int((folder/split/'nshards.txt').read_text()))]
+        if split not in shard_splits(folder):
+            raise FileNotFoundError(f'{folder} has no split {split!r}; it has {", ".join(shard_splits(folder))}')
+        self.split = split
+        with _naming(folder / 'dataset.json'):
+            self._describe(folder, labels)
+        with _naming(folder / split / 'split.json'):
+            plan = _plan(folder / split)
+        with _naming(folder / split / 'nshards.txt'):
+            n_shards = _count(folder / split, plan)
+        self.shards = [Shard(folder / split / f'{i}.tar') for i in range(n_shards)]
         for shard in self.shards:
-            if shard.problem: warnings.warn(f'{shard.problem}; {len(shard)} scenes before it are read', UserWarning, stacklevel=2)
+            if shard.problem:
+                warnings.warn(f'{shard.problem}; {len(shard)} scenes before it are read', UserWarning, stacklevel=2)
+            elif shard.lost_index:
+                warnings.warn(f'{shard.lost_index}; the tar itself is read', UserWarning, stacklevel=2)
         self._ends = np.cumsum([len(s) for s in self.shards])
-        self._picture = next((e for e in (top['image'], 'webp', 'png', 'jpg', 'jpeg') if e in self.shards[0].at), None)
-        self._arrays, plan = top['arrays'], folder/split/'split.json'
-        self.shape = tuple(json.loads(plan.read_text())['shape']) if plan.exists() else self._first_shape()
-        labels = [s.labels for s in self.shards]
-        self.targets = None if labels[0] is None else check_targets(np.concatenate(labels), self.labelset, f'{folder/split}')
-        if self.targets is None: self.labelset = None
+        self._check_shards(plan)
+        self.shape = tuple(plan['shape']) if plan else self._first_shape()
+        self.targets = self._read_targets()
+        if self.targets is None:
+            self.labelset = None
         self._open, self._tables = {}, None
+
+    def _describe(self, folder, labels):
+        "what dataset.json says, or what is known of others' shards"
+        top = (
+            json.loads((folder / 'dataset.json').read_text())
+            if (folder / 'dataset.json').exists()
+            else _foreign(folder)
+        )
+        self.name, self.source, self.sensor = top['name'], top['source'], sensor_from_dict(top['sensor'])
+        self.bands = with_white([self.sensor[b] for b in top['bands']], top.get('white'))
+        self.labelset = labels or (top['labelset'] and LabelSet.from_dict(top['labelset']))
+        self._picture, self._arrays = top['image'], top['arrays']
+        for array in self._arrays:
+            array['ext'], array['dtype'] = str(array['ext']), np.dtype(array['dtype']).name
+            if not all(type(c) is int and 0 <= c < len(self.bands) for c in array['channels']):
+                raise ValueError('channels that are no bands')
+
+    def _check_shards(self, plan):
+        "every shard has what a scene of this data set needs, and all scenes are there"
+        need = [f"{array['ext']}.npy" for array in self._arrays]
+        for shard in self.shards:
+            if not len(shard):
+                raise ValueError(f'{shard.path}: no scene{f" ({shard.problem})" if shard.problem else ""}')
+            if missing := [ext for ext in need if ext not in shard.at]:
+                raise ValueError(f'{shard.path}: scenes have no .{missing[0]}; they have .{", .".join(shard.at)}')
+        pictures = (self._picture, 'webp', 'png', *PHOTOS)
+        self._picture = next((e for e in pictures if all(e in shard.at for shard in self.shards)), None)
+        if self._picture is None and not self._arrays:
+            raise ValueError(
+                f'{self.shards[0].path}: scenes have no picture; they have .{", .".join(self.shards[0].at)}'
+            )
+        cut = any(shard.problem for shard in self.shards)
+        if plan and not cut and len(self) != plan['scenes']:
+            raise ValueError(
+                f'{self.folder / self.split}: {len(self)} scenes in {len(self.shards)} shards, but split.json says {plan["scenes"]}; '
+                'write the shards again'
+            )
+
+    def _read_targets(self):
+        labels = [s.labels for s in self.shards]
+        if all(part is None for part in labels):
+            return None
+        names = list(self.labelset.classnames) if self.labelset else []
+        for i, (part, shard) in enumerate(zip(labels, self.shards)):
+            if part is None or part.ndim != labels[0].ndim:
+                raise ValueError(f'{shard.path}: its labels are not of the kind of the first shard')
+            if part.dtype.kind != 'U':
+                continue
+            lost = next((j for j, name in enumerate(part) if name not in names and not name.isdigit()), None)
+            if lost is not None:
+                raise ValueError(
+                    f'{shard.path}: member {shard.keys[lost]}.cls holds {str(part[lost])!r}; expected a class number, or a name of '
+                    f'classnames.txt ({", ".join(names[:4])}{", …" if len(names) > 4 else ""})'
+                )
+            labels[i] = np.array([names.index(name) if name in names else int(name) for name in part], np.int64)
+        return check_targets(np.concatenate(labels), self.labelset, f'{self.folder / self.split}')
+
     def _first_shape(self):
-        offset, size, _ = self.shards[0].at[self._picture][0]
-        with open(self.shards[0].path, 'rb') as file:
-            file.seek(offset)
-            return decode_picture(file.read(size)).shape
-    def __getstate__(self): return {**self.__dict__, '_open': {}}
+        shard = self.shards[0]
+        offset, size, crc = shard.place(self._picture, 0)
+        reader = ArrayReader(shard.path, (1,), 'uint8')
+        try:
+            return decode_picture(reader.raw(offset, size, crc)).shape
+        except ValueError as error:
+            raise ValueError(f'{shard.path}: member {shard.keys[0]}.{self._picture} cannot be read ({error})') from None
+        finally:
+            reader.close()
+
+    def __getstate__(self):
+        return {**self.__dict__, '_open': {}}
+
     @property
-    def ids(self): return [str(i) for s in self.shards for i in s.ids]
+    def ids(self):
+        return [str(i) for s in self.shards for i in s.ids]
+
     @property
-    def captions(self): return None if self.shards[0].captions is None else [str(c) for s in self.shards for c in s.captions]
-    def __len__(self): return int(self._ends[-1])
+    def captions(self):
+        return None if self.shards[0].captions is None else [str(c) for s in self.shards for c in s.captions]
+
+    def __len__(self):
+        return int(self._ends[-1])
+
     def place(self, i: int) -> tuple[int, int]:
         "shard and row of scene `i`"
         s = int(np.searchsorted(self._ends, i, side='right'))
@@ -90,84 +230,123 @@ class ShardScenes(SceneDataset):
     def _readers(self, s: int) -> list:
         "open readers of shard `s`, one an array (or one for pictures); the eight used last stay open"
         if s not in self._open:
-            while len(self._open) >= 8: self._open.pop(next(iter(self._open)), None)
+            while len(self._open) >= 8:
+                self._open.pop(next(iter(self._open)), None)
             shapes = [((len(a['channels']), *self.shape[1:]), a['dtype']) for a in self._arrays] or [((1,), 'uint8')]
             self._open[s] = [ArrayReader(self.shards[s].path, *shape) for shape in shapes]
         return self._open[s]
+
     def _rgb_tables(self):
         "for R, G, B: the channel and, for each of the 65,536 digital numbers, the 8 bits that `composite` gives"
         if self._tables is None:
             every = np.arange(65536, dtype=np.float32).reshape(1, 256, 256).repeat(len(self.bands), 0)
-            roles = [next(c for c, b in enumerate(self.bands) if b.answers_to(role)) for role in ('red', 'green', 'blue')]
+            roles = [
+                next(c for c, b in enumerate(self.bands) if b.answers_to(role)) for role in ('red', 'green', 'blue')
+            ]
             self._tables = list(zip(roles, composite(every, self.bands).reshape(3, -1)))
         return self._tables
-    def _by_table(self, array): return array['dtype'] == 'uint16' and any(self.bands[c].answers_to('red') for c in array['channels'])
+
+    def _by_table(self, array):
+        return array['dtype'] == 'uint16' and any(self.bands[c].answers_to('red') for c in array['channels'])
+
     def read(self, s: int, row: int, out: np.ndarray, rgb: np.ndarray | None = None, readers=None):
         "Scene `row` of shard `s` into `out` (C, H, W), its true colour into `rgb` (3, H, W) uint8."
         shard, readers = self.shards[s], readers or self._readers(s)
-        if not self._arrays: # pictures
-            offset, size, _ = shard.at[self._picture][row]
-            picture = decode_picture(readers[0].raw(offset, size))
-            if picture.shape != out.shape: raise ValueError(f'{shard.path}: {shard.keys[row]} has {picture.shape[1:]} pixels, the first has {out.shape[1:]}')
+        if not self._arrays:  # pictures
+            offset, size, crc = shard.place(self._picture, row)
+            picture = decode_picture(readers[0].raw(offset, size, crc))
+            shard.checked[self._picture][row] = True
+            if picture.shape != out.shape:
+                raise ValueError(
+                    f'{shard.path}: {shard.keys[row]} has {picture.shape[1:]} pixels, the first has {out.shape[1:]}'
+                )
             out[:] = picture
-            if rgb is not None: rgb[:] = picture
+            if rgb is not None:
+                rgb[:] = picture
             return
         for array, reader in zip(self._arrays, readers):
             channels = array['channels']
             together = channels == list(range(channels[0], channels[-1] + 1))
-            reader.into(shard.at[array['ext'] + '.npy'][row, 0], out[channels[0]:channels[-1] + 1] if together else (loose := np.empty((len(channels), *self.shape[1:]), out.dtype)))
-            if not together: out[channels] = loose
+            ext = array['ext'] + '.npy'
+            offset, _, crc = shard.place(ext, row)
+            into = (
+                out[channels[0] : channels[-1] + 1]
+                if together
+                else np.empty((len(channels), *self.shape[1:]), out.dtype)
+            )
+            reader.into(offset, into, crc)
+            shard.checked[ext][row] = True
+            if not together:
+                out[channels] = into
             if rgb is not None and self._by_table(array):
-                for c, (channel, table) in enumerate(self._rgb_tables()): np.take(table, reader._array[channels.index(channel)], out=rgb[c], mode='clip')
-    def __getitem__(self, i): return self.__getitems__([i])[0]
+                for c, (channel, table) in enumerate(self._rgb_tables()):
+                    np.take(table, reader._array[channels.index(channel)], out=rgb[c], mode='clip')
+
+    def __getitem__(self, i):
+        return self.__getitems__([i])[0]
+
     def __getitems__(self, indices):
         images = np.empty((len(indices), *self.shape), np.uint8 if not self._arrays else np.float32)
         samples = []
         for i, image in zip(indices, images):
             s, row = self.place(range(len(self))[i])
             shard = self.shards[s]
-            try: self.read(s, row, image)
-            except (ValueError, OSError) as error: raise ValueError(f'{shard.path}: scene {shard.keys[row]} cannot be read ({error})') from error
+            try:
+                self.read(s, row, image)
+            except (ValueError, OSError) as error:
+                raise ValueError(f'{shard.path}: scene {shard.keys[row]} cannot be read ({error})') from error
             sample = {'image': torch.from_numpy(image), 'id': str(shard.ids[row])}
             if self.targets is not None:
                 target = self.targets[i]
                 sample['label'] = int(target) if target.ndim == 0 else torch.as_tensor(target, dtype=torch.float32)
-            if shard.captions is not None: sample['caption'] = str(shard.captions[row])
+            if shard.captions is not None:
+                sample['caption'] = str(shard.captions[row])
             samples.append(sample)
         return samples
 
 # %% ../../../nbs/data/shards/reading.ipynb #390e7751
 def epoch_order(
-    sizes, # scenes of each shard
-    shuffle: bool, seed: int = 0, epoch: int = 0,
-    window: int = 4, # shards whose scenes are mixed
+    sizes,  # scenes of each shard
+    shuffle: bool,
+    seed: int = 0,
+    epoch: int = 0,
+    window: int = 4,  # shards whose scenes are mixed
 ) -> np.ndarray:
     "(N, 2) shard and row in the order of an epoch."
     place = lambda shards: np.concatenate([np.stack([np.full(sizes[s], s), np.arange(sizes[s])], 1) for s in shards])
-    if not shuffle: return place(range(len(sizes)))
+    if not shuffle:
+        return place(range(len(sizes)))
     rng = np.random.default_rng([seed, epoch])
     shards = rng.permutation(len(sizes))
-    return np.concatenate([rng.permutation(place(shards[a:a + window])) for a in range(0, len(shards), window)])
+    return np.concatenate([rng.permutation(place(shards[a : a + window])) for a in range(0, len(shards), window)])
+
 
 def node_stretch(n: int, rank: int, world_size: int, even: bool) -> range:
     "The part of `n` scenes that a node reads. `even`: all nodes the same number, up to `world_size` - 1 scenes left out."
-    if not 0 <= rank < world_size: raise ValueError(f'rank {rank} is not one of 0 to {world_size - 1}')
-    if even: return range(rank * (n // world_size), (rank + 1) * (n // world_size))
+    if not 0 <= rank < world_size:
+        raise ValueError(f'rank {rank} is not one of 0 to {world_size - 1}')
+    if even:
+        return range(rank * (n // world_size), (rank + 1) * (n // world_size))
     return range(rank * n // world_size, (rank + 1) * n // world_size)
 
 # %% ../../../nbs/data/shards/reading.ipynb #c63f9a60
 class BufferPool:
     "Arrays that are handed out again when no tensor or view of them is left."
+
     def __init__(self):
         self._arrays, self._lock = {}, threading.Lock()
         self._idle = self._references([np.empty(1)], 0)
+
     @staticmethod
-    def _references(arrays, k) -> int: return sys.getrefcount(arrays[k])
+    def _references(arrays, k) -> int:
+        return sys.getrefcount(arrays[k])
+
     def get(self, shape, dtype) -> np.ndarray:
         with self._lock:
             arrays = self._arrays.setdefault((tuple(shape), np.dtype(dtype)), [])
             for k in range(len(arrays)):
-                if self._references(arrays, k) == self._idle: return arrays[k]
+                if self._references(arrays, k) == self._idle:
+                    return arrays[k]
             arrays.append(np.empty(shape, dtype))
             return arrays[-1]
 
@@ -175,39 +354,80 @@ class BufferPool:
 @dataclass(frozen=True)
 class Broken:
     "A scene that could not be read."
+
     path: str
     key: str
     reason: str
-    def __str__(self): return f'{self.path}: scene {self.key} cannot be read ({self.reason})'
+
+    def __str__(self):
+        if self.key is None:
+            return f'{self.path}: {self.reason}'
+        return f'{self.path}: scene {self.key} cannot be read ({self.reason})'
+
 
 def _node() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized(): return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 
 # %% ../../../nbs/data/shards/reading.ipynb #38dc92dd
 class ShardReader(IterableDataset):
     "Batches of a split, as `mtmg.data.batches` gives them; `read_shards` explains the arguments."
-    def __init__(self, scenes: ShardScenes, batch_size, shuffle, seed, epoch, start, rank, world_size, num_workers, rgb, on_error, window, drop_last):
-        if on_error not in ('raise', 'skip'): raise ValueError(f"on_error={on_error!r} is not one of 'raise', 'skip'")
-        if batch_size < 1: raise ValueError(f'batch_size={batch_size}; give 1 or more')
+
+    def __init__(
+        self,
+        scenes: ShardScenes,
+        batch_size,
+        shuffle,
+        seed,
+        epoch,
+        start,
+        rank,
+        world_size,
+        num_workers,
+        rgb,
+        on_error,
+        window,
+        drop_last,
+    ):
+        if on_error not in ('raise', 'skip'):
+            raise ValueError(f"on_error={on_error!r} is not one of 'raise', 'skip'")
+        if batch_size < 1:
+            raise ValueError(f'batch_size={batch_size}; give 1 or more')
         if rgb and not (scenes._picture if not scenes._arrays else any(b.answers_to('red') for b in scenes.bands)):
             raise ValueError(f'{scenes.name} has no red, green and blue bands to compose rgb from')
-        self.scenes, self.batch_size, self.shuffle, self.seed, self.epoch, self.start = scenes, batch_size, shuffle, seed, epoch, start
+        self.scenes, self.batch_size, self.shuffle, self.seed, self.epoch, self.start = (
+            scenes,
+            batch_size,
+            shuffle,
+            seed,
+            epoch,
+            start,
+        )
         self.num_workers, self.rgb, self.on_error, self.window = num_workers, rgb, on_error, window
         here = _node()
         self.rank, self.world_size = here[0] if rank is None else rank, here[1] if world_size is None else world_size
         self.stretch = node_stretch(len(scenes), self.rank, self.world_size, even=shuffle)
         self.n_batches = len(self.stretch) // batch_size if drop_last else -(-len(self.stretch) // batch_size)
         self.broken, self._pool, self._local = [], BufferPool(), threading.local()
-        if not 0 <= start <= self.n_batches: raise ValueError(f'start={start} is not one of 0 to {self.n_batches}, the batches of an epoch')
-    def __getstate__(self): return {**self.__dict__, '_pool': None, '_local': None}
-    def __setstate__(self, state): self.__dict__.update(state, _pool=BufferPool(), _local=threading.local())
-    def __len__(self): return self.n_batches
+        if not 0 <= start <= self.n_batches:
+            raise ValueError(f'start={start} is not one of 0 to {self.n_batches}, the batches of an epoch')
+
+    def __getstate__(self):
+        return {**self.__dict__, '_pool': None, '_local': None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _pool=BufferPool(), _local=threading.local())
+
+    def __len__(self):
+        return self.n_batches
 
     def state_dict(self) -> dict:
         "Where the next batch comes from: plain numbers."
         return dict(epoch=self.epoch, start=self.start, seed=self.seed)
-    def load_state_dict(self, state: dict): self.epoch, self.start, self.seed = state['epoch'], state['start'], state['seed']
+
+    def load_state_dict(self, state: dict):
+        self.epoch, self.start, self.seed = state['epoch'], state['start'], state['seed']
 
     def _readers(self, s):
         "this thread's own open files of shard `s`"
@@ -215,6 +435,7 @@ class ShardReader(IterableDataset):
             self._local.scenes = object.__new__(ShardScenes)
             self._local.scenes.__dict__.update(self.scenes.__dict__, _open={})
         return self._local.scenes._readers(s)
+
     def _read(self, places: np.ndarray) -> dict:
         "one batch"
         scenes, n = self.scenes, 0
@@ -223,10 +444,12 @@ class ShardReader(IterableDataset):
         rgb = self._pool.get((self.batch_size, 3, *scenes.shape[1:]), np.uint8) if self.rgb else None
         kept = []
         for s, row in places:
-            try: scenes.read(s, row, image[n], None if rgb is None else rgb[n], self._readers(s))
+            try:
+                scenes.read(s, row, image[n], None if rgb is None else rgb[n], self._readers(s))
             except (ValueError, OSError) as error:
                 broken = Broken(str(scenes.shards[s].path), scenes.shards[s].keys[row], str(error))
-                if self.on_error == 'raise': raise ValueError(str(broken)) from error
+                if self.on_error == 'raise':
+                    raise ValueError(str(broken)) from error
                 self.broken.append(broken)
                 warnings.warn(f'{broken}; skipped', UserWarning, stacklevel=2)
             else:
@@ -234,29 +457,44 @@ class ShardReader(IterableDataset):
                 n += 1
         index = np.array([row + (scenes._ends[s - 1] if s else 0) for s, row in kept], dtype=np.int64)
         captioned = scenes.shards[0].captions is not None
-        batch = {'image': torch.from_numpy(image[:n]), 'label': None, 'id': [str(scenes.shards[s].ids[r]) for s, r in kept],
-                 'caption': [str(scenes.shards[s].captions[r]) for s, r in kept] if captioned else None, 'index': torch.from_numpy(index)}
+        batch = {
+            'image': torch.from_numpy(image[:n]),
+            'label': None,
+            'id': [str(scenes.shards[s].ids[r]) for s, r in kept],
+            'caption': [str(scenes.shards[s].captions[r]) for s, r in kept] if captioned else None,
+            'index': torch.from_numpy(index),
+        }
         if scenes.targets is not None:
             label = scenes.targets[index]
             batch['label'] = torch.from_numpy(label if label.ndim == 1 else label.astype(np.float32))
         if rgb is not None:
-            if scenes._arrays and not any(map(scenes._by_table, scenes._arrays)): rgb[:n] = composite(image[:n], scenes.bands) # sensors of one's own
+            if scenes._arrays and not any(map(scenes._by_table, scenes._arrays)):
+                rgb[:n] = composite(image[:n], scenes.bands)  # sensors of one's own
             batch['rgb'] = torch.from_numpy(rgb[:n])
         return batch
 
     def __iter__(self):
-        places = epoch_order([len(s) for s in self.scenes.shards], self.shuffle, self.seed, self.epoch, self.window)[self.stretch.start:self.stretch.stop]
+        places = epoch_order([len(s) for s in self.scenes.shards], self.shuffle, self.seed, self.epoch, self.window)[
+            self.stretch.start : self.stretch.stop
+        ]
         worker = get_worker_info()
         mine = range(self.start, self.n_batches)
-        if worker is not None: mine = mine[worker.id::worker.num_workers]
-        todo = (places[b * self.batch_size:(b + 1) * self.batch_size] for b in mine)
+        if worker is not None:
+            mine = mine[worker.id :: worker.num_workers]
+        todo = (places[b * self.batch_size : (b + 1) * self.batch_size] for b in mine)
         batches = map(self._read, todo) if not self.num_workers or worker is not None else self._ahead(todo)
         for b, batch in zip(mine, batches):
             self.start = b + 1
             yield batch
-            del batch # let go of it before the next is filled, so that its memory can be used
+            del batch  # let go of it before the next is filled, so that its memory can be used
         self.epoch, self.start = self.epoch + 1, 0
-        if self.broken: warnings.warn(f'{len(self.broken)} broken scenes of {self.scenes.name} ({self.scenes.split}) were skipped so far; see .broken', UserWarning, stacklevel=2)
+        if self.broken:
+            warnings.warn(
+                f'{len(self.broken)} broken scenes of {self.scenes.name} ({self.scenes.split}) were skipped so far; see .broken',
+                UserWarning,
+                stacklevel=2,
+            )
+
     def _ahead(self, todo):
         "the same batches in the same order, filled by threads while the caller computes"
         with ThreadPoolExecutor(self.num_workers) as pool:
@@ -264,44 +502,113 @@ class ShardReader(IterableDataset):
             try:
                 for places in todo:
                     waiting.append(pool.submit(self._read, places))
-                    if len(waiting) > self.num_workers: yield waiting.popleft().result()
-                while waiting: yield waiting.popleft().result()
+                    if len(waiting) > self.num_workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
             finally:
-                for future in waiting: future.cancel()
+                for future in waiting:
+                    future.cancel()
 
 # %% ../../../nbs/data/shards/reading.ipynb #dc6ac285
 def read_shards(
-    folder, # written by `write_shards`
+    folder,  # written by `write_shards`
     split: str,
     batch_size: int = 256,
-    shuffle: bool = False, # another order in each epoch, the same for the same seed
+    shuffle: bool = False,  # another order in each epoch, the same for the same seed
     seed: int = 0,
-    epoch: int = 0, # the epoch to begin with
-    start: int = 0, # the batch to begin with
-    rank: int | None = None, # this node; None: as torch.distributed or the environment says
-    world_size: int | None = None, # all nodes; when shuffled each gets the same number of scenes
-    num_workers: int = 0, # threads that read ahead
-    rgb: bool = False, # give the true colour of the scenes too: 'rgb' (N, 3, H, W) uint8, composed from the bands
-    on_error: str = 'raise', # or 'skip': warn of a broken scene, leave it out, keep it in `.broken`
-    window: int = 4, # shards whose scenes are shuffled together
-    drop_last: bool = False, # leave a last batch that is not full out
-    labels: LabelSet | None = None, # another label set of the same classes
+    epoch: int = 0,  # the epoch to begin with
+    start: int = 0,  # the batch to begin with
+    rank: int | None = None,  # this node; None: as torch.distributed or the environment says
+    world_size: int | None = None,  # all nodes; when shuffled each gets the same number of scenes
+    num_workers: int = 0,  # threads that read ahead
+    rgb: bool = False,  # give the true colour of the scenes too: 'rgb' (N, 3, H, W) uint8, composed from the bands
+    on_error: str = 'raise',  # or 'skip': warn of a broken scene, leave it out, keep it in `.broken`
+    window: int = 4,  # shards whose scenes are shuffled together
+    drop_last: bool = False,  # leave a last batch that is not full out
+    labels: LabelSet | None = None,  # another label set of the same classes
 ) -> ShardReader:
     "A stream of batches, one epoch an iteration; `len` is exact, `.state_dict()` and `.load_state_dict()` resume it."
-    return ShardReader(ShardScenes(folder, split, labels), batch_size, shuffle, seed, epoch, start, rank, world_size, num_workers, rgb, on_error, window, drop_last)
+    return ShardReader(
+        ShardScenes(folder, split, labels),
+        batch_size,
+        shuffle,
+        seed,
+        epoch,
+        start,
+        rank,
+        world_size,
+        num_workers,
+        rgb,
+        on_error,
+        window,
+        drop_last,
+    )
 
 # %% ../../../nbs/data/shards/reading.ipynb #67bfe20a
-def verify_shards(folder, split: str, progress: bool = True) -> list[Broken]:
-    "Every member of every scene against its check sum."
+def verify_shards(
+    folder,  # written by `write_shards`
+    split: str,
+    progress: bool = True,
+) -> list[Broken]:  # empty where all is as it was written
+    "Every tar, index and member of a split against its checksum. Damage is reported and never raised."
     from tqdm.auto import tqdm
-    scenes, broken = ShardScenes(folder, split), []
-    for shard in tqdm(scenes.shards, desc=f'verify {split}', disable=not progress, leave=False):
-        with open(shard.path, 'rb') as file:
-            for row, key in enumerate(shard.keys):
-                for ext, at in shard.at.items():
-                    offset, size, crc = map(int, at[row])
-                    file.seek(offset)
-                    data = file.read(size)
-                    if len(data) < size: broken.append(Broken(str(shard.path), key, f'.{ext} is cut short'))
-                    elif crc != -1 and zlib.crc32(data) != crc: broken.append(Broken(str(shard.path), key, f'.{ext} has changed since it was written'))
+
+    part, broken = Path(folder) / split, []
+    if split not in shard_splits(folder):
+        raise FileNotFoundError(f'{folder} has no split {split!r}; it has {", ".join(shard_splits(folder))}')
+    try:
+        paths = [part / f'{i}.tar' for i in range(_count(part, _plan(part)))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        broken.append(Broken(str(part / 'nshards.txt'), None, f'it does not fit split.json ({error})'))
+        paths = sorted(part.glob('*.tar'))
+    for path in tqdm(paths, desc=f'verify {split}', disable=not progress, leave=False):
+        broken += _verify(path)
+    try:
+        ShardScenes(folder, split)  # whether the descriptions fit the shards
+    except (ValueError, OSError) as error:
+        if not broken:
+            broken.append(Broken(str(part), None, str(error)))
+    return broken
+
+
+def _verify(path: Path) -> list[Broken]:
+    "one shard"
+    if not path.exists():
+        return [Broken(str(path), None, 'it is missing; write the shards again')]
+    members, problem = list_tar(path)
+    broken = [] if problem is None else [Broken(str(path), None, problem.removeprefix(f'{path}: '))]
+    try:
+        shard = Shard(path)
+    except (ValueError, OSError) as error:
+        return broken + [Broken(str(path), None, str(error).removeprefix(f'{path}: '))]
+    if shard.lost_index:
+        broken.append(
+            Broken(str(path.with_suffix('.npz')), None, 'it is damaged or of another tar; write the shards again')
+        )
+    listed = {(name.rpartition('/')[2], offset, size) for name, offset, size in members}
+    reader = ArrayReader(path, (1,), 'uint8')
+    for row, key in enumerate(shard.keys):
+        for ext, at in shard.at.items():
+            offset, size, crc = map(int, at[row])
+            try:
+                reader.raw(offset, size, None if crc == -1 else crc)
+            except ValueError:
+                broken.append(
+                    Broken(
+                        str(path),
+                        key,
+                        f'.{ext} is cut short'
+                        if offset + size > path.stat().st_size
+                        else f'.{ext} has changed since it was written',
+                    )
+                )
+            if (
+                problem is None
+                and not shard.lost_index
+                and (f'{key}.{ext}', offset, size) not in listed
+                and path.with_suffix('.npz').exists()
+            ):
+                broken.append(Broken(str(path), key, f'.{ext} has another name or place in the tar than in the index'))
+    reader.close()
     return broken

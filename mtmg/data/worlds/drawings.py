@@ -18,7 +18,7 @@ from ..scenes import SceneDataset
 from ...labels.labelsets import labelset
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #404cf7b0
-def _star(u, v, notch=.45):
+def _star(u, v, notch=0.45):
     "five tips at radius 1, notches at radius `notch`: folded to the edge from a tip (1, 0) to the notch beside it"
     tenth = np.pi / 5
     angle = np.abs((np.arctan2(u, -v) + tenth) % (2 * tenth) - tenth)
@@ -26,24 +26,30 @@ def _star(u, v, notch=.45):
     radius = np.hypot(u, v)
     return (edge_y * (1 - radius * np.cos(angle)) + edge_x * radius * np.sin(angle)) / np.hypot(edge_x, edge_y)
 
+
 SHAPES = {
     'circle': lambda u, v: 1 - np.hypot(u, v),
-    'square': lambda u, v: .82 - np.maximum(np.abs(u), np.abs(v)),
-    'triangle': lambda u, v: .5 - np.maximum(np.abs(u) * .75 ** .5 - v * .5, v),
+    'square': lambda u, v: 0.82 - np.maximum(np.abs(u), np.abs(v)),
+    'triangle': lambda u, v: 0.5 - np.maximum(np.abs(u) * 0.75**0.5 - v * 0.5, v),
     'star': _star,
-    'cross': lambda u, v: np.maximum(np.minimum(1 - np.abs(u), .3 - np.abs(v)), np.minimum(.3 - np.abs(u), 1 - np.abs(v))),
-    'ring': lambda u, v: np.minimum(1 - np.hypot(u, v), np.hypot(u, v) - .62),
-    'diamond': lambda u, v: (1 - np.abs(u) / .62 - np.abs(v)) / np.hypot(1 / .62, 1),
-    'crescent': lambda u, v: np.minimum(1 - np.hypot(u, v), np.hypot(u - .5, v) - .8),
+    'cross': lambda u, v: np.maximum(
+        np.minimum(1 - np.abs(u), 0.3 - np.abs(v)), np.minimum(0.3 - np.abs(u), 1 - np.abs(v))
+    ),
+    'ring': lambda u, v: np.minimum(1 - np.hypot(u, v), np.hypot(u, v) - 0.62),
+    'diamond': lambda u, v: (1 - np.abs(u) / 0.62 - np.abs(v)) / np.hypot(1 / 0.62, 1),
+    'crescent': lambda u, v: np.minimum(1 - np.hypot(u, v), np.hypot(u - 0.5, v) - 0.8),
 }
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #121ab556
-SIZE = 64 # pixels, the image size of TinyCLIP
-_ROW, _COLUMN = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2 # pixels below and right of the centre
+SIZE = 64  # pixels, the image size of TinyCLIP
+_ROW, _COLUMN = np.mgrid[:SIZE, :SIZE].astype(np.float32) - (SIZE - 1) / 2  # pixels below and right of the centre
 
-def _column(values): return np.asarray(values, np.float32)[:, None, None] # (N,) -> (N, 1, 1)
 
-def _turned(angle, x=0., y=0.):
+def _column(values):
+    return np.asarray(values, np.float32)[:, None, None]  # (N,) -> (N, 1, 1)
+
+
+def _turned(angle, x=0.0, y=0.0):
     "pixel coordinates (N, H, W) seen from (x, y) after a turn by `angle`"
     angle, x, y = (_column(np.broadcast_to(value, np.shape(angle))) for value in (angle, x, y))
     dx, dy, cos, sin = _COLUMN - x, _ROW - y, np.cos(angle), np.sin(angle)
@@ -51,29 +57,42 @@ def _turned(angle, x=0., y=0.):
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #9f7e1d1c
 def shape_masks(
-    shape, # (N,) index into `SHAPES`
-    radius, # (N,) pixels
-    angle, # (N,) radians, clockwise
-    x, # (N,) pixels right of the image centre
-    y, # (N,) pixels below the image centre
-) -> np.ndarray: # (N, 64, 64) float32, the covered part of each pixel
+    shape,  # (N,) index into `SHAPES`
+    radius,  # (N,) pixels
+    angle,  # (N,) radians, clockwise
+    x,  # (N,) pixels right of the image centre
+    y,  # (N,) pixels below the image centre
+) -> np.ndarray:  # (N, 64, 64) float32, the covered part of each pixel
     "Shapes as soft masks."
     u, v = _turned(angle, x, y)
     masks = np.empty((len(u), SIZE, SIZE), np.float32)
     for k, distance in enumerate(SHAPES.values()):
         i = np.flatnonzero(np.asarray(shape) == k)
         r = _column(np.asarray(radius)[i])
-        masks[i] = np.clip(distance(u[i] / r, v[i] / r) * r + .5, 0, 1)
+        masks[i] = np.clip(distance(u[i] / r, v[i] / r) * r + 0.5, 0, 1)
     return masks
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #87dbd838
 COLOURS = dict(
-    red=(.85, .12, .10), green=(.15, .70, .20), blue=(.12, .25, .85), yellow=(.95, .85, .10), orange=(.95, .50, .08),
-    purple=(.55, .15, .70), pink=(.97, .55, .70), white=(.96, .96, .96), # the eight that shapes may have
-    black=(.05, .05, .05), brown=(.45, .27, .12), gray=(.50, .50, .50))
-_RGB = np.array(list(COLOURS.values()), np.float32) # (11, 3)
+    red=(0.85, 0.12, 0.10),
+    green=(0.15, 0.70, 0.20),
+    blue=(0.12, 0.25, 0.85),
+    yellow=(0.95, 0.85, 0.10),
+    orange=(0.95, 0.50, 0.08),
+    purple=(0.55, 0.15, 0.70),
+    pink=(0.97, 0.55, 0.70),
+    white=(0.96, 0.96, 0.96),  # the eight that shapes may have
+    black=(0.05, 0.05, 0.05),
+    brown=(0.45, 0.27, 0.12),
+    gray=(0.50, 0.50, 0.50),
+)
+_RGB = np.array(list(COLOURS.values()), np.float32)  # (11, 3)
 
-def _bytes(image): return (np.clip(image, 0, 1) * 255 + .5).astype(np.uint8)
+
+def _bytes(image):
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
 def _mix(mask, ink, ground):
     "colours (N, 3) or images (N, 3, H, W) through a mask (N, H, W)"
     ink, ground = (c[..., None, None] if c.ndim == 2 else c for c in (ink, ground))
@@ -82,69 +101,92 @@ def _mix(mask, ink, ground):
 # %% ../../../nbs/data/worlds/drawings.ipynb #864dfbfc
 _DRAWS = 13
 
+
 def _shape_labels(u):
     "shape and colour (index among the first eight of `COLOURS`) of scenes u (N, 13), and the ground's colour, another one"
     shape, colour = (u[:, 0] * 8).astype(int), (u[:, 1] * 8).astype(int)
     return shape, colour, (colour + 1 + (u[:, 2] * (len(COLOURS) - 1)).astype(int)) % len(COLOURS)
 
+
 def draw_shapes(
-    u: np.ndarray, # (N, 13) in [0, 1): what is drawn
-    grain: np.ndarray, # (N, 64, 64) standard normal
-) -> np.ndarray: # (N, 3, 64, 64) uint8
+    u: np.ndarray,  # (N, 13) in [0, 1): what is drawn
+    grain: np.ndarray,  # (N, 64, 64) standard normal
+) -> np.ndarray:  # (N, 3, 64, 64) uint8
     "Coloured shapes on coloured grounds."
     shape, colour, ground = _shape_labels(u)
-    mask = shape_masks(shape, 12 + 12 * u[:, 3], .6 * u[:, 4] - .3, 16 * u[:, 5] - 8, 16 * u[:, 6] - 8)
-    off = (.2 * u[:, 7:] - .1).astype(np.float32)
+    mask = shape_masks(shape, 12 + 12 * u[:, 3], 0.6 * u[:, 4] - 0.3, 16 * u[:, 5] - 8, 16 * u[:, 6] - 8)
+    off = (0.2 * u[:, 7:] - 0.1).astype(np.float32)
     image = _mix(mask, _RGB[colour] + off[:, :3], _RGB[ground] + off[:, 3:])
-    return _bytes(np.clip(image, 0, 1) + .03 * grain[:, None])
+    return _bytes(np.clip(image, 0, 1) + 0.03 * grain[:, None])
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #1a11a025
 SPLITS = ('train', 'val', 'test')
+
 
 def _generator(what, *seed):
     "a stream for each purpose: NumPy pads short seeds with zeros, so that the bare [0, 1] and [0, 1, 0] would be one stream"
     return np.random.default_rng([zlib.crc32(what.encode()), *seed])
 
+
 def _check_split(split):
-    if split not in SPLITS: raise ValueError(f'split {split!r} is not one of {", ".join(SPLITS)}')
+    if split not in SPLITS:
+        raise ValueError(f'split {split!r} is not one of {", ".join(SPLITS)}')
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #fa1f65dc
 class Shapes(SceneDataset):
     "Procedural coloured shapes, 64 classes: images (3, 64, 64) uint8, drawn when they are read."
+
     def __init__(
         self,
-        split: str, # 'train', 'val' or 'test'
-        n: int = None, # number of scenes; None: 4,000 to train, 1,000 else
-        seed: int = 0, # another seed, other scenes
+        split: str,  # 'train', 'val' or 'test'
+        n: int = None,  # number of scenes; None: 4,000 to train, 1,000 else
+        seed: int = 0,  # another seed, other scenes
     ):
         _check_split(split)
         n = n if n is not None else 4000 if split == 'train' else 1000
-        if n < 1: raise ValueError(f'{n} scenes of shapes; give n >= 1')
+        if n < 1:
+            raise ValueError(f'{n} scenes of shapes; give n >= 1')
         self.name = self.source = 'shapes'
         self.sensor, self.bands, self.labelset, self.split, self.seed = RGB, RGB.bands, labelset('shapes'), split, seed
         self._u = np.stack([self._stream(i).random(_DRAWS) for i in range(n)])
         shape, colour, ground = _shape_labels(self._u)
         self._targets = shape * 8 + colour
         names = list(COLOURS)
-        self.captions = [f'a {self.labelset.classnames[t]} on a {names[g]} background'
-                         for t, g in zip(self._targets, ground)]
-    def _stream(self, i): return _generator('shapes', self.seed, SPLITS.index(self.split), i)
+        self.captions = [
+            f'a {self.labelset.classnames[t]} on a {names[g]} background' for t, g in zip(self._targets, ground)
+        ]
+
+    def _stream(self, i):
+        return _generator('shapes', self.seed, SPLITS.index(self.split), i)
+
     @property
-    def targets(self): return self._targets
+    def targets(self):
+        return self._targets
+
     @property
-    def ids(self): return [self._id(i) for i in range(len(self))]
-    def _id(self, i): return f'shapes/{self.split}/{self.seed}/{i}'
-    def __len__(self): return len(self._u)
-    def __getitem__(self, i): return self.__getitems__([range(len(self))[i]])[0]
+    def ids(self):
+        return [self._id(i) for i in range(len(self))]
+
+    def _id(self, i):
+        return f'shapes/{self.split}/{self.seed}/{i}'
+
+    def __len__(self):
+        return len(self._u)
+
+    def __getitem__(self, i):
+        return self.__getitems__([range(len(self))[i]])[0]
+
     def __getitems__(self, indices):
         grain = np.empty((len(indices), SIZE, SIZE), np.float32)
         for row, i in zip(grain, indices):
             stream = self._stream(i)
-            stream.random(_DRAWS) # the numbers that `_u` holds already
+            stream.random(_DRAWS)  # the numbers that `_u` holds already
             stream.standard_normal(out=row, dtype=np.float32)
         images = torch.from_numpy(draw_shapes(self._u[indices], grain))
-        return [dict(image=image, label=int(self._targets[i]), id=self._id(i), caption=self.captions[i])
-                for image, i in zip(images, indices)]
+        return [
+            dict(image=image, label=int(self._targets[i]), id=self._id(i), caption=self.captions[i])
+            for image, i in zip(images, indices)
+        ]
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #cc7ea5db
 def _noise(rng, n, scales):
@@ -153,31 +195,43 @@ def _noise(rng, n, scales):
     for s in scales:
         cells = rng.standard_normal((n, SIZE // s, SIZE // s), dtype=np.float32)
         total = total + cells.repeat(s, 1).repeat(s, 2)
-    return total / len(scales) ** .5
+    return total / len(scales) ** 0.5
 
-def _soft(x): return 1 / (1 + np.exp(-x))
-def _edge(distance): return np.clip(distance + .5, 0, 1) # a border softened over one pixel
-def _wave(v, height, length, scale): return height * np.sin(v / length + scale(0, 2 * np.pi))
+
+def _soft(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def _edge(distance):
+    return np.clip(distance + 0.5, 0, 1)  # a border softened over one pixel
+
+
+def _wave(v, height, length, scale):
+    return height * np.sin(v / length + scale(0, 2 * np.pi))
+
 
 def _blocks(rng, u, v, period):
-    f, g = (np.abs((c / period + .3) % 1 - .5) * period for c in (u, v))
-    return _edge(period * _column(rng.uniform(.25, .4, len(u))) - np.maximum(f, g))
+    f, g = (np.abs((c / period + 0.3) % 1 - 0.5) * period for c in (u, v))
+    return _edge(period * _column(rng.uniform(0.25, 0.4, len(u))) - np.maximum(f, g))
+
 
 def _patches(rng, u, v, parts=6):
     "parts around random centres, in city-block distance, each of one depth"
     centre = rng.uniform(-32, 32, (2, len(u), parts, 1, 1)).astype(np.float32)
-    nearest = (np.abs(u[:, None] - centre[0]) + np.abs(v[:, None] - centre[1])).argmin(1) # (N, 64, 64)
+    nearest = (np.abs(u[:, None] - centre[0]) + np.abs(v[:, None] - centre[1])).argmin(1)  # (N, 64, 64)
     depth = rng.random((len(u), parts), dtype=np.float32)
     return depth[np.arange(len(u))[:, None, None], nearest]
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #9986d469
-PATTERNS = { # (rng, u, v, scale) -> (N, 64, 64); u, v: turned pixel coordinates; scale(a, b): one number a scene, from a to b
-    'smooth': lambda rng, u, v, scale: .5 * _soft(u / 20 + .3 * _noise(rng, len(u), [16])),
-    'rough': lambda rng, u, v, scale: _soft(scale(1, 3) * (_noise(rng, len(u), [1, 2, 4, 8]) + scale(-.6, .6))),
-    'dense': lambda rng, u, v, scale: _soft(6 * (_noise(rng, len(u), [2, 4]) + scale(.6, 1))),
-    'sparse': lambda rng, u, v, scale: _soft(6 * (_noise(rng, len(u), [2, 4]) - scale(.8, 1.2))),
+PATTERNS = {  # (rng, u, v, scale) -> (N, 64, 64); u, v: turned pixel coordinates; scale(a, b): one number a scene, from a to b
+    'smooth': lambda rng, u, v, scale: 0.5 * _soft(u / 20 + 0.3 * _noise(rng, len(u), [16])),
+    'rough': lambda rng, u, v, scale: _soft(scale(1, 3) * (_noise(rng, len(u), [1, 2, 4, 8]) + scale(-0.6, 0.6))),
+    'dense': lambda rng, u, v, scale: _soft(6 * (_noise(rng, len(u), [2, 4]) + scale(0.6, 1))),
+    'sparse': lambda rng, u, v, scale: _soft(6 * (_noise(rng, len(u), [2, 4]) - scale(0.8, 1.2))),
     'line': lambda rng, u, v, scale: _edge(scale(2, 5) - np.abs(u - scale(-12, 12))),
-    'curve': lambda rng, u, v, scale: _edge(scale(2.5, 8) - np.abs(u - scale(-10, 10) - _wave(v, scale(4, 9), scale(7, 12), scale))),
+    'curve': lambda rng, u, v, scale: _edge(
+        scale(2.5, 8) - np.abs(u - scale(-10, 10) - _wave(v, scale(4, 9), scale(7, 12), scale))
+    ),
     'small': lambda rng, u, v, scale: _blocks(rng, u, v, scale(6, 11)),
     'large': lambda rng, u, v, scale: _blocks(rng, u, v, scale(16, 30)),
     'patches': lambda rng, u, v, scale: _patches(rng, u, v),
@@ -185,15 +239,17 @@ PATTERNS = { # (rng, u, v, scale) -> (N, 64, 64); u, v: turned pixel coordinates
     'side': lambda rng, u, v, scale: _edge(u - scale(-8, 8) - _wave(v, scale(1, 6), scale(5, 12), scale)),
 }
 
+
 def draw_patterns(
-    patterns: list, # N names of `PATTERNS`
+    patterns: list,  # N names of `PATTERNS`
     rng: np.random.Generator,
-) -> np.ndarray: # (N, 64, 64) float32 in 0..1
+) -> np.ndarray:  # (N, 64, 64) float32 in 0..1
     "Patterns in any direction, as soft masks."
     patterns, masks = np.asarray(patterns), np.empty((len(patterns), SIZE, SIZE), np.float32)
     for name, draw in PATTERNS.items():
         i = np.flatnonzero(patterns == name)
-        if len(i) == 0: continue
+        if len(i) == 0:
+            continue
         scale = lambda low, high: _column(rng.uniform(low, high, len(i)))
         masks[i] = draw(rng, *_turned(rng.uniform(0, 2 * np.pi, len(i))), scale)
     return masks
@@ -201,148 +257,301 @@ def draw_patterns(
 # %% ../../../nbs/data/worlds/drawings.ipynb #80b8e3ad
 class Land(NamedTuple):
     "A kind of land, as a cartoon."
+
     pattern: str
-    inks: tuple # RGB
-    grounds: tuple # RGB
+    inks: tuple  # RGB
+    grounds: tuple  # RGB
     names: tuple
 
-_GREENS, _PLAINS = ((.30, .75, .25), (.40, .80, .30)), ((.20, .60, .20), (.50, .50, .20), (.60, .45, .25))
+
+_GREENS, _PLAINS = (
+    ((0.30, 0.75, 0.25), (0.40, 0.80, 0.30)),
+    ((0.20, 0.60, 0.20), (0.50, 0.50, 0.20), (0.60, 0.45, 0.25)),
+)
 LANDS = {
-    'forest': Land('rough', ((.05, .35, .10), (.10, .45, .15)), ((.02, .20, .05),),
-                   ('forest', 'trees', 'woods', 'woodland', 'dense forest', 'forest trees')),
-    'broad-leaved': Land('rough', ((.15, .50, .12), (.22, .55, .15)), ((.06, .30, .06),),
-                         ('broad-leaved forest', 'broad leaved forest', 'broadleaf forest', 'broadleaf trees')),
-    'conifer': Land('rough', ((.03, .28, .16), (.05, .32, .22)), ((.01, .14, .10),),
-                    ('coniferous forest', 'conifer forest', 'conifer trees', 'coniferous woodland')),
-    'water': Land('smooth', ((.10, .30, .80), (.15, .50, .80), (.10, .25, .50)), ((.10, .30, .70), (.06, .15, .40)),
-                  ('sea or lake', 'lake or sea', 'sea', 'lake', 'water', 'open water', 'inland water')),
-    'turbid water': Land('smooth', ((.35, .45, .45), (.40, .45, .30)), ((.30, .38, .35),), ('turbid water', 'turbid lake')),
-    'clear water': Land('smooth', ((.03, .12, .35), (.05, .15, .45)), ((.02, .08, .25),), ('clear water', 'clear lake', 'clear sea')),
-    'residential': Land('small', ((.85, .30, .15), (.70, .35, .20), (.90, .50, .30)), ((.20, .55, .20), (.50, .50, .50)),
-                        ('residential buildings', 'houses', 'homes', 'apartments', 'town', 'urban fabric', 'residential area',
-                         'residential buildings or homes or apartments', 'built-up area', 'small roofs')),
-    'industrial': Land('large', ((.90, .90, .90), (.70, .70, .75), (.50, .60, .70)), ((.45, .45, .45), (.55, .50, .45)),
-                       ('industrial buildings', 'factory', 'industrial units', 'industrial area', 'commercial buildings',
-                        'industrial buildings or commercial buildings', 'built up area', 'large roofs')),
-    'pasture': Land('smooth', _GREENS, ((.25, .65, .20),),
-                    ('pasture', 'pasture land', 'pastures', 'grass', 'meadow', 'green grass', 'grassland', 'green pasture')),
-    'shrubs': Land('rough', ((.50, .60, .20), (.60, .55, .25)), ((.30, .45, .15),),
-                   ('herbaceous vegetation', 'shrubs', 'shrubland', 'brushland', 'brushland or shrubland', 'vegetation',
-                    'shrubs and grassland', 'sparse vegetation', 'herbaceous vegetation land')),
-    'annual crop': Land('patches', ((.90, .80, .30), (.30, .70, .20), (.65, .45, .25)), ((.80, .70, .30), (.50, .70, .20)),
-                        ('annual crop land', 'annual crop', 'annual crops', 'arable land', 'farmland', 'cropland', 'fields',
-                         'crop fields', 'arable field')),
-    'permanent crop': Land('stripes', ((.10, .50, .15), (.15, .40, .10)), ((.60, .45, .25), (.75, .60, .35)),
-                           ('permanent crop land', 'permanent crop', 'permanent crops', 'orchard', 'vineyard', 'rows of crops')),
-    'bare soil': Land('smooth', ((.65, .48, .30), (.75, .60, .42)), ((.50, .36, .22),),
-                      ('bare soil', 'bare land', 'dry land', 'dry bare soil')),
+    'forest': Land(
+        'rough',
+        ((0.05, 0.35, 0.10), (0.10, 0.45, 0.15)),
+        ((0.02, 0.20, 0.05),),
+        ('forest', 'trees', 'woods', 'woodland', 'dense forest', 'forest trees'),
+    ),
+    'broad-leaved': Land(
+        'rough',
+        ((0.15, 0.50, 0.12), (0.22, 0.55, 0.15)),
+        ((0.06, 0.30, 0.06),),
+        ('broad-leaved forest', 'broad leaved forest', 'broadleaf forest', 'broadleaf trees'),
+    ),
+    'conifer': Land(
+        'rough',
+        ((0.03, 0.28, 0.16), (0.05, 0.32, 0.22)),
+        ((0.01, 0.14, 0.10),),
+        ('coniferous forest', 'conifer forest', 'conifer trees', 'coniferous woodland'),
+    ),
+    'water': Land(
+        'smooth',
+        ((0.10, 0.30, 0.80), (0.15, 0.50, 0.80), (0.10, 0.25, 0.50)),
+        ((0.10, 0.30, 0.70), (0.06, 0.15, 0.40)),
+        ('sea or lake', 'lake or sea', 'sea', 'lake', 'water', 'open water', 'inland water'),
+    ),
+    'turbid water': Land(
+        'smooth', ((0.35, 0.45, 0.45), (0.40, 0.45, 0.30)), ((0.30, 0.38, 0.35),), ('turbid water', 'turbid lake')
+    ),
+    'clear water': Land(
+        'smooth',
+        ((0.03, 0.12, 0.35), (0.05, 0.15, 0.45)),
+        ((0.02, 0.08, 0.25),),
+        ('clear water', 'clear lake', 'clear sea'),
+    ),
+    'residential': Land(
+        'small',
+        ((0.85, 0.30, 0.15), (0.70, 0.35, 0.20), (0.90, 0.50, 0.30)),
+        ((0.20, 0.55, 0.20), (0.50, 0.50, 0.50)),
+        (
+            'residential buildings',
+            'houses',
+            'homes',
+            'apartments',
+            'town',
+            'urban fabric',
+            'residential area',
+            'residential buildings or homes or apartments',
+            'built-up area',
+            'small roofs',
+        ),
+    ),
+    'industrial': Land(
+        'large',
+        ((0.90, 0.90, 0.90), (0.70, 0.70, 0.75), (0.50, 0.60, 0.70)),
+        ((0.45, 0.45, 0.45), (0.55, 0.50, 0.45)),
+        (
+            'industrial buildings',
+            'factory',
+            'industrial units',
+            'industrial area',
+            'commercial buildings',
+            'industrial buildings or commercial buildings',
+            'built up area',
+            'large roofs',
+        ),
+    ),
+    'pasture': Land(
+        'smooth',
+        _GREENS,
+        ((0.25, 0.65, 0.20),),
+        ('pasture', 'pasture land', 'pastures', 'grass', 'meadow', 'green grass', 'grassland', 'green pasture'),
+    ),
+    'shrubs': Land(
+        'rough',
+        ((0.50, 0.60, 0.20), (0.60, 0.55, 0.25)),
+        ((0.30, 0.45, 0.15),),
+        (
+            'herbaceous vegetation',
+            'shrubs',
+            'shrubland',
+            'brushland',
+            'brushland or shrubland',
+            'vegetation',
+            'shrubs and grassland',
+            'sparse vegetation',
+            'herbaceous vegetation land',
+        ),
+    ),
+    'annual crop': Land(
+        'patches',
+        ((0.90, 0.80, 0.30), (0.30, 0.70, 0.20), (0.65, 0.45, 0.25)),
+        ((0.80, 0.70, 0.30), (0.50, 0.70, 0.20)),
+        (
+            'annual crop land',
+            'annual crop',
+            'annual crops',
+            'arable land',
+            'farmland',
+            'cropland',
+            'fields',
+            'crop fields',
+            'arable field',
+        ),
+    ),
+    'permanent crop': Land(
+        'stripes',
+        ((0.10, 0.50, 0.15), (0.15, 0.40, 0.10)),
+        ((0.60, 0.45, 0.25), (0.75, 0.60, 0.35)),
+        ('permanent crop land', 'permanent crop', 'permanent crops', 'orchard', 'vineyard', 'rows of crops'),
+    ),
+    'bare soil': Land(
+        'smooth',
+        ((0.65, 0.48, 0.30), (0.75, 0.60, 0.42)),
+        ((0.50, 0.36, 0.22),),
+        ('bare soil', 'bare land', 'dry land', 'dry bare soil'),
+    ),
 }
-LINES = { # drawn through a land or a plain
+LINES = {  # drawn through a land or a plain
     'river': Land('curve', LANDS['water'].inks, _PLAINS, ('river', 'stream', 'stream of water', 'inland stream')),
-    'road': Land('line', ((.40, .40, .40), (.20, .20, .20), (.70, .70, .70)), _PLAINS,
-                 ('highway', 'road', 'roads', 'highway or road')),
+    'road': Land(
+        'line',
+        ((0.40, 0.40, 0.40), (0.20, 0.20, 0.20), (0.70, 0.70, 0.70)),
+        _PLAINS,
+        ('highway', 'road', 'roads', 'highway or road'),
+    ),
 }
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #e8ada678
 class Picture(NamedTuple):
     "One ink on one ground through a pattern; where `cut` is given, `top` (an ink, a ground, a pattern) through that pattern."
-    layer: tuple # pattern, ink, ground
+
+    layer: tuple  # pattern, ink, ground
     caption: str
     meaning: str
     top: tuple = None
     cut: str = None
-    tint: tuple = (1., 1., 1.)
-    haze: float = 0.
+    tint: tuple = (1.0, 1.0, 1.0)
+    haze: float = 0.0
 
-def _one(rng, values): return values[int(rng.integers(len(values)))]
-def _layer(rng, land): return land.pattern, np.array(_one(rng, land.inks)), np.array(_one(rng, land.grounds))
-def _plain(rng): return 'smooth', *np.array([_one(rng, _PLAINS)] * 2) * [[.9], [1.1]]
 
-VIEWS = ('{}', 'a photo of {}', 'a picture of {}', 'a drawing of {}', 'a painting of {}', 'an image of {}', 'an aerial view of {}',
-         'a satellite photo of {}', 'a centered satellite photo of {}', 'a centered satellite photo of {}.', 'an aerial photo of {}',
-         'a satellite image of {}', 'a scene with {}')
+def _one(rng, values):
+    return values[int(rng.integers(len(values)))]
+
+
+def _layer(rng, land):
+    return land.pattern, np.array(_one(rng, land.inks)), np.array(_one(rng, land.grounds))
+
+
+def _plain(rng):
+    return 'smooth', *np.array([_one(rng, _PLAINS)] * 2) * [[0.9], [1.1]]
+
+
+VIEWS = (
+    '{}',
+    'a photo of {}',
+    'a picture of {}',
+    'a drawing of {}',
+    'a painting of {}',
+    'an image of {}',
+    'an aerial view of {}',
+    'a satellite photo of {}',
+    'a centered satellite photo of {}',
+    'a centered satellite photo of {}.',
+    'an aerial photo of {}',
+    'a satellite image of {}',
+    'a scene with {}',
+)
 _HAZY = ('a hazy picture of {}', 'a hazy satellite photo of {}', 'a hazy aerial view of {}', 'a hazy scene with {}')
-SEASONS = {'spring': (.95, 1.12, .85), 'summer': (1.05, 1., .85), 'autumn': (1.2, .92, .75), 'winter': (1.05, 1.05, 1.15)}
+SEASONS = {
+    'spring': (0.95, 1.12, 0.85),
+    'summer': (1.05, 1.0, 0.85),
+    'autumn': (1.2, 0.92, 0.75),
+    'winter': (1.05, 1.05, 1.15),
+}
 _THROUGH, _BESIDE = ('through', 'along', 'in', 'by', 'on'), ('near', 'next to', 'by', 'and', 'with', 'at')
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #8548f35a
 def _in_words(rng, thing):
     "caption, tint, haze: a thing with or without its article, in one view or another, in a season or in haze"
     thing = _one(rng, ('', '', '', '', 'a ', 'the ')) + thing
-    weather, tint, haze = rng.random(), (1., 1., 1.), rng.uniform(0, .15)
-    if weather < .1: return _one(rng, _HAZY).format(thing), tint, rng.uniform(.3, .5)
+    weather, tint, haze = rng.random(), (1.0, 1.0, 1.0), rng.uniform(0, 0.15)
+    if weather < 0.1:
+        return _one(rng, _HAZY).format(thing), tint, rng.uniform(0.3, 0.5)
     caption = _one(rng, VIEWS).format(thing)
-    if weather > .22: return caption, tint, haze
+    if weather > 0.22:
+        return caption, tint, haze
     season = _one(rng, tuple(SEASONS))
     return f'{caption.rstrip(".")} in {season}', SEASONS[season], haze
+
 
 def cartoon(rng: np.random.Generator) -> Picture:
     "A cartoon scene: a land, two lands side by side, or a river or road in a plain or a land."
     kind = rng.random()
-    if kind < .6: # one land
+    if kind < 0.6:  # one land
         land = _one(rng, tuple(LANDS))
         layer, top, cut, thing, meaning = _layer(rng, LANDS[land]), None, None, _one(rng, LANDS[land].names), land
-    elif kind < .8: # a line through a plain
+    elif kind < 0.8:  # a line through a plain
         line = _one(rng, tuple(LINES))
-        cut = LINES[line].pattern if rng.random() < .8 else 'line'
-        layer, top, thing, meaning = _plain(rng), ('smooth', *_layer(rng, LINES[line])[1:2] * 2), _one(rng, LINES[line].names), line
+        cut = LINES[line].pattern if rng.random() < 0.8 else 'line'
+        layer, top, thing, meaning = (
+            _plain(rng),
+            ('smooth', *_layer(rng, LINES[line])[1:2] * 2),
+            _one(rng, LINES[line].names),
+            line,
+        )
     else:
         land = _one(rng, tuple(LANDS))
         layer, where = _layer(rng, LANDS[land]), _one(rng, LANDS[land].names)
-        if rng.random() < .5: # a line through a land
+        if rng.random() < 0.5:  # a line through a land
             line = _one(rng, tuple(LINES))
             cut, top = LINES[line].pattern, ('smooth', *_layer(rng, LINES[line])[1:2] * 2)
             thing, meaning = f'{_one(rng, LINES[line].names)} {_one(rng, _THROUGH)} {where}', f'{line} in {land}'
-        else: # two lands
+        else:  # two lands
             other = _one(rng, tuple(LANDS))
             cut, top = 'side', _layer(rng, LANDS[other])
-            beside = 'the shore of a ' + where if 'water' in land and rng.random() < .5 else where
+            beside = 'the shore of a ' + where if 'water' in land and rng.random() < 0.5 else where
             thing, meaning = f'{_one(rng, LANDS[other].names)} {_one(rng, _BESIDE)} {beside}', f'{other} by {land}'
     caption, tint, haze = _in_words(rng, thing)
     return Picture(layer, caption, meaning, top, cut, tint, haze)
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #de65a44c
-_TEXTURES = { # what the pattern of ink a on ground b is called
-    'smooth': ('a smooth {a} surface',), 'rough': ('a rough {a} texture',),
-    'dense': ('a dense {a} texture on {b}',), 'sparse': ('a sparse {a} texture on {b}',), 'curve': ('a curved {a} line on a {b} background',),
-    'line': ('a straight {a} line on a {b} background',), 'small': ('small {a} blocks on a {b} background',),
-    'large': ('large {a} blocks on a {b} background',), 'patches': ('a patchwork of {a} and {b}',),
-    'stripes': ('{a} stripes on a {b} background', 'rows of {a} on {b}'), 'side': ('{a} next to {b}', '{a} and {b}')}
-_TONES = {'': (1., 0.), 'dark ': (.5, 0.), 'light ': (.5, .5), 'bright ': (1.15, 0.)} # colour -> gain * colour + lift
+_TEXTURES = {  # what the pattern of ink a on ground b is called
+    'smooth': ('a smooth {a} surface',),
+    'rough': ('a rough {a} texture',),
+    'dense': ('a dense {a} texture on {b}',),
+    'sparse': ('a sparse {a} texture on {b}',),
+    'curve': ('a curved {a} line on a {b} background',),
+    'line': ('a straight {a} line on a {b} background',),
+    'small': ('small {a} blocks on a {b} background',),
+    'large': ('large {a} blocks on a {b} background',),
+    'patches': ('a patchwork of {a} and {b}',),
+    'stripes': ('{a} stripes on a {b} background', 'rows of {a} on {b}'),
+    'side': ('{a} next to {b}', '{a} and {b}'),
+}
+_TONES = {
+    '': (1.0, 0.0),
+    'dark ': (0.5, 0.0),
+    'light ': (0.5, 0.5),
+    'bright ': (1.15, 0.0),
+}  # colour -> gain * colour + lift
+
 
 def texture(rng: np.random.Generator) -> Picture:
     "A pattern of one colour on another, or a plain colour."
     names = list(COLOURS)
     a, b = rng.permutation(len(names))[:2]
-    pattern, tone = _one(rng, tuple(_TEXTURES)), _one(rng, tuple(_TONES)) if rng.random() < .3 else ''
+    pattern, tone = _one(rng, tuple(_TEXTURES)), _one(rng, tuple(_TONES)) if rng.random() < 0.3 else ''
     gain, lift = _TONES[tone]
     ink, ground = _RGB[a] * gain + lift, _RGB[b]
-    if pattern in ('smooth', 'rough'): ground, b = ink * .6, a
+    if pattern in ('smooth', 'rough'):
+        ground, b = ink * 0.6, a
     words = _one(rng, _TEXTURES[pattern]).format(a=tone + names[a], b=names[b])
     return Picture((pattern, ink, ground), words, f'{pattern} {tone}{names[a]} {names[b]}')
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #ce146e2b
-def draw_pictures(pictures: list, rng: np.random.Generator) -> np.ndarray: # (N, 3, 64, 64) uint8
+def draw_pictures(pictures: list, rng: np.random.Generator) -> np.ndarray:  # (N, 3, 64, 64) uint8
     "Draw `Picture`s, each ink and ground a little off and all under a light of their own."
+
     def layers(specs):
         pattern, ink, ground = zip(*specs)
         ink, ground = (np.stack(c).astype(np.float32) for c in (ink, ground))
-        off = lambda c: np.clip(c + .05 * rng.standard_normal(c.shape, dtype=np.float32), 0, 1)
+        off = lambda c: np.clip(c + 0.05 * rng.standard_normal(c.shape, dtype=np.float32), 0, 1)
         return _mix(draw_patterns(pattern, rng), off(ink), off(ground))
+
     image = layers([p.layer for p in pictures])
     cut = [i for i, p in enumerate(pictures) if p.top]
-    if cut: image[cut] = _mix(draw_patterns([pictures[i].cut for i in cut], rng), layers([pictures[i].top for i in cut]), image[cut])
+    if cut:
+        image[cut] = _mix(
+            draw_patterns([pictures[i].cut for i in cut], rng), layers([pictures[i].top for i in cut]), image[cut]
+        )
     tint, haze = np.array([p.tint for p in pictures], np.float32), _column([p.haze for p in pictures])[:, None]
-    image = image * tint[:, :, None, None] * (1 - haze) + .8 * haze
-    return _bytes(image + .03 * rng.standard_normal(image.shape, dtype=np.float32))
+    image = image * tint[:, :, None, None] * (1 - haze) + 0.8 * haze
+    return _bytes(image + 0.03 * rng.standard_normal(image.shape, dtype=np.float32))
 
 # %% ../../../nbs/data/worlds/drawings.ipynb #4824cf43
-def daylight(images: np.ndarray, rng: np.random.Generator) -> np.ndarray: # (N, 3, H, W) uint8, both
+def daylight(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # (N, 3, H, W) uint8, both
     "Images, each in a light of its own."
-    def each(low, high): return rng.uniform(low, high, (len(images), 1, 1, 1)).astype(np.float32)
+
+    def each(low, high):
+        return rng.uniform(low, high, (len(images), 1, 1, 1)).astype(np.float32)
+
     image = images.astype(np.float32) / 255
     mean = image.mean((1, 2, 3), keepdims=True)
-    image = (mean + each(.3, 1) * (image - mean)) * each(.45, 1.15) # contrast, brightness
-    cast = np.exp(.12 * rng.standard_normal((len(images), 3, 1, 1), dtype=np.float32))
-    veil = each(0, .1) * np.float32([0, .3, 1])[:, None, None]
+    image = (mean + each(0.3, 1) * (image - mean)) * each(0.45, 1.15)  # contrast, brightness
+    cast = np.exp(0.12 * rng.standard_normal((len(images), 3, 1, 1), dtype=np.float32))
+    veil = each(0, 0.1) * np.float32([0, 0.3, 1])[:, None, None]
     return _bytes(image * cast + veil)

@@ -34,44 +34,49 @@ tile         64  80 108 175 203 223 242  260 272 277 315 340 305 -12.5 -20.5 18
 '''
 _rows = [line.split() for line in _TABLE.strip().splitlines()[1:]]
 MATERIALS = tuple(row[0] for row in _rows)
-SPECTRA = np.array([row[1:14] for row in _rows], np.float32) / 1000 # (material, band): reflectance, B8A after B08
-BACKSCATTER = np.array([row[14:16] for row in _rows], np.float32) # (material, [VV, VH]) in dB
-SPREAD = np.array([row[16] for row in _rows], np.float32) / 100 # (material,): log-normal spread of brightness
-WALLS = np.array([-2.5, -11.], np.float32) # dB: the double bounce of upright walls, added to a roof's own echo
+SPECTRA = np.array([row[1:14] for row in _rows], np.float32) / 1000  # (material, band): reflectance, B8A after B08
+BACKSCATTER = np.array([row[14:16] for row in _rows], np.float32)  # (material, [VV, VH]) in dB
+SPREAD = np.array([row[16] for row in _rows], np.float32) / 100  # (material,): log-normal spread of brightness
+WALLS = np.array([-2.5, -11.0], np.float32)  # dB: the double bounce of upright walls, added to a roof's own echo
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #dd10cf5d
 def compose(**fractions: float) -> np.ndarray:
     "Fractions of materials, (material,), adding up to one: `compose(crop=.7, soil=.3)`."
     composition = np.zeros(len(MATERIALS), np.float32)
     for name, fraction in fractions.items():
-        if name not in MATERIALS: raise ValueError(f'material {name!r} is not one of {", ".join(MATERIALS)}')
+        if name not in MATERIALS:
+            raise ValueError(f'material {name!r} is not one of {", ".join(MATERIALS)}')
         composition[MATERIALS.index(name)] = fraction
     return composition / composition.sum()
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #f77056ee
-SIZE = 64 # pixels of 10 m: the size of a EuroSAT patch
+SIZE = 64  # pixels of 10 m: the size of a EuroSAT patch
 _Y, _X = (np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2).astype(np.float32)
 _XY = np.stack([_X.ravel(), _Y.ravel()])
+
 
 def rotated(angle: float) -> tuple:
     "Coordinates (u, v) in pixels, (64, 64) each, turned by `angle` about the centre of the scene."
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return cos * _X + sin * _Y, cos * _Y - sin * _X
 
+
 def soft(distance: np.ndarray) -> np.ndarray:
     "The part of a pixel inside an edge, 0 to 1, from its signed distance in pixels."
-    return np.clip(distance + np.float32(.5), 0, 1)
+    return np.clip(distance + np.float32(0.5), 0, 1)
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #b8e38856
 _FREQUENCY = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None]).astype(np.float32)
-_FREQUENCY[0, 0] = np.inf # no mean
+_FREQUENCY[0, 0] = np.inf  # no mean
 _LOG_FREQUENCY = np.log(_FREQUENCY)
+
 
 def uniform(noise: np.random.Generator, shape: tuple) -> np.ndarray:
     "float32 numbers in (0, 1) of 16 bits, four from one draw: most of the time a scene takes goes into random numbers."
     count = int(np.prod(shape))
     bits = noise.bit_generator.random_raw(-(-count // 4)).view(np.uint16)[:count]
-    return ((bits + np.float32(.5)) * np.float32(2**-16)).reshape(shape)
+    return ((bits + np.float32(0.5)) * np.float32(2**-16)).reshape(shape)
+
 
 def random_field(noise: np.random.Generator, beta: float) -> np.ndarray:
     "A field (64, 64) of mean 0 and standard deviation 1 with power spectrum frequency**-beta."
@@ -84,16 +89,16 @@ def random_field(noise: np.random.Generator, beta: float) -> np.ndarray:
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #a9ecff7c
 def parcels(
-    noise: np.random.Generator, # where the cuts fall
-    count: int, # number of parcels
-    angle: float = 0, # direction of the first cuts
-    slant: float = .12, # how far cuts stray from the two directions, as a slope
-    bend: float = 0, # how far boundaries wander, in pixels
+    noise: np.random.Generator,  # where the cuts fall
+    count: int,  # number of parcels
+    angle: float = 0,  # direction of the first cuts
+    slant: float = 0.12,  # how far cuts stray from the two directions, as a slope
+    bend: float = 0,  # how far boundaries wander, in pixels
 ) -> tuple:
     "`parcel` (64, 64) numbers and `edge` (64, 64) distances to the parcel's boundary in pixels."
     u, v = rotated(angle)
     if bend:
-        wander = bend * random_field(noise, 3.)
+        wander = bend * random_field(noise, 3.0)
         u, v = u + wander, v - wander
     u, v = u.ravel(), v.ravel()
     edge = np.full(SIZE * SIZE, SIZE, np.float32)
@@ -101,27 +106,30 @@ def parcels(
     for _ in range(count - 1):
         part = parts.pop(max(range(len(parts)), key=lambda i: len(parts[i])))
         along, across = u[part], v[part]
-        if across.max() - across.min() > along.max() - along.min(): along, across = across, along
+        if across.max() - across.min() > along.max() - along.min():
+            along, across = across, along
         side = along + np.float32(noise.normal(0, slant)) * (across - across.mean())
-        middle = int(noise.uniform(.35, .65) * len(side))
+        middle = int(noise.uniform(0.35, 0.65) * len(side))
         side -= np.partition(side, middle)[middle]
         edge[part] = np.minimum(edge[part], np.abs(side))
         parts += [part[side < 0], part[side >= 0]]
     parcel = np.empty(SIZE * SIZE, np.int64)
-    for i, part in enumerate(parts): parcel[part] = i
+    for i, part in enumerate(parts):
+        parcel[part] = i
     return parcel.reshape(SIZE, SIZE), edge.reshape(SIZE, SIZE)
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #3a6b0c99
 def meander(omega: float, wavelength: float, phase: float) -> np.ndarray:
     "A sine-generated curve (P, 2) in pixels through the origin along x: `omega` its largest angle, in radians."
-    s = np.arange(-110, 110, 1., dtype=np.float32)
+    s = np.arange(-110, 110, 1.0, dtype=np.float32)
     theta = omega * np.sin(2 * np.pi * s / wavelength + phase)
     curve = np.cumsum(np.stack([np.cos(theta), np.sin(theta)], -1), 0)
     return (curve - curve[len(s) // 2]).astype(np.float32)
 
+
 def distance_to(curve: np.ndarray) -> np.ndarray:
     "Distance (64, 64) in pixels from the nearest point of a curve (P, 2)."
-    near = np.abs(curve).max(1) < SIZE * .8
+    near = np.abs(curve).max(1) < SIZE * 0.8
     points = curve[near] if near.any() else curve
     # |x - p|^2 = |x|^2 - 2 x.p + |p|^2, one matrix product instead of P differences
     nearest = (-2 * points @ _XY + (points**2).sum(1, keepdims=True)).min(0).reshape(SIZE, SIZE)
@@ -129,60 +137,78 @@ def distance_to(curve: np.ndarray) -> np.ndarray:
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #ee4700cb
 def plots(
-    noise: np.random.Generator, # sizes of houses
-    u: np.ndarray, v: np.ndarray, # coordinates (64, 64) in pixels
-    width: float, depth: float, # of a plot, in pixels
+    noise: np.random.Generator,  # sizes of houses
+    u: np.ndarray,
+    v: np.ndarray,  # coordinates (64, 64) in pixels
+    width: float,
+    depth: float,  # of a plot, in pixels
 ) -> tuple:
     "`house` (64, 64), the part of a pixel under a roof, and `number` (64, 64), random in 0..1, one a plot."
     plot_u, plot_v = u / width + 64, v / depth + 64
-    row, column = plot_u.astype(np.int32), plot_v.astype(np.int32) # positive: truncation is floor
+    row, column = plot_u.astype(np.int32), plot_v.astype(np.int32)  # positive: truncation is floor
     table = uniform(noise, (3, 2048))[:, (row * 64 + column) & 2047]
-    inside_u = (.26 + .16 * table[0] - np.abs(plot_u - row - .5)) * width
-    inside_v = (.26 + .16 * table[1] - np.abs(plot_v - column - .5)) * depth
+    inside_u = (0.26 + 0.16 * table[0] - np.abs(plot_u - row - 0.5)) * width
+    inside_v = (0.26 + 0.16 * table[1] - np.abs(plot_v - column - 0.5)) * depth
     return soft(np.minimum(inside_u, inside_v)), table[2]
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #1c621c70
 class Layer(NamedTuple):
     "Compositions (k, material) and a function that draws their cover."
-    compositions: np.ndarray # (k, material)
-    draw: Callable # noise -> cover (k, 64, 64) adding up to <= 1, shade (64, 64) or 1.
-    walls: bool | tuple = False # which of them stand upright: radar meets the double bounce of walls and ground
+
+    compositions: np.ndarray  # (k, material)
+    draw: Callable  # noise -> cover (k, 64, 64) adding up to <= 1, shade (64, 64) or 1.
+    walls: bool | tuple = False  # which of them stand upright: radar meets the double bounce of walls and ground
+
 
 def layer(
-    composition: np.ndarray, # (material,)
-    mask: Callable = None, # noise -> cover (64, 64); None covers everything
-    grain: tuple = (0, 1.), # strength and beta of its shading
+    composition: np.ndarray,  # (material,)
+    mask: Callable = None,  # noise -> cover (64, 64); None covers everything
+    grain: tuple = (0, 1.0),  # strength and beta of its shading
 ) -> Layer:
     "A layer of one composition."
+
     def draw(noise):
         cover = np.ones((SIZE, SIZE), np.float32) if mask is None else mask(noise)
-        return cover[None], np.maximum(1 + grain[0] * random_field(noise, grain[1]), .25) if grain[0] else 1.
+        return cover[None], np.maximum(1 + grain[0] * random_field(noise, grain[1]), 0.25) if grain[0] else 1.0
+
     return Layer(composition[None], draw)
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #e8f2be27
 class Ground(NamedTuple):
     "A painted scene, before any satellite looks at it."
-    cover: np.ndarray # (l, 64, 64) visible fraction of each composition; adds up to 1
-    shaded: np.ndarray # (l, 64, 64) the same times its shading
-    spectra: np.ndarray # (l, 13) reflectance of each composition
-    backscatter: np.ndarray # (l, 2) VV and VH of each composition, as power
-    compositions: np.ndarray # (l, material)
+
+    cover: np.ndarray  # (l, 64, 64) visible fraction of each composition; adds up to 1
+    shaded: np.ndarray  # (l, 64, 64) the same times its shading
+    spectra: np.ndarray  # (l, 13) reflectance of each composition
+    backscatter: np.ndarray  # (l, 2) VV and VH of each composition, as power
+    compositions: np.ndarray  # (l, material)
+
     @property
-    def materials(self): return np.tensordot(self.compositions, self.cover, (0, 0)) # (material, 64, 64), what lies where
+    def materials(self):
+        return np.tensordot(self.compositions, self.cover, (0, 0))  # (material, 64, 64), what lies where
+
     @property
-    def reflectance(self): return (self.spectra.T @ self.shaded.reshape(len(self.spectra), -1)).reshape(-1, SIZE, SIZE)
+    def reflectance(self):
+        return (self.spectra.T @ self.shaded.reshape(len(self.spectra), -1)).reshape(-1, SIZE, SIZE)
+
     @property
-    def echo(self): return (self.backscatter.T @ self.cover.reshape(len(self.spectra), -1)).reshape(-1, SIZE, SIZE)
+    def echo(self):
+        return (self.backscatter.T @ self.cover.reshape(len(self.spectra), -1)).reshape(-1, SIZE, SIZE)
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #4fe5006e
-_SLOPE, _BAND, _RADAR = .10, .06, 1.3 # log units per unit of log wavelength; log units; dB
-_LOG_WAVELENGTH = np.log(np.array([443, 490, 560, 665, 705, 740, 783, 842, 865, 945, 1375, 1610, 2190], np.float32) / 800)
+_SLOPE, _BAND, _RADAR = 0.10, 0.06, 1.3  # log units per unit of log wavelength; log units; dB
+_LOG_WAVELENGTH = np.log(
+    np.array([443, 490, 560, 665, 705, 740, 783, 842, 865, 945, 1375, 1610, 2190], np.float32) / 800
+)
 
-def _power(decibel): return 10**(np.float32(.1) * decibel)
+
+def _power(decibel):
+    return 10 ** (np.float32(0.1) * decibel)
+
 
 def paint(layers: list, noise: np.random.Generator) -> Ground:
     "Draw `layers`, bottom first, and give every composition its own spectrum and echo."
-    covers, shades, room = [], [], 1.
+    covers, shades, room = [], [], 1.0
     for top in reversed(layers):
         cover, shade = top.draw(noise)
         covers.append(cover * room)
@@ -191,41 +217,51 @@ def paint(layers: list, noise: np.random.Generator) -> Ground:
     compositions = np.concatenate([top.compositions for top in reversed(layers)])
     walls = np.concatenate([np.broadcast_to(top.walls, len(top.compositions)) for top in reversed(layers)])[:, None]
     normal = noise.standard_normal((len(compositions), 18), dtype=np.float32)
-    spread = (compositions @ SPREAD)[:, None] * normal[:, :1] + _SLOPE * normal[:, 1:2] * _LOG_WAVELENGTH + _BAND * normal[:, 2:15]
+    spread = (
+        (compositions @ SPREAD)[:, None] * normal[:, :1]
+        + _SLOPE * normal[:, 1:2] * _LOG_WAVELENGTH
+        + _BAND * normal[:, 2:15]
+    )
     echo = compositions @ _power(BACKSCATTER) + walls * _power(WALLS)
-    echo = echo * _power(_RADAR * (1 + walls) * normal[:, 15:16] + .5 * normal[:, 16:]).astype(np.float32)
-    return Ground(np.concatenate(covers), np.concatenate(shades), compositions @ SPECTRA * np.exp(spread), echo, compositions)
+    echo = echo * _power(_RADAR * (1 + walls) * normal[:, 15:16] + 0.5 * normal[:, 16:]).astype(np.float32)
+    return Ground(
+        np.concatenate(covers), np.concatenate(shades), compositions @ SPECTRA * np.exp(spread), echo, compositions
+    )
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #1d90655b
 SEASONS = ('spring', 'summer', 'autumn')
-_DRY = dict(spring=.2, summer=.3, autumn=.5) # the driest plant of the season: this fraction is dry matter
-_FIELDS = dict(spring=(.50, .40, .10), summer=(.50, .20, .30), autumn=(.35, .40, .25)) # growing, bare, ripe
+_DRY = dict(spring=0.2, summer=0.3, autumn=0.5)  # the driest plant of the season: this fraction is dry matter
+_FIELDS = dict(spring=(0.50, 0.40, 0.10), summer=(0.50, 0.20, 0.30), autumn=(0.35, 0.40, 0.25))  # growing, bare, ripe
 
-def plant(plan: np.random.Generator, season: str, material: str, driest: float = 1.) -> np.ndarray:
+
+def plant(plan: np.random.Generator, season: str, material: str, driest: float = 1.0) -> np.ndarray:
     "The composition of a plant in `season`: part of it is dry."
     dry = driest * plan.uniform(0, _DRY[season])
     return compose(**{material: 1 - dry, 'dry': dry})
+
 
 def field(plan: np.random.Generator, season: str) -> tuple:
     "An arable field: its composition and its state, 'green', 'bare' or 'dry'."
     state = plan.choice(3, p=_FIELDS[season])
     if state == 0:
-        cover = plan.uniform(.5, 1) # a young crop shows its soil
+        cover = plan.uniform(0.5, 1)  # a young crop shows its soil
         return compose(crop=cover, soil=1 - cover), 'green'
-    if state == 1: return compose(soil=1, dry=plan.uniform(0, .3)), 'bare'
-    return compose(dry=1, soil=plan.uniform(0, .4)), 'dry'
+    if state == 1:
+        return compose(soil=1, dry=plan.uniform(0, 0.3)), 'bare'
+    return compose(dry=1, soil=plan.uniform(0, 0.4)), 'dry'
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #cdf8eb14
 def mosaic(
-    plan: np.random.Generator, # decides the direction of the parcels
-    compositions: list, # one a parcel
-    rows: tuple | None = None, # (period in pixels, strength) of the rows a crop is sown in
-    grain: tuple = (.06, 2.), # strength and beta of the shading
+    plan: np.random.Generator,  # decides the direction of the parcels
+    compositions: list,  # one a parcel
+    rows: tuple | None = None,  # (period in pixels, strength) of the rows a crop is sown in
+    grain: tuple = (0.06, 2.0),  # strength and beta of the shading
 ) -> Layer:
     "Parcels that cover the scene, one composition each."
     angle, sown = plan.uniform(0, np.pi), plan.random(len(compositions)) * np.pi
+
     def draw(noise):
-        parcel, _ = parcels(noise, len(compositions), angle, bend=.7)
+        parcel, _ = parcels(noise, len(compositions), angle, bend=0.7)
         cover = (parcel == np.arange(len(compositions))[:, None, None]).astype(np.float32)
         shade = 1 + grain[0] * random_field(noise, grain[1])
         if rows:
@@ -233,13 +269,15 @@ def mosaic(
             across = np.cos(angle + sown)[parcel] * x + np.sin(angle + sown)[parcel] * y
             shade = shade + rows[1] * np.sin(2 * np.pi / rows[0] * across).astype(np.float32)
         return cover, shade
+
     return Layer(np.stack(compositions), draw)
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #8eff7bd6
 def trees(plan: np.random.Generator, season: str, threshold: float) -> Layer:
     "Clumps of trees where a random field exceeds `threshold` standard deviations."
-    kind = compose(conifer=1) if plan.random() < .35 else plant(plan, season, 'broadleaf', .5)
-    return layer(kind, lambda noise: soft(2 * (random_field(noise, 2.4) - threshold)), grain=(.12, 1.))
+    kind = compose(conifer=1) if plan.random() < 0.35 else plant(plan, season, 'broadleaf', 0.5)
+    return layer(kind, lambda noise: soft(2 * (random_field(noise, 2.4) - threshold)), grain=(0.12, 1.0))
+
 
 def wooded(plan: np.random.Generator, season: str, low: float, high: float) -> tuple:
     "Trees above a threshold between `low` and `high`, and the words for them: none where they are few."
@@ -251,60 +289,69 @@ def countryside(plan: np.random.Generator, season: str) -> tuple:
     "Open land of one to five parcels, and a phrase for it."
     compositions, states = [], []
     for _ in range(plan.integers(1, 6)):
-        if plan.random() < .5: composition, state = field(plan, season)
-        else: composition, state = plant(plan, season, plan.choice(['grass', 'shrub'])), 'grassland'
+        if plan.random() < 0.5:
+            composition, state = field(plan, season)
+        else:
+            composition, state = plant(plan, season, plan.choice(['grass', 'shrub'])), 'grassland'
         compositions.append(composition)
         states.append(state)
     fields = [s for s in ('green', 'dry', 'bare') if s in states]
     phrase = ' and '.join(fields) + ' fields' if fields else 'grassland'
-    if fields and 'grassland' in states: phrase += ' and grassland'
+    if fields and 'grassland' in states:
+        phrase += ' and grassland'
     return [mosaic(plan, compositions)], phrase
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #ac04e4b9
 def road(plan: np.random.Generator) -> tuple:
     "One road, at times with two carriageways or a crossing road, and a phrase for it."
     angle, offset = plan.uniform(0, np.pi), plan.uniform(-14, 14)
-    bend = 0 if plan.random() < .4 else plan.choice([-1, 1]) * plan.uniform(.002, .009) # 1 / (2 x radius in pixels)
-    half, dual, crossing = plan.uniform(.7, 1.7), plan.random() < .45, plan.random() < .3
-    surface = compose(asphalt=1) if plan.random() < .8 else compose(asphalt=.4, concrete=.6)
-    verge = compose(grass=plan.uniform(.2, 1), soil=.5)
-    def away(): # distance from the middle of the road
+    bend = 0 if plan.random() < 0.4 else plan.choice([-1, 1]) * plan.uniform(0.002, 0.009)  # 1 / (2 x radius in pixels)
+    half, dual, crossing = plan.uniform(0.7, 1.7), plan.random() < 0.45, plan.random() < 0.3
+    surface = compose(asphalt=1) if plan.random() < 0.8 else compose(asphalt=0.4, concrete=0.6)
+    verge = compose(grass=plan.uniform(0.2, 1), soil=0.5)
+
+    def away():  # distance from the middle of the road
         u, v = rotated(angle)
         return np.abs(u - offset - bend * v * v)
+
     def lanes(noise):
         cover = soft(half - np.abs(away() - 1.6 * half)) if dual else soft(half - away())
-        return np.maximum(cover, soft(.7 * half - np.abs(rotated(angle)[1] + offset))) if crossing else cover
+        return np.maximum(cover, soft(0.7 * half - np.abs(rotated(angle)[1] + offset))) if crossing else cover
+
     wide = half * (2.6 if dual else 1) + 1
-    layers = [layer(verge, lambda noise: .7 * soft(wide - away())), layer(surface, lanes, grain=(.05, 1.))]
+    layers = [layer(verge, lambda noise: 0.7 * soft(wide - away())), layer(surface, lanes, grain=(0.05, 1.0))]
     return layers, ('a straight ' if bend == 0 else 'a curved ') + ('highway' if dual or half > 1.2 else 'road')
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #66302686
 _WATERS = (('water', 'clear'), ('turbid', 'turbid'), ('algal', 'green'))
 
+
 def waters(plan: np.random.Generator, odds: tuple) -> tuple:
     "Clear, turbid or green water with `odds`, never quite pure: its composition and its word."
     material, word = _WATERS[plan.choice(3, p=odds)]
     other = _WATERS[plan.choice(3)][0]
-    part = .25 * plan.random()
+    part = 0.25 * plan.random()
     return (1 - part) * compose(**{material: 1}) + part * compose(**{other: 1}), word
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #e7908727
 def river(plan: np.random.Generator) -> tuple:
     "A meandering river with banks of sand or trees, and a phrase for it."
-    omega, angle = plan.uniform(.1, 1.25), plan.uniform(0, 2 * np.pi)
+    omega, angle = plan.uniform(0.1, 1.25), plan.uniform(0, 2 * np.pi)
     half, offset = plan.uniform(1.2, 7.5), plan.uniform(-10, 10, 2)
     curve = meander(omega, plan.uniform(9, 16) * (half + 1.5), plan.uniform(0, 2 * np.pi))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     curve = (curve @ turn + offset).astype(np.float32)
-    composition, word = waters(plan, (.3, .45, .25))
-    bank, width = (compose(soil=1) if plan.random() < .4 else compose(broadleaf=1)), plan.uniform(.5, 2)
-    def draw(noise): # bank and channel follow one course, so they are drawn together
+    composition, word = waters(plan, (0.3, 0.45, 0.25))
+    bank, width = (compose(soil=1) if plan.random() < 0.4 else compose(broadleaf=1)), plan.uniform(0.5, 2)
+
+    def draw(noise):  # bank and channel follow one course, so they are drawn together
         away = distance_to(curve)
-        channel = soft(half * (1 + .12 * random_field(noise, 3.)) - away)
-        banks = .8 * soft(half + width * (1 + .6 * random_field(noise, 2.)) - away) * (1 - channel)
-        return np.stack([channel, banks]), 1 + .03 * random_field(noise, 1.5)
+        channel = soft(half * (1 + 0.12 * random_field(noise, 3.0)) - away)
+        banks = 0.8 * soft(half + width * (1 + 0.6 * random_field(noise, 2.0)) - away) * (1 - channel)
+        return np.stack([channel, banks]), 1 + 0.03 * random_field(noise, 1.5)
+
     size = 'small ' if half < 2.2 else 'large ' if half > 5 else ''
-    shape = 'curved ' if omega > .7 else 'straight ' if omega < .25 else ''
+    shape = 'curved ' if omega > 0.7 else 'straight ' if omega < 0.25 else ''
     return [Layer(np.stack([composition, bank]), draw)], f'a {size}{shape}{word} river'
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #489eed9d
@@ -312,8 +359,9 @@ def annual_crop(plan: np.random.Generator, season: str) -> tuple:
     "A patchwork of growing, bare and ripe fields."
     count = int(plan.integers(1, 9))
     compositions, states = zip(*[field(plan, season) for _ in range(count)])
-    layers = [mosaic(plan, list(compositions), rows=(plan.uniform(3, 7), plan.choice([0, .04, .08])))]
-    if plan.random() < .3: layers.append(trees(plan, season, plan.uniform(2, 3.5)))
+    layers = [mosaic(plan, list(compositions), rows=(plan.uniform(3, 7), plan.choice([0, 0.04, 0.08])))]
+    if plan.random() < 0.3:
+        layers.append(trees(plan, season, plan.uniform(2, 3.5)))
     states = ' and '.join(s for s in ('green', 'dry', 'bare') if s in states)
     noun = plan.choice(['arable fields', 'crop fields', 'farmland', 'annual crops', 'cropland'])
     size = 'a patchwork of small ' if count > 5 else 'large ' if count < 3 else ''
@@ -322,29 +370,34 @@ def annual_crop(plan: np.random.Generator, season: str) -> tuple:
 # %% ../../../nbs/data/worlds/landscape.ipynb #3b225308
 def forest(plan: np.random.Generator, season: str, kind: str | None = None) -> tuple:
     "Broad-leaved, conifer or mixed woodland (`kind` settles it), at times with a clearing."
-    tilt = {'broadleaf': -4., 'conifer': 4.}.get(kind, plan.uniform(-3, 3)) # where conifers begin
-    broadleaf, rough = plant(plan, season, 'broadleaf', .7), plan.uniform(.04, .15)
-    grain = (rough, plan.uniform(.4, 1.4))
-    layers = [layer(broadleaf, grain=grain),
-              layer(compose(conifer=1), lambda noise: soft(.5 * random_field(noise, 2.4) + .4 * tilt), grain)]
-    cut = plan.random() < .3
+    tilt = {'broadleaf': -4.0, 'conifer': 4.0}.get(kind, plan.uniform(-3, 3))  # where conifers begin
+    broadleaf, rough = plant(plan, season, 'broadleaf', 0.7), plan.uniform(0.04, 0.15)
+    grain = (rough, plan.uniform(0.4, 1.4))
+    layers = [
+        layer(broadleaf, grain=grain),
+        layer(compose(conifer=1), lambda noise: soft(0.5 * random_field(noise, 2.4) + 0.4 * tilt), grain),
+    ]
+    cut = plan.random() < 0.3
     if cut:
         size = plan.uniform(1.2, 2)
-        layers.append(layer(plant(plan, season, 'shrub'), lambda noise: soft(5 * (random_field(noise, 3.) - size))))
+        layers.append(layer(plant(plan, season, 'shrub'), lambda noise: soft(5 * (random_field(noise, 3.0) - size))))
     kind = 'conifer ' if tilt > 1.5 else 'broad leaved ' if tilt < -1.5 else ''
-    texture = 'rough ' if rough > .12 else 'smooth ' if rough < .06 else ''
+    texture = 'rough ' if rough > 0.12 else 'smooth ' if rough < 0.06 else ''
     return layers, f'{texture}{kind}{plan.choice(["forest", "woodland", "woods"])}' + (' with open land' if cut else '')
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #75c9ee2b
 _PATCH = dict(dry='dry grass', soil='bare soil', broadleaf='broadleaf shrubs', shrub='dense shrubs')
 
+
 def herbaceous(plan: np.random.Generator, season: str) -> tuple:
     "Shrubs and wild grass in patches."
-    patch, above = plan.choice(list(_PATCH), p=[.25, .15, .2, .4]), plan.uniform(.2, 1.6)
-    most = plan.uniform(.5, .9)
+    patch, above = plan.choice(list(_PATCH), p=[0.25, 0.15, 0.2, 0.4]), plan.uniform(0.2, 1.6)
+    most = plan.uniform(0.5, 0.9)
     wild, patchy = plant(plan, season, 'shrub', 1.4), plant(plan, season, patch)
-    layers = [layer(wild, grain=(.06, plan.uniform(1.5, 2.8))),
-              layer(patchy, lambda noise: most * soft(1.5 * (random_field(noise, 2.2) - above)), grain=(.06, 1.8))]
+    layers = [
+        layer(wild, grain=(0.06, plan.uniform(1.5, 2.8))),
+        layer(patchy, lambda noise: most * soft(1.5 * (random_field(noise, 2.2) - above)), grain=(0.06, 1.8)),
+    ]
     wood, words = wooded(plan, season, 1.4, 3.4)
     noun = plan.choice(['herbaceous vegetation', 'shrubland', 'brushland'])
     return [*layers, wood], f'{noun} with {_PATCH[patch]}' + words.replace(' with', ' and')
@@ -353,7 +406,7 @@ def herbaceous(plan: np.random.Generator, season: str) -> tuple:
 def highway(plan: np.random.Generator, season: str) -> tuple:
     "A road through open country."
     land, around = countryside(plan, season)
-    wood, words = wooded(plan, season, .8, 3)
+    wood, words = wooded(plan, season, 0.8, 3)
     lanes, phrase = road(plan)
     return [*land, wood, *lanes], f'{phrase} through {around}{words}'
 
@@ -361,19 +414,29 @@ def highway(plan: np.random.Generator, season: str) -> tuple:
 def industrial(plan: np.random.Generator, season: str) -> tuple:
     "Large roofs on lots of concrete and asphalt."
     angle, lots = plan.uniform(0, np.pi), int(plan.integers(8, 25))
-    use = plan.choice(4, size=lots, p=[.34, .24, .18, .24]) # metal, concrete, tile or bitumen, no building
-    roofs = [compose(metal=1), compose(concrete=1), compose(tile=1) if plan.random() < .4 else compose(asphalt=1)]
-    margin = plan.uniform(.8, 2.8, lots).astype(np.float32)
-    gaps = [compose(asphalt=1, soil=.2), compose(concrete=.7, soil=.5), compose(grass=1, soil=.3)]
-    patch = plan.uniform(.3, 2)
-    def yards(noise): return soft(2 * (random_field(noise, 2.6) - patch))
+    use = plan.choice(4, size=lots, p=[0.34, 0.24, 0.18, 0.24])  # metal, concrete, tile or bitumen, no building
+    roofs = [compose(metal=1), compose(concrete=1), compose(tile=1) if plan.random() < 0.4 else compose(asphalt=1)]
+    margin = plan.uniform(0.8, 2.8, lots).astype(np.float32)
+    gaps = [compose(asphalt=1, soil=0.2), compose(concrete=0.7, soil=0.5), compose(grass=1, soil=0.3)]
+    patch = plan.uniform(0.3, 2)
+
+    def yards(noise):
+        return soft(2 * (random_field(noise, 2.6) - patch))
+
     def draw(noise):
-        parcel, edge = parcels(noise, lots, angle, slant=.02)
+        parcel, edge = parcels(noise, lots, angle, slant=0.02)
         roof = soft(edge - margin[parcel])
-        return roof * (use[parcel] == np.arange(3)[:, None, None]), np.float32(1) + noise.normal(0, .15, lots).astype(np.float32)[parcel]
-    verge = gaps[plan.choice(3, p=[.3, .4, .3])]
-    layers = [layer(gaps[0], grain=(.06, 1.2)), layer(verge, yards),
-              Layer(np.stack(roofs), draw, walls=True), trees(plan, season, plan.uniform(1.6, 3.2))]
+        return roof * (use[parcel] == np.arange(3)[:, None, None]), np.float32(1) + noise.normal(0, 0.15, lots).astype(
+            np.float32
+        )[parcel]
+
+    verge = gaps[plan.choice(3, p=[0.3, 0.4, 0.3])]
+    layers = [
+        layer(gaps[0], grain=(0.06, 1.2)),
+        layer(verge, yards),
+        Layer(np.stack(roofs), draw, walls=True),
+        trees(plan, season, plan.uniform(1.6, 3.2)),
+    ]
     light = 'light ' if (use == 0).sum() > (use == 2).sum() else ''
     noun = plan.choice(['industrial buildings', 'factory buildings', 'commercial units', 'industrial units'])
     return layers, f'{noun} with {"large " if lots < 13 else ""}{light}roofs'
@@ -382,15 +445,17 @@ def industrial(plan: np.random.Generator, season: str) -> tuple:
 def pasture(plan: np.random.Generator, season: str) -> tuple:
     "Even grass in few parcels, at times with hedges between them."
     count = int(plan.integers(1, 6))
-    angle, grain = plan.uniform(0, np.pi), plan.uniform(.03, .08)
-    compositions = np.stack([plant(plan, season, 'grass', .7) for _ in range(count)])
-    hedged = count > 1 and plan.random() < .5
-    hedge, width = plant(plan, season, 'broadleaf', .5), plan.uniform(.6, 1.3)
+    angle, grain = plan.uniform(0, np.pi), plan.uniform(0.03, 0.08)
+    compositions = np.stack([plant(plan, season, 'grass', 0.7) for _ in range(count)])
+    hedged = count > 1 and plan.random() < 0.5
+    hedge, width = plant(plan, season, 'broadleaf', 0.5), plan.uniform(0.6, 1.3)
+
     def draw(noise):
-        parcel, edge = parcels(noise, count, angle, bend=1.)
+        parcel, edge = parcels(noise, count, angle, bend=1.0)
         grass = (parcel == np.arange(count)[:, None, None]).astype(np.float32)
-        line = .8 * soft(width + .5 * random_field(noise, 1.) - edge) if hedged else np.zeros_like(edge)
+        line = 0.8 * soft(width + 0.5 * random_field(noise, 1.0) - edge) if hedged else np.zeros_like(edge)
         return np.concatenate([grass * (1 - line), line[None]]), 1 + grain * random_field(noise, 2.3)
+
     wood, words = wooded(plan, season, 1.3, 3.8)
     words = ' with rows of trees' if hedged else words
     noun = plan.choice(['pasture land', 'pastures', 'a green meadow', 'grass pasture'])
@@ -399,79 +464,108 @@ def pasture(plan: np.random.Generator, season: str) -> tuple:
 # %% ../../../nbs/data/worlds/landscape.ipynb #71f3e225
 def permanent_crop(plan: np.random.Generator, season: str) -> tuple:
     "Vineyards in stripes, or orchards in dots, over soil or grass."
-    count, dots = int(plan.integers(1, 7)), plan.random() < .45
+    count, dots = int(plan.integers(1, 7)), plan.random() < 0.45
     angle = plan.uniform(0, np.pi) + plan.choice([0, np.pi / 2], size=count)
-    period, phase, width = plan.uniform(2.4, 5.5), plan.uniform(0, 6, count), plan.uniform(-.8, .6)
-    sharp, most = plan.uniform(.6, 1.6), plan.uniform(.4, .8)
-    floor = plan.choice(['soil', 'grass', 'dry'], p=[.5, .28, .22])
-    floors = [plant(plan, season, floor) if floor == 'grass' else compose(**{floor: 1, 'soil': .3}) for _ in range(count)]
-    leaf = plan.uniform(.5, .9)
+    period, phase, width = plan.uniform(2.4, 5.5), plan.uniform(0, 6, count), plan.uniform(-0.8, 0.6)
+    sharp, most = plan.uniform(0.6, 1.6), plan.uniform(0.4, 0.8)
+    floor = plan.choice(['soil', 'grass', 'dry'], p=[0.5, 0.28, 0.22])
+    floors = [
+        plant(plan, season, floor) if floor == 'grass' else compose(**{floor: 1, 'soil': 0.3}) for _ in range(count)
+    ]
+    leaf = plan.uniform(0.5, 0.9)
+
     def draw(noise):
-        parcel, _ = parcels(noise, count, angle[0], bend=.7)
+        parcel, _ = parcels(noise, count, angle[0], bend=0.7)
         u, v = rotated(0)
         cos, sin = np.cos(angle)[parcel], np.sin(angle)[parcel]
         wave = np.sin(2 * np.pi / period * (cos * u + sin * v) + phase[parcel])
-        if dots: wave = .6 * wave + .6 * np.sin(2 * np.pi / period * (cos * v - sin * u))
+        if dots:
+            wave = 0.6 * wave + 0.6 * np.sin(2 * np.pi / period * (cos * v - sin * u))
         crowns = (most * soft(sharp * (wave + width))).astype(np.float32)
         ground = (parcel == np.arange(count)[:, None, None]) * (1 - crowns)
-        return np.concatenate([ground, crowns[None]]).astype(np.float32), 1 + .06 * random_field(noise, 2.)
+        return np.concatenate([ground, crowns[None]]).astype(np.float32), 1 + 0.06 * random_field(noise, 2.0)
+
     crown = compose(broadleaf=leaf, crop=1 - leaf)
     under = dict(soil='bare soil', grass='grass', dry='dry soil')[floor]
-    noun = plan.choice(['an orchard with rows of trees', 'permanent crops in rows'] if dots else
-                       ['a vineyard in stripes', 'permanent crops in stripes'])
+    noun = plan.choice(
+        ['an orchard with rows of trees', 'permanent crops in rows']
+        if dots
+        else ['a vineyard in stripes', 'permanent crops in stripes']
+    )
     return [Layer(np.stack([*floors, crown]), draw)], f'{noun} on {under}'
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #7b2e7ce2
 def residential(plan: np.random.Generator, season: str) -> tuple:
     "Houses with gardens along streets."
     angle, width, depth = plan.uniform(0, np.pi), plan.uniform(3, 6), plan.uniform(3, 6)
-    dense, red = plan.uniform(.55, 1), plan.uniform(0, 1)
-    street, half, swing = plan.uniform(13, 24), plan.uniform(.5, 1.1), plan.uniform(0, 3)
-    garden = compose(grass=1) if plan.random() < .6 else compose(shrub=1)
-    paved, wood = plan.uniform(.1, .45), plan.uniform(.7, 1.9)
-    garden = (1 - paved) * garden + paved * compose(asphalt=.7, soil=.3)
-    def draw(noise): # houses and streets follow one bent grid, so they are drawn together
+    dense, red = plan.uniform(0.55, 1), plan.uniform(0, 1)
+    street, half, swing = plan.uniform(13, 24), plan.uniform(0.5, 1.1), plan.uniform(0, 3)
+    garden = compose(grass=1) if plan.random() < 0.6 else compose(shrub=1)
+    paved, wood = plan.uniform(0.1, 0.45), plan.uniform(0.7, 1.9)
+    garden = (1 - paved) * garden + paved * compose(asphalt=0.7, soil=0.3)
+
+    def draw(noise):  # houses and streets follow one bent grid, so they are drawn together
         u, v = rotated(angle)
-        u = u + swing * random_field(noise, 4.)
+        u = u + swing * random_field(noise, 4.0)
         streets = soft(half - np.minimum(np.abs(u % street - street / 2), np.abs(v % (1.7 * street) - street / 2)))
         roof, number = plots(noise, u, v, width, depth)
         built = roof * (number < dense) * (1 - streets)
         tiled = number < dense * red
-        return np.stack([streets, built * tiled, built * ~tiled]), 1 + .1 * random_field(noise, .5)
-    surfaces = np.stack([compose(asphalt=1), compose(tile=1), compose(asphalt=.6, concrete=.4)])
-    layers = [layer(garden, grain=(.08, 1.)), trees(plan, season, wood), Layer(surfaces, draw, walls=(False, True, True))]
-    colour = 'red ' if red > .6 else 'gray ' if red < .3 else ''
+        return np.stack([streets, built * tiled, built * ~tiled]), 1 + 0.1 * random_field(noise, 0.5)
+
+    surfaces = np.stack([compose(asphalt=1), compose(tile=1), compose(asphalt=0.6, concrete=0.4)])
+    layers = [
+        layer(garden, grain=(0.08, 1.0)),
+        trees(plan, season, wood),
+        Layer(surfaces, draw, walls=(False, True, True)),
+    ]
+    colour = 'red ' if red > 0.6 else 'gray ' if red < 0.3 else ''
     noun = plan.choice(['residential buildings', 'houses', 'homes', 'residential houses'])
-    return layers, f'{"dense " if dense > .85 else ""}{noun} with {colour}roofs' + (' and trees' if wood < 1.3 else '')
+    return layers, f'{"dense " if dense > 0.85 else ""}{noun} with {colour}roofs' + (' and trees' if wood < 1.3 else '')
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #d4de8a3e
 def river_scene(plan: np.random.Generator, season: str) -> tuple:
     "A river through open country."
     land, around = countryside(plan, season)
-    wood, words = wooded(plan, season, .8, 3)
+    wood, words = wooded(plan, season, 0.8, 3)
     water, phrase = river(plan)
     return [*land, wood, *water], f'{phrase} through {around}{words}'
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #bc8307b8
 def sea_lake(plan: np.random.Generator, season: str) -> tuple:
     "Open water of one or two kinds, one scene in four with a shore."
-    (one, word), (other, _) = waters(plan, (.45, .15, .4)), waters(plan, (.45, .15, .4))
-    mixed, waves, shore = plan.uniform(-5, -.5), plan.uniform(.01, .08), plan.random() < .25
-    layers = [layer(one, grain=(waves, 1.5)),
-              layer(other, lambda noise: soft(.35 * random_field(noise, 3.2) + .4 * mixed), grain=(waves, 1.5))]
-    texture = 'rough ' if waves > .06 else 'smooth ' if waves < .03 else ''
+    (one, word), (other, _) = waters(plan, (0.45, 0.15, 0.4)), waters(plan, (0.45, 0.15, 0.4))
+    mixed, waves, shore = plan.uniform(-5, -0.5), plan.uniform(0.01, 0.08), plan.random() < 0.25
+    layers = [
+        layer(one, grain=(waves, 1.5)),
+        layer(other, lambda noise: soft(0.35 * random_field(noise, 3.2) + 0.4 * mixed), grain=(waves, 1.5)),
+    ]
+    texture = 'rough ' if waves > 0.06 else 'smooth ' if waves < 0.03 else ''
     phrase = f'{texture}{word} water of {plan.choice(["the sea", "a lake"])}'
     if shore:
         angle, offset, sand = plan.uniform(0, 2 * np.pi), plan.uniform(8, 22), plan.uniform(0, 2.5)
         (land,), around = countryside(plan, season)
-        def draw(noise): # sand and land follow one coast, so they are drawn together
+
+        def draw(noise):  # sand and land follow one coast, so they are drawn together
             inland = rotated(angle)[0] + 4 * random_field(noise, 3.5) - offset
             beach, behind = soft(inland + sand), soft(inland)
             cover, shade = land.draw(noise)
             return np.concatenate([(beach - behind)[None], cover * behind]), shade
+
         layers.append(Layer(np.concatenate([compose(soil=1)[None], land.compositions]), draw))
         phrase += f' with a shore near {around}'
     return layers, phrase
 
 # %% ../../../nbs/data/worlds/landscape.ipynb #08a3db57
-LAYOUTS = (annual_crop, forest, herbaceous, highway, industrial, pasture, permanent_crop, residential, river_scene, sea_lake)
+LAYOUTS = (
+    annual_crop,
+    forest,
+    herbaceous,
+    highway,
+    industrial,
+    pasture,
+    permanent_crop,
+    residential,
+    river_scene,
+    sea_lake,
+)

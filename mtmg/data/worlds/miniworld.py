@@ -17,60 +17,89 @@ import torch
 from ...bands.sensors import S1_GRD, S2_L1C, S2_L2A, Sensor
 from ..scenes import SceneDataset
 from mtmg.data.worlds.landscape import (
-    annual_crop, forest, Ground, herbaceous, industrial, layer, Layer, LAYOUTS, paint, parcels, pasture,
-    permanent_crop, residential, river, road, SEASONS, SIZE, SPECTRA, uniform, waters,
+    annual_crop,
+    forest,
+    Ground,
+    herbaceous,
+    industrial,
+    Layer,
+    layer,
+    LAYOUTS,
+    paint,
+    parcels,
+    pasture,
+    permanent_crop,
+    residential,
+    river,
+    road,
+    SEASONS,
+    SIZE,
+    SPECTRA,
+    uniform,
+    waters,
 )
 from ...labels.labelsets import labelset
 from ...labels.nomenclatures import LANDCOVER_OF_EUROSAT
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #9f4811bb
-_WAVELENGTH = np.array([band.wavelength for band in S2_L1C.bands], np.float32) / 1000 # micrometres
+_WAVELENGTH = np.array([band.wavelength for band in S2_L1C.bands], np.float32) / 1000  # micrometres
 _SUN = np.cos(np.deg2rad(40))
-RAYLEIGH_DEPTH = .008569 * _WAVELENGTH**-4 * (1 + .0113 * _WAVELENGTH**-2 + .00013 * _WAVELENGTH**-4)
-RAYLEIGH_PATH = RAYLEIGH_DEPTH * .75 * (1 + _SUN**2) / (4 * _SUN)
+RAYLEIGH_DEPTH = 0.008569 * _WAVELENGTH**-4 * (1 + 0.0113 * _WAVELENGTH**-2 + 0.00013 * _WAVELENGTH**-4)
+RAYLEIGH_PATH = RAYLEIGH_DEPTH * 0.75 * (1 + _SUN**2) / (4 * _SUN)
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #70c94a98
 class Air(NamedTuple):
     "The atmosphere above one scene."
-    aerosol: float # optical depth at 550 nm: .1 is clear, beyond .5 the scene looks hazy
-    vapour: float # precipitable water, cm
-    cirrus: float # reflectance of thin ice clouds, all that B10 sees
-    sun: float # how bright the scene lies in the sun (slope and season): about 1
+
+    aerosol: float  # optical depth at 550 nm: .1 is clear, beyond .5 the scene looks hazy
+    vapour: float  # precipitable water, cm
+    cirrus: float  # reflectance of thin ice clouds, all that B10 sees
+    sun: float  # how bright the scene lies in the sun (slope and season): about 1
+
 
 def draw_air(plan: np.random.Generator) -> Air:
     "The air of one scene: mostly clear."
-    return Air(plan.gamma(1.3, .13), np.exp(plan.normal(.25, .4)), plan.gamma(9, .0001), np.exp(plan.normal(0, .12)))
+    return Air(
+        plan.gamma(1.3, 0.13), np.exp(plan.normal(0.25, 0.4)), plan.gamma(9, 0.0001), np.exp(plan.normal(0, 0.12))
+    )
+
 
 def top_of_atmosphere(air: Air) -> tuple:
     "`path` (13,) reflectance added and `gain` (13,) by which the surface is multiplied, B01 to B12."
-    depth = air.aerosol * (_WAVELENGTH / .55)**-1.3
-    scatter = np.exp(-(.5 * RAYLEIGH_DEPTH + .12 * depth) * (1 / _SUN + 1)) # half of the scattered light arrives all the same
-    absorbed = np.zeros(13) # optical depth of gases
-    absorbed[[3, 4, 9, 10, 11, 12]] = .03, .03, 1.05 * np.sqrt(air.vapour), 7, .04, .06
+    depth = air.aerosol * (_WAVELENGTH / 0.55) ** -1.3
+    scatter = np.exp(
+        -(0.5 * RAYLEIGH_DEPTH + 0.12 * depth) * (1 / _SUN + 1)
+    )  # half of the scattered light arrives all the same
+    absorbed = np.zeros(13)  # optical depth of gases
+    absorbed[[3, 4, 9, 10, 11, 12]] = 0.03, 0.03, 1.05 * np.sqrt(air.vapour), 7, 0.04, 0.06
     gas = np.exp(-absorbed)
-    path = gas * (RAYLEIGH_PATH + .075 * depth)
+    path = gas * (RAYLEIGH_PATH + 0.075 * depth)
     path[10] = 0
     return (path + air.cirrus).astype(np.float32), (gas * scatter * air.sun).astype(np.float32)
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #7962d446
-def _down(pixel: int, sigma: float = .5) -> np.ndarray:
+def _down(pixel: int, sigma: float = 0.5) -> np.ndarray:
     "(ceil(64 / pixel), 64): a Gaussian blur of `sigma` native pixels, then the mean over `pixel` 10 m pixels"
     x = np.arange(SIZE)
-    blur = np.exp(-.5 * ((x[:, None] - x) / (sigma * np.sqrt(pixel)))**2)
+    blur = np.exp(-0.5 * ((x[:, None] - x) / (sigma * np.sqrt(pixel))) ** 2)
     box = (x[None] // pixel == np.arange(-(-SIZE // pixel))[:, None]).astype(float)
     operator = box @ (blur / blur.sum(1, keepdims=True))
     return (operator / operator.sum(1, keepdims=True)).astype(np.float32)
 
+
 def _up(pixel: int) -> np.ndarray:
     "(64, ceil(64 / pixel)): bilinear, edges held"
     coarse = -(-SIZE // pixel)
-    at = np.clip((np.arange(SIZE) + .5) / pixel - .5, 0, coarse - 1)
+    at = np.clip((np.arange(SIZE) + 0.5) / pixel - 0.5, 0, coarse - 1)
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(coarse))).astype(np.float32)
 
+
 _RESOLUTION = np.array([int(band.resolution) for band in S2_L1C.bands])
-_GRID = {metres: (np.flatnonzero(_RESOLUTION == metres), _down(metres // 10), _up(metres // 10)) for metres in (10, 20, 60)}
-_NOISE = np.where(_WAVELENGTH > 1.5, .0016, np.where(_RESOLUTION == 10, .0012, .0009)).astype(np.float32)
-_NOISE[10] = .0002
+_GRID = {
+    metres: (np.flatnonzero(_RESOLUTION == metres), _down(metres // 10), _up(metres // 10)) for metres in (10, 20, 60)
+}
+_NOISE = np.where(_WAVELENGTH > 1.5, 0.0016, np.where(_RESOLUTION == 10, 0.0012, 0.0009)).astype(np.float32)
+_NOISE[10] = 0.0002
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #84a53962
 def gaussian(noise: np.random.Generator, shape: tuple) -> np.ndarray:
@@ -90,33 +119,36 @@ def resample(image: np.ndarray, noise: np.random.Generator) -> np.ndarray:
         seen[bands] = native if len(up) == len(down) else np.matmul(up, native @ up.T)
     return seen
 
+
 def digital_numbers(reflectance: np.ndarray) -> np.ndarray:
     "uint16: reflectance x 10000, never below 1 (0 means no data)."
-    return np.clip(reflectance * 10000 + .5, 1, 65535).astype(np.uint16)
+    return np.clip(reflectance * 10000 + 0.5, 1, 65535).astype(np.uint16)
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #2edce9c4
 def sentinel2_l1c(ground: Ground, air: Air, noise: np.random.Generator) -> np.ndarray:
     "Digital numbers (13, 64, 64) at the top of the atmosphere."
     path, gain = top_of_atmosphere(air)
-    spectra = ground.spectra * gain # the atmosphere acts on each spectrum, so act before mixing: far fewer numbers
+    spectra = ground.spectra * gain  # the atmosphere acts on each spectrum, so act before mixing: far fewer numbers
     seen = ground._replace(spectra=spectra).reflectance
     return digital_numbers(resample(seen, noise) + path[:, None, None])
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #4647c272
 _NOT_CIRRUS = [i for i, band in enumerate(S2_L1C.bands) if band in S2_L2A.bands]
 
+
 def sentinel2_l2a(ground: Ground, air: Air, noise: np.random.Generator) -> np.ndarray:
     "Digital numbers (12, 64, 64) at the surface: without air and without B10."
-    misjudged = .2 * air.aerosol * noise.normal() * .075 * (_WAVELENGTH / .55)**-1.3
+    misjudged = 0.2 * air.aerosol * noise.normal() * 0.075 * (_WAVELENGTH / 0.55) ** -1.3
     seen = resample(ground.reflectance * np.float32(air.sun), noise) + misjudged.astype(np.float32)[:, None, None]
     return digital_numbers(seen[_NOT_CIRRUS])
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #b2773047
-LOOKS = 4.4 # equivalent number of looks of a GRD product
-NOISE_FLOOR = 10**(-2.5) # noise-equivalent backscatter: -25 dB
-_SHARED = np.eye(SIZE) + .35 * (np.eye(SIZE, k=1) + np.eye(SIZE, k=-1)) # how speckle spreads to neighbours
+LOOKS = 4.4  # equivalent number of looks of a GRD product
+NOISE_FLOOR = 10 ** (-2.5)  # noise-equivalent backscatter: -25 dB
+_SHARED = np.eye(SIZE) + 0.35 * (np.eye(SIZE, k=1) + np.eye(SIZE, k=-1))  # how speckle spreads to neighbours
 _SHARED = (_SHARED / _SHARED.sum(1, keepdims=True)).astype(np.float32)
-_WHITE_LOOKS = LOOKS * (_SHARED[SIZE // 2]**2).sum()**2 # averaging neighbours adds looks: start with fewer
+_WHITE_LOOKS = LOOKS * (_SHARED[SIZE // 2] ** 2).sum() ** 2  # averaging neighbours adds looks: start with fewer
+
 
 def sentinel1(ground: Ground, noise: np.random.Generator) -> np.ndarray:
     "VV and VH (2, 64, 64) in dB, speckled."
@@ -126,23 +158,26 @@ def sentinel1(ground: Ground, noise: np.random.Generator) -> np.ndarray:
     return 10 * np.log10(power * np.matmul(_SHARED, speckle @ _SHARED.T)).astype(np.float32)
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #cd2f1322
-_COLOURS = [1, 2, 3] # B02, B03, B04 in S2_L1C.bands
+_COLOURS = [1, 2, 3]  # B02, B03, B04 in S2_L1C.bands
+
 
 def _guess_from_colours() -> np.ndarray:
     "(4, 13): intercept and exponents of blue, green and red that predict each band over the materials"
-    path, gain = top_of_atmosphere(Air(.15, 1.3, .0007, 1))
-    log = np.log(SPECTRA * gain + path + .0005)
+    path, gain = top_of_atmosphere(Air(0.15, 1.3, 0.0007, 1))
+    log = np.log(SPECTRA * gain + path + 0.0005)
     known = np.concatenate([np.ones((len(log), 1)), log[:, _COLOURS]], 1)
-    ridge = np.diag([0, .02, .02, .02]) # without it the guess leans on tiny differences of colours
+    ridge = np.diag([0, 0.02, 0.02, 0.02])  # without it the guess leans on tiny differences of colours
     return np.linalg.solve(known.T @ known + ridge, known.T @ log).astype(np.float32)
+
 
 _GUESS = _guess_from_colours()
 
+
 def null_bands(image: np.ndarray, noise: np.random.Generator) -> np.ndarray:
     "The scene (13, 64, 64) uint16 with all bands but B02, B03, B04 made from these three, plus noise."
-    colour = np.log(np.clip(image[_COLOURS], 100, 3558).astype(np.float32) / 10000) # what a true-colour picture shows
+    colour = np.log(np.clip(image[_COLOURS], 100, 3558).astype(np.float32) / 10000)  # what a true-colour picture shows
     guess = (_GUESS[1:].T @ colour.reshape(3, -1) + _GUESS[0][:, None]).reshape(13, SIZE, SIZE)
-    guess += .05 * gaussian(noise, guess.shape)
+    guess += 0.05 * gaussian(noise, guess.shape)
     null = digital_numbers(np.exp(np.clip(guess, -9, 0)))
     null[_COLOURS] = image[_COLOURS]
     return null
@@ -150,16 +185,20 @@ def null_bands(image: np.ndarray, noise: np.random.Generator) -> np.ndarray:
 # %% ../../../nbs/data/worlds/miniworld.ipynb #4020e618
 class Plan(NamedTuple):
     "All that was decided about a scene before it is drawn."
-    label: int | np.ndarray # class, or multi-hot (10,) uint8
-    layers: list # of `mtmg.data.worlds.Layer`, bottom first
+
+    label: int | np.ndarray  # class, or multi-hot (10,) uint8
+    layers: list  # of `mtmg.data.worlds.Layer`, bottom first
     air: Air
-    caption: str # what lies there, in words
+    caption: str  # what lies there, in words
     season: str
+
 
 _VIEWS = ('a satellite photo', 'a satellite image', 'an aerial view', 'a photo')
 
+
 def _in_words(plan: np.random.Generator, phrase: str, season: str) -> str:
-    return f'{plan.choice(_VIEWS)} of {phrase}' + (f' in {season}' if plan.random() < .3 else '')
+    return f'{plan.choice(_VIEWS)} of {phrase}' + (f' in {season}' if plan.random() < 0.3 else '')
+
 
 def plan_scene(plan: np.random.Generator, label: int) -> Plan:
     "A scene of one land use; `label` in the order of `labelset('miniworld')`."
@@ -168,20 +207,43 @@ def plan_scene(plan: np.random.Generator, label: int) -> Plan:
     return Plan(label, layers, air, _in_words(plan, phrase, season), season)
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #11bb6267
-_ROAD, _WATER = 8, 9 # of the multi-label classes; the others are areas with a layout
-_LAND_USES = (annual_crop, permanent_crop, pasture, lambda plan, season: forest(plan, season, 'broadleaf'),
-              lambda plan, season: forest(plan, season, 'conifer'), herbaceous, residential, industrial)
-_PHRASES = ('arable land', 'permanent crops', 'pastures', 'broad leaved forest', 'conifer forest', 'shrubs and grassland',
-            'town', 'industrial units', 'a road', 'water')
+_ROAD, _WATER = 8, 9  # of the multi-label classes; the others are areas with a layout
+_LAND_USES = (
+    annual_crop,
+    permanent_crop,
+    pasture,
+    lambda plan, season: forest(plan, season, 'broadleaf'),
+    lambda plan, season: forest(plan, season, 'conifer'),
+    herbaceous,
+    residential,
+    industrial,
+)
+_PHRASES = (
+    'arable land',
+    'permanent crops',
+    'pastures',
+    'broad leaved forest',
+    'conifer forest',
+    'shrubs and grassland',
+    'town',
+    'industrial units',
+    'a road',
+    'water',
+)
+
 
 def _within(layers: list, parcel: int, mosaic: Callable) -> list:
     "`layers` cut to one parcel of a mosaic"
+
     def cut(whole):
         def draw(noise):
             cover, shade = whole.draw(noise)
             return cover * (mosaic() == parcel), shade
+
         return whole._replace(draw=draw)
+
     return [cut(whole) for whole in layers]
+
 
 def plan_mixed_scene(plan: np.random.Generator, label: int) -> Plan:
     "One to four land uses side by side, and at times a road or a river, `label` among them; multi-hot."
@@ -190,16 +252,19 @@ def plan_mixed_scene(plan: np.random.Generator, label: int) -> Plan:
     others = plan.permutation([c for c in range(10) if c not in (label, _ROAD)])
     areas = [c for c in (label, *others) if c != _ROAD][:count]
     layers, present, drawn = [], list(areas), []
-    def mosaic(): # every layer asks for the same parcels: drawn once
-        if not drawn: drawn.append(parcels(np.random.default_rng(cuts), count, angle, bend=2.)[0])
+
+    def mosaic():  # every layer asks for the same parcels: drawn once
+        if not drawn:
+            drawn.append(parcels(np.random.default_rng(cuts), count, angle, bend=2.0)[0])
         return drawn[0]
+
     for parcel, area in enumerate(areas):
-        lake = [layer(waters(plan, (.4, .3, .3))[0], grain=(.03, 1.5))]
+        lake = [layer(waters(plan, (0.4, 0.3, 0.3))[0], grain=(0.03, 1.5))]
         layers += _within(lake if area == _WATER else _LAND_USES[area](plan, season)[0], parcel, mosaic)
-    if _WATER not in areas and plan.random() < .12:
+    if _WATER not in areas and plan.random() < 0.12:
         layers += river(plan)[0]
         present.append(_WATER)
-    if label == _ROAD or plan.random() < .15:
+    if label == _ROAD or plan.random() < 0.15:
         layers += road(plan)[0]
         present.append(_ROAD)
     target = np.zeros(10, np.uint8)
@@ -209,57 +274,69 @@ def plan_mixed_scene(plan: np.random.Generator, label: int) -> Plan:
 # %% ../../../nbs/data/worlds/miniworld.ipynb #7bd2a94d
 class Variant(NamedTuple):
     "What distinguishes one mini-world from another."
+
     sensor: Sensor
-    labels: str = 'miniworld' # name of the label set
+    labels: str = 'miniworld'  # name of the label set
     plan: Callable = plan_scene
-    source: str = 'miniworld' # scenes of one source show the same ground
+    source: str = 'miniworld'  # scenes of one source show the same ground
+
 
 VARIANTS = {
     'miniworld': Variant(S2_L1C),
     'miniworld-multilabel': Variant(S2_L1C, 'miniworld-multilabel', plan_mixed_scene, 'miniworld-multilabel'),
-    'miniworld-landcover': Variant(S2_L1C, 'miniworld-landcover'), # the same scenes in other words
-    'miniworld-null': Variant(S2_L1C), # what is not red, green or blue is a function of them
-    'miniworld-l2a': Variant(S2_L2A), # surface reflectance, 12 bands
-    'miniworld-s1': Variant(S1_GRD), # VV and VH in dB
+    'miniworld-landcover': Variant(S2_L1C, 'miniworld-landcover'),  # the same scenes in other words
+    'miniworld-null': Variant(S2_L1C),  # what is not red, green or blue is a function of them
+    'miniworld-l2a': Variant(S2_L2A),  # surface reflectance, 12 bands
+    'miniworld-s1': Variant(S1_GRD),  # VV and VH in dB
 }
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #ad192773
-HAZY = .45 # aerosol optical depth from which a caption calls a scene hazy
-_SPLITS = {'train': (1, 4000), 'val': (2, 1000), 'test': (3, 1000)} # key, default size
-_ORDER, _PLAN, _GROUND, _SENSOR = range(1, 5) # purposes of random numbers
+HAZY = 0.45  # aerosol optical depth from which a caption calls a scene hazy
+_SPLITS = {'train': (1, 4000), 'val': (2, 1000), 'test': (3, 1000)}  # key, default size
+_ORDER, _PLAN, _GROUND, _SENSOR = range(1, 5)  # purposes of random numbers
+
 
 class MiniWorld(SceneDataset):
     "Procedural scenes; scene `i` of a seed and split is the same whatever is asked for beside it."
+
     def __init__(
         self,
-        split: str, # 'train', 'val' or 'test': no scene is in two of them
-        variant: str = 'miniworld', # one of `VARIANTS`
-        n: int | None = None, # number of scenes: 4000, 1000 and 1000, but 5000 to test on in the null world
-        seed: int = 0, # another seed, another world
+        split: str,  # 'train', 'val' or 'test': no scene is in two of them
+        variant: str = 'miniworld',  # one of `VARIANTS`
+        n: int | None = None,  # number of scenes: 4000, 1000 and 1000, but 5000 to test on in the null world
+        seed: int = 0,  # another seed, another world
     ):
-        if split not in _SPLITS: raise ValueError(f'split {split!r} is not one of {", ".join(_SPLITS)}')
-        if variant not in VARIANTS: raise ValueError(f'variant {variant!r} is not one of {", ".join(VARIANTS)}')
+        if split not in _SPLITS:
+            raise ValueError(f'split {split!r} is not one of {", ".join(_SPLITS)}')
+        if variant not in VARIANTS:
+            raise ValueError(f'variant {variant!r} is not one of {", ".join(VARIANTS)}')
         self._key, size = _SPLITS[split]
-        if n is None: n = 5000 if (variant, split) == ('miniworld-null', 'test') else size
-        if n < 1 or int(n) != n: raise ValueError(f'n is {n}; give a whole number of scenes, 1 or more')
-        if not 0 <= seed < 2**32: raise ValueError(f'seed is {seed}; give one from 0 to 2**32 - 1')
+        if n is None:
+            n = 5000 if (variant, split) == ('miniworld-null', 'test') else size
+        if n < 1 or int(n) != n:
+            raise ValueError(f'n is {n}; give a whole number of scenes, 1 or more')
+        if not 0 <= seed < 2**32:
+            raise ValueError(f'seed is {seed}; give one from 0 to 2**32 - 1')
         self.name, self.split, self.seed, self.n = variant, split, int(seed), int(n)
         _, labels, self._planner, self.source = VARIANTS[variant]
         self.sensor = VARIANTS[variant].sensor
         self.bands, self.labelset = self.sensor.bands, labelset(labels)
 
-    def __len__(self): return self.n
+    def __len__(self):
+        return self.n
 
     def _random(self, index: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self._key, index, purpose])
 
-    def _land_uses(self, ten: int) -> np.ndarray: return self._random(ten, _ORDER).permutation(10) # of ten scenes in a row
+    def _land_uses(self, ten: int) -> np.ndarray:
+        return self._random(ten, _ORDER).permutation(10)  # of ten scenes in a row
 
     def _label(self, plan: Plan):
         return LANDCOVER_OF_EUROSAT[plan.label] if self.name == 'miniworld-landcover' else plan.label
 
     def _caption(self, plan: Plan) -> str:
-        if plan.air.aerosol < HAZY or self.sensor is not S2_L1C: return plan.caption # a corrected image and radar see no haze
+        if plan.air.aerosol < HAZY or self.sensor is not S2_L1C:
+            return plan.caption  # a corrected image and radar see no haze
         return 'a hazy ' + plan.caption.split(' ', 1)[1]
 
     def plan(self, index: int) -> Plan:
@@ -274,12 +351,14 @@ class MiniWorld(SceneDataset):
         return labels, list(captions)
 
     @property
-    def captions(self) -> list: return self._told[1]
+    def captions(self) -> list:
+        return self._told[1]
 
     @cached_property
     def targets(self) -> np.ndarray:
-        if self.labelset.multilabel: return np.array(self._told[0])
-        land_use = np.concatenate([self._land_uses(ten) for ten in range(-(-len(self) // 10))])[:len(self)]
+        if self.labelset.multilabel:
+            return np.array(self._told[0])
+        land_use = np.concatenate([self._land_uses(ten) for ten in range(-(-len(self) // 10))])[: len(self)]
         return np.array(LANDCOVER_OF_EUROSAT)[land_use] if self.name == 'miniworld-landcover' else land_use
 
     def ground(self, index: int):
@@ -289,15 +368,20 @@ class MiniWorld(SceneDataset):
     def _image(self, index: int, plan: Plan) -> np.ndarray:
         "(C, 64, 64): uint16 digital numbers, or float32 dB for radar"
         ground, noise = paint(plan.layers, self._random(index, _GROUND)), self._random(index, _SENSOR)
-        if self.name == 'miniworld-s1': return sentinel1(ground, noise)
-        if self.name == 'miniworld-l2a': return sentinel2_l2a(ground, plan.air, noise)
+        if self.name == 'miniworld-s1':
+            return sentinel1(ground, noise)
+        if self.name == 'miniworld-l2a':
+            return sentinel2_l2a(ground, plan.air, noise)
         image = sentinel2_l1c(ground, plan.air, noise)
         return null_bands(image, noise) if self.name == 'miniworld-null' else image
 
     def __getitem__(self, index: int) -> dict:
-        index = range(len(self))[index] # negative ones count from the end
+        index = range(len(self))[index]  # negative ones count from the end
         plan = self.plan(index)
         label = self._label(plan)
-        return {'image': torch.from_numpy(self._image(index, plan).astype(np.float32)),
-                'label': label if np.ndim(label) == 0 else torch.from_numpy(label.astype(np.float32)),
-                'id': f'{self.name}/{self.split}/{index}', 'caption': self._caption(plan)}
+        return {
+            'image': torch.from_numpy(self._image(index, plan).astype(np.float32)),
+            'label': label if np.ndim(label) == 0 else torch.from_numpy(label.astype(np.float32)),
+            'id': f'{self.name}/{self.split}/{index}',
+            'caption': self._caption(plan),
+        }

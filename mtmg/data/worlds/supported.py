@@ -15,7 +15,18 @@ import torch.nn.functional as F
 
 from ...bands.sensors import RGB
 from mtmg.data.worlds.drawings import (
-    LANDS, LINES, PATTERNS, SEASONS, VIEWS, Land, Picture, cartoon, daylight, draw_patterns, draw_pictures, texture,
+    LANDS,
+    LINES,
+    PATTERNS,
+    SEASONS,
+    VIEWS,
+    Land,
+    Picture,
+    cartoon,
+    daylight,
+    draw_patterns,
+    draw_pictures,
+    texture,
 )
 from .drawings import _BESIDE, _HAZY, _TEXTURES, _THROUGH, _TONES, _one
 from ...labels.labelsets import labelset
@@ -28,60 +39,106 @@ from .drawings import _DRAWS, _RGB, _bytes, _check_split, _generator, _mix, _sha
 def _glyphs():
     "scikit-learn's digits: (1797, 8, 8) float32 in 0..1, (1797,) classes"
     from sklearn.datasets import load_digits
+
     digits = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target.astype(np.int64)
 
+
 def draw_digits(
-    glyphs: np.ndarray, # (N, 8, 8) in 0..1
-    angle=0., # (N,) radians, clockwise
-    zoom=1., # (N,) 1 fills the image
-    x=0., # (N,) pixels to the right
-    y=0., # (N,) pixels down
-) -> np.ndarray: # (N, 64, 64) float32 in 0..1
+    glyphs: np.ndarray,  # (N, 8, 8) in 0..1
+    angle=0.0,  # (N,) radians, clockwise
+    zoom=1.0,  # (N,) 1 fills the image
+    x=0.0,  # (N,) pixels to the right
+    y=0.0,  # (N,) pixels down
+) -> np.ndarray:  # (N, 64, 64) float32 in 0..1
     "Digits as soft masks."
     angle, zoom, x, y = (torch.as_tensor(np.broadcast_to(value, len(glyphs)).copy()) for value in (angle, zoom, x, y))
-    cos, sin, x, y = angle.cos() / zoom, angle.sin() / zoom, x * 2 / SIZE, y * 2 / SIZE # the image reaches from -1 to 1
+    cos, sin, x, y = (
+        angle.cos() / zoom,
+        angle.sin() / zoom,
+        x * 2 / SIZE,
+        y * 2 / SIZE,
+    )  # the image reaches from -1 to 1
     back = torch.stack([cos, sin, -cos * x - sin * y, -sin, cos, sin * x - cos * y], -1).view(-1, 2, 3).float()
     grid = F.affine_grid(back, [len(glyphs), 1, SIZE, SIZE], align_corners=False)
-    return F.grid_sample(torch.from_numpy(glyphs)[:, None], grid, padding_mode='zeros', align_corners=False)[:, 0].numpy()
+    return F.grid_sample(torch.from_numpy(glyphs)[:, None], grid, padding_mode='zeros', align_corners=False)[
+        :, 0
+    ].numpy()
 
 # %% ../../../nbs/data/worlds/supported.ipynb #eb9134c2
-_DIGITS = dict(zip(SPLITS, np.split(np.random.default_rng(123).permutation(1797), [900, 1200]))) # of scikit-learn's order
+_DIGITS = dict(
+    zip(SPLITS, np.split(np.random.default_rng(123).permutation(1797), [900, 1200]))
+)  # of scikit-learn's order
+
 
 def _moved(rng, n):
     "a little turn, scale and shift of n digits"
-    return dict(angle=rng.uniform(-.2, .2, n), zoom=rng.uniform(.8, 1.15, n),
-                x=rng.uniform(-6, 6, n), y=rng.uniform(-6, 6, n))
+    return dict(
+        angle=rng.uniform(-0.2, 0.2, n),
+        zoom=rng.uniform(0.8, 1.15, n),
+        x=rng.uniform(-6, 6, n),
+        y=rng.uniform(-6, 6, n),
+    )
 
 # %% ../../../nbs/data/worlds/supported.ipynb #b22bad57
 class Digits(ArrayDataset):
     "Real handwritten digits, white on black: 900 to train, 300 val, 597 test; `groups` names the digit behind each scene."
+
     def __init__(
         self,
-        split: str, # 'train', 'val' or 'test'
-        copies: int = 1, # scenes per digit: the first upright, the others turned, scaled and moved
-        seed: int = 0, # of the copies
+        split: str,  # 'train', 'val' or 'test'
+        copies: int = 1,  # scenes per digit: the first upright, the others turned, scaled and moved
+        seed: int = 0,  # of the copies
     ):
         _check_split(split)
-        if copies < 1: raise ValueError(f'{copies} copies of each digit; give copies >= 1')
+        if copies < 1:
+            raise ValueError(f'{copies} copies of each digit; give copies >= 1')
         glyphs, classes = _glyphs()
         self.groups = np.tile(_DIGITS[split], copies)
         masks = [draw_digits(glyphs[_DIGITS[split]])]
         for copy in range(1, copies):
             rng = _generator('digits', seed, SPLITS.index(split), copy)
             masks.append(draw_digits(glyphs[_DIGITS[split]], **_moved(rng, len(_DIGITS[split]))))
-        ids = [f'digits/{split}/{source}' + (f'/{copy}' if copy else '')
-               for copy in range(copies) for source in _DIGITS[split]]
+        ids = [
+            f'digits/{split}/{source}' + (f'/{copy}' if copy else '')
+            for copy in range(copies)
+            for source in _DIGITS[split]
+        ]
         image = np.repeat(_bytes(np.concatenate(masks))[:, None], 3, axis=1)
-        super().__init__(image, classes[self.groups], ids, name='digits', sensor=RGB, labelset=labelset('digits'), split=split,
-                         groups=self.groups)
+        super().__init__(
+            image,
+            classes[self.groups],
+            ids,
+            name='digits',
+            sensor=RGB,
+            labelset=labelset('digits'),
+            split=split,
+            groups=self.groups,
+        )
 
 # %% ../../../nbs/data/worlds/supported.ipynb #1b4ef6dc
 _NAMES, _DIGIT_NAMES = list(COLOURS), 'zero one two three four five six seven eight nine'.split()
-_SHAPE_VIEWS = ('a {}', 'a photo of a {}', 'a picture of a {}', 'an image of a {}', 'a drawing of a {}', 'a painting of a {}',
-                'a photo of the {}', '{}')
-_DIGIT_VIEWS = ('a photo of the digit {}', 'the number {}', 'a handwritten {}', 'the digit {}', 'a picture of the digit {}',
-                'a drawing of the number {}', 'a handwritten number {}', '{}')
+_SHAPE_VIEWS = (
+    'a {}',
+    'a photo of a {}',
+    'a picture of a {}',
+    'an image of a {}',
+    'a drawing of a {}',
+    'a painting of a {}',
+    'a photo of the {}',
+    '{}',
+)
+_DIGIT_VIEWS = (
+    'a photo of the digit {}',
+    'the number {}',
+    'a handwritten {}',
+    'the digit {}',
+    'a picture of the digit {}',
+    'a drawing of the number {}',
+    'a handwritten number {}',
+    '{}',
+)
+
 
 def _some_shapes(n, rng):
     u = rng.random((n, _DRAWS))
@@ -89,52 +146,83 @@ def _some_shapes(n, rng):
     captions, meanings = [], []
     for shape, colour, ground in zip(*_shape_labels(u)):
         name, kind = list(SHAPES)[shape], rng.random()
-        words = name if kind < .08 else f'{_NAMES[colour]} {name}' + (f' on a {_NAMES[ground]} background' if kind > .7 else '')
+        words = (
+            name
+            if kind < 0.08
+            else f'{_NAMES[colour]} {name}' + (f' on a {_NAMES[ground]} background' if kind > 0.7 else '')
+        )
         captions.append(_one(rng, _SHAPE_VIEWS).format(words))
         meanings.append(f'{_NAMES[colour]} {name}')
     return pixels, captions, meanings
 
+
 def _some_digits(n, rng):
     glyphs, classes = _glyphs()
     source = rng.choice(_DIGITS['train'], n)
-    ink = np.where(rng.random((n, 1)) < .5, 1, np.clip(_RGB[rng.integers(8, size=n)] + rng.uniform(.1, .4, (n, 1)), 0, 1))
-    ground = np.where(rng.random((n, 1)) < .5, 0, rng.uniform(0, .35, (n, 3)))
+    ink = np.where(
+        rng.random((n, 1)) < 0.5, 1, np.clip(_RGB[rng.integers(8, size=n)] + rng.uniform(0.1, 0.4, (n, 1)), 0, 1)
+    )
+    ground = np.where(rng.random((n, 1)) < 0.5, 0, rng.uniform(0, 0.35, (n, 3)))
     image = _mix(draw_digits(glyphs[source], **_moved(rng, n)), ink.astype(np.float32), ground.astype(np.float32))
     names = [_DIGIT_NAMES[c] for c in classes[source]]
     return _bytes(image), [_one(rng, _DIGIT_VIEWS).format(name) for name in names], names
 
+
 def _some_pictures(make, n, rng):
     pictures = [make(rng) for _ in range(n)]
     return draw_pictures(pictures, rng), [p.caption for p in pictures], [p.meaning for p in pictures]
+
 
 def _some_cartoons(n, rng):
     images, *words = _some_pictures(cartoon, n, rng)
     return daylight(images, rng), *words
 
 # %% ../../../nbs/data/worlds/supported.ipynb #dcc7472c
-MIX = {'shapes': .4, 'digits': .22, 'cartoons': .25, 'textures': .13}
+MIX = {'shapes': 0.4, 'digits': 0.22, 'cartoons': 0.25, 'textures': 0.13}
+
 
 def caption_mix(
-    n: int, # images
-    seed, # an integer or several, such as [seed, step]
-    mix: dict = MIX, # share of each kind
-) -> tuple: # (N, 3, 64, 64) uint8, N captions, (N,) int64: pictures of one number mean the same
+    n: int,  # images
+    seed,  # an integer or several, such as [seed, step]
+    mix: dict = MIX,  # share of each kind
+) -> tuple:  # (N, 3, 64, 64) uint8, N captions, (N,) int64: pictures of one number mean the same
     "Captioned pictures to train a small CLIP on."
     rng = _generator('caption mix', *np.atleast_1d(seed))
-    ends = np.rint(np.cumsum(list(mix.values())) * n).astype(int) # where each kind ends
+    ends = np.rint(np.cumsum(list(mix.values())) * n).astype(int)  # where each kind ends
     counts = dict(zip(mix, np.diff(ends, prepend=0)))
-    draw = dict(shapes=_some_shapes, digits=_some_digits, cartoons=_some_cartoons,
-                textures=lambda n, rng: _some_pictures(texture, n, rng))
+    draw = dict(
+        shapes=_some_shapes,
+        digits=_some_digits,
+        cartoons=_some_cartoons,
+        textures=lambda n, rng: _some_pictures(texture, n, rng),
+    )
     images, captions, meanings = zip(*(draw[kind](count, rng) for kind, count in counts.items() if count))
     captions, meanings = sum(captions, []), sum(meanings, [])
     return np.concatenate(images), captions, np.unique(meanings, return_inverse=True)[1]
 
 # %% ../../../nbs/data/worlds/supported.ipynb #b4c3fd8c
-def _words(text): return re.findall('[a-z]+', text.lower())
+def _words(text):
+    return re.findall('[a-z]+', text.lower())
+
 
 def caption_words() -> list:
     "Every word that captions of `caption_mix` have, sorted."
-    phrases = [*COLOURS, *SHAPES, *SEASONS, *_DIGIT_NAMES, *VIEWS, *_HAZY, *_SHAPE_VIEWS, *_DIGIT_VIEWS, *_TONES, *_THROUGH, *_BESIDE,
-               'the shore of a', 'on a background', 'in', *(text for texts in _TEXTURES.values() for text in texts),
-               *(name for land in (*LANDS.values(), *LINES.values()) for name in land.names)]
+    phrases = [
+        *COLOURS,
+        *SHAPES,
+        *SEASONS,
+        *_DIGIT_NAMES,
+        *VIEWS,
+        *_HAZY,
+        *_SHAPE_VIEWS,
+        *_DIGIT_VIEWS,
+        *_TONES,
+        *_THROUGH,
+        *_BESIDE,
+        'the shore of a',
+        'on a background',
+        'in',
+        *(text for texts in _TEXTURES.values() for text in texts),
+        *(name for land in (*LANDS.values(), *LINES.values()) for name in land.names),
+    ]
     return sorted({word for phrase in phrases for word in _words(phrase.format('', a='', b=''))})
