@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AMOUNTS_KEPT', 'gap_contribution', 'explore']
 
-# %% ../../nbs/demo/explorer.ipynb #9ee1b2e1
+# %% ../../nbs/demo/explorer.ipynb #5c0c2e72
 import base64
 from html import escape
 import io
@@ -21,21 +21,24 @@ from ..embed import unit
 from ..gap import shift
 from ..plots import class_colors, in_words, joint_map
 
-# %% ../../nbs/demo/explorer.ipynb #ea7705b9
+# %% ../../nbs/demo/explorer.ipynb #34ba63a8
 def gap_contribution(
-    x, # (N, D) one modality
-    y, # (N, D) the other, scene by scene
-) -> torch.Tensor: # (N,)
+    x,  # (N, D) one modality
+    y,  # (N, D) the other, scene by scene
+) -> torch.Tensor:  # (N,)
     "How much each scene adds to the centroid gap, as a multiple of the mean."
     difference = unit(x) - unit(y)
     delta = difference.mean(0)
     return difference @ delta / (delta @ delta).clamp_min(1e-12)
 
-# %% ../../nbs/demo/explorer.ipynb #78225cb1
+# %% ../../nbs/demo/explorer.ipynb #910a49ec
 #: Shifts along the gap at which positions are kept; the page moves the points between them.
-AMOUNTS_KEPT = (0., .25, .5, .75, 1.)
+AMOUNTS_KEPT = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-def _text_of(array) -> str: return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+def _text_of(array) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
 
 def _placed(positions) -> dict:
     "all positions on one grid of 16 bits: {modality: text} of each frame"
@@ -44,6 +47,7 @@ def _placed(positions) -> dict:
     grid = lambda p: _text_of(np.round((p - low) / size * 65535).astype('<u2'))
     return [{m: grid(p) for m, p in frame.items()} for frame in positions]
 
+
 def _nearest(features: dict, k: int) -> dict:
     "{'a>b': (N, k) numbers of the scenes of b nearest to each scene of a, itself left out where a is b}"
     found = {}
@@ -51,43 +55,52 @@ def _nearest(features: dict, k: int) -> dict:
         for b, y in features.items():
             rows = []
             for start in range(0, len(x), 1024):
-                cosine = x[start:start + 1024] @ y.T
-                if a == b: cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = -2
+                cosine = x[start : start + 1024] @ y.T
+                if a == b:
+                    cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = -2
                 rows.append(cosine.topk(min(k, len(y) - (a == b))).indices)
             found[f'{a}>{b}'] = torch.cat(rows).numpy()
     return found
 
-def _thumbnails(dataset, chosen, budget: int) -> tuple: # (jpeg as text, side, columns)
+
+def _thumbnails(dataset, chosen, budget: int) -> tuple:  # (jpeg as text, side, columns)
     "pictures of the scenes in one, as large as the budget allows"
     from PIL import Image
+
     small = []
     for batch in batches(dataset, 256, indices=chosen):
         rgb = np.asarray(composite(batch['image'], dataset.bands)).transpose(0, 2, 3, 1)
         small += [Image.fromarray(np.ascontiguousarray(p)).resize((48, 48), Image.BILINEAR) for p in rgb]
-    columns = int(np.ceil(len(small) ** .5))
+    columns = int(np.ceil(len(small) ** 0.5))
     for side, quality in ((48, 80), (40, 75), (32, 72), (28, 68), (24, 62), (20, 55), (16, 45), (12, 40), (8, 40)):
         sheet = Image.new('RGB', (columns * side, -(-len(small) // columns) * side))
         for i, picture in enumerate(small):
             sheet.paste(picture.resize((side, side), Image.BILINEAR), (i % columns * side, i // columns * side))
         sheet.save(out := io.BytesIO(), 'JPEG', quality=quality, optimize=True)
-        if len(out.getvalue()) * 4 / 3 <= budget: break
+        if len(out.getvalue()) * 4 / 3 <= budget:
+            break
     return base64.b64encode(out.getvalue()).decode(), side, columns
 
-def _spectra(dataset, chosen) -> tuple: # ((N, B) band means, wavelengths) or (None, None)
+
+def _spectra(dataset, chosen) -> tuple:  # ((N, B) band means, wavelengths) or (None, None)
     waves = [getattr(b, 'wavelength', None) for b in dataset.bands]
-    if len(waves) < 4 or any(w is None for w in waves): return None, None
+    if len(waves) < 4 or any(w is None for w in waves):
+        return None, None
     order = np.argsort(waves, kind='stable')
     means = [batch['image'].float().mean((-2, -1)).numpy() for batch in batches(dataset, 256, indices=chosen)]
     return np.concatenate(means)[:, order], [float(waves[i]) for i in order]
+
 
 def _first_class(labels) -> np.ndarray:
     labels = np.asarray(labels)
     return labels if labels.ndim == 1 else np.where(labels.any(1), labels.argmax(1), -1)
 
+
 def _correct(x, text, labels) -> np.ndarray:
     answer = (x @ text.T).argmax(1).numpy()
     labels = np.asarray(labels)
     return answer, answer == labels if labels.ndim == 1 else labels[np.arange(len(labels)), answer] > 0
+
 
 def _maps(features: dict, text, method, seed) -> list:
     "the maps of the page: {title, frames: [{modality: (N, 2)}], labels of the frames, text: (C, 2) or None}"
@@ -97,21 +110,39 @@ def _maps(features: dict, text, method, seed) -> list:
     if method != 'pca':
         xy, done = joint_map(torch.cat(parts).numpy(), method, seed=seed)
         split = np.split(xy, ends)
-        maps.append({'title': done, 'frames': [dict(zip(names, split))], 'labels': [''], 'text': None if text is None else split[-1]})
+        maps.append(
+            {
+                'title': done,
+                'frames': [dict(zip(names, split))],
+                'labels': [''],
+                'text': None if text is None else split[-1],
+            }
+        )
     still = torch.cat(list(features.values()))
     mean = still.mean(0)
-    axes = torch.linalg.svd(still - mean, full_matrices=False).Vh[:2].T # (D, 2)
+    axes = torch.linalg.svd(still - mean, full_matrices=False).Vh[:2].T  # (D, 2)
     at = lambda f: ((f - mean) @ axes).numpy()
     first, *others = names
     frames = []
-    for amount in AMOUNTS_KEPT if len(names) > 1 else (0.,): # each further modality moves towards the first, which meets the second half way
+    for amount in (
+        AMOUNTS_KEPT if len(names) > 1 else (0.0,)
+    ):  # each further modality moves towards the first, which meets the second half way
         moved = {m: shift(features[first], features[m], amount) for m in others}
-        frames.append({first: at(moved[others[0]][0] if others else features[first])} | {m: at(pair[1]) for m, pair in moved.items()})
-    maps.append({'title': 'PCA', 'frames': frames, 'labels': [f'shift along the gap: {a:g}' for a in AMOUNTS_KEPT[:len(frames)]],
-                 'text': None if text is None else at(text)})
+        frames.append(
+            {first: at(moved[others[0]][0] if others else features[first])}
+            | {m: at(pair[1]) for m, pair in moved.items()}
+        )
+    maps.append(
+        {
+            'title': 'PCA',
+            'frames': frames,
+            'labels': [f'shift along the gap: {a:g}' for a in AMOUNTS_KEPT[: len(frames)]],
+            'text': None if text is None else at(text),
+        }
+    )
     return maps
 
-# %% ../../nbs/demo/explorer.ipynb #510f73af
+# %% ../../nbs/demo/explorer.ipynb #3abbbd73
 _PAGE = r'''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
@@ -239,58 +270,96 @@ window.mtmg = {choose, pick: list => { picked = list; point = -1; tell(); draw()
 </script></body></html>
 '''
 
+
 def explore(
-    E, # `Embeddings`, all modalities of one dimension
-    file=None, # html file to write; None: shown in the notebook
-    dataset=None, # the scenes of `E` in its order, for pictures and spectra
+    E,  # `Embeddings`, all modalities of one dimension
+    file=None,  # html file to write; None: shown in the notebook
+    dataset=None,  # the scenes of `E` in its order, for pictures and spectra
     *,
-    modalities=None, # which to show (all); the gap is that between the first two
-    method: str = 'umap', # of the first map: 'umap' or 'pca'; the second one is always the PCA, which follows a shift
-    n: int = 5000, # scenes at most, drawn at random from more
-    neighbours: int = 6, # of each scene in each modality
+    modalities=None,  # which to show (all); the gap is that between the first two
+    method: str = 'umap',  # of the first map: 'umap' or 'pca'; the second one is always the PCA, which follows a shift
+    n: int = 5000,  # scenes at most, drawn at random from more
+    neighbours: int = 6,  # of each scene in each modality
     title: str = 'Joint space',
-    max_bytes: int = 5_000_000, # of the file: what is left after the numbers is for pictures
+    max_bytes: int = 5_000_000,  # of the file: what is left after the numbers is for pictures
     seed: int = 0,
-): # Path of the file, or an object that a notebook shows
+):  # Path of the file, or an object that a notebook shows
     "The joint space as one html page without a server: click, lasso, pictures, spectra and neighbours across modalities."
     names = list(E.features) if modalities is None else list(modalities)
     if lost := [m for m in names if m not in E.features]:
         raise ValueError(f'modality {lost[0]!r} is not one of {", ".join(map(repr, E.features))}')
     if len({E[m].shape[1] for m in names}) > 1:
-        raise ValueError(f'one map needs one dimension, got {", ".join(f"{m}: {E[m].shape[1]}" for m in names)}; choose with modalities=')
-    if dataset is not None and len(dataset) != len(E): raise ValueError(f'{len(dataset)} scenes for {len(E)} embeddings; give the data set that was embedded')
+        raise ValueError(
+            f'one map needs one dimension, got {", ".join(f"{m}: {E[m].shape[1]}" for m in names)}; choose with modalities='
+        )
+    if dataset is not None and len(dataset) != len(E):
+        raise ValueError(f'{len(dataset)} scenes for {len(E)} embeddings; give the data set that was embedded')
     chosen = np.arange(len(E)) if len(E) <= n else np.sort(np.random.default_rng(seed).permutation(len(E))[:n])
     features = {m: unit(E[m].float()[chosen]) for m in names}
     text = None if E.text is None else unit(E.text.float())
     classes = list(E.labelset.classnames) if E.labelset is not None else []
     kind = '<u4' if len(chosen) > 65535 else '<u2'
-    data = {'n': len(chosen), 'k': neighbours, 'modalities': names, 'classes': classes, 'palette': ['#0072B2', '#D55E00', '#009E73', '#CC79A7'],
-            'titles': {m: in_words(m, (E.meta or {}).get('bands') or ()) for m in names}, 'ids': [str(E.ids[i]) for i in chosen] if E.ids is not None else [str(i) for i in chosen],
-            'near': {pair: _text_of(index.astype(kind)) for pair, index in _nearest(features, neighbours).items()}, 'maps': []}
+    data = {
+        'n': len(chosen),
+        'k': neighbours,
+        'modalities': names,
+        'classes': classes,
+        'palette': ['#0072B2', '#D55E00', '#009E73', '#CC79A7'],
+        'titles': {m: in_words(m, (E.meta or {}).get('bands') or ()) for m in names},
+        'ids': [str(E.ids[i]) for i in chosen] if E.ids is not None else [str(i) for i in chosen],
+        'near': {pair: _text_of(index.astype(kind)) for pair, index in _nearest(features, neighbours).items()},
+        'maps': [],
+    }
     for m in _maps(features, text, method, seed):
         frames = _placed([f | ({} if m['text'] is None else {'': m['text']}) for f in m['frames']])
-        data['maps'].append({'title': m['title'], 'labels': m['labels'], 'text': frames[0].get('') if text is not None else None, 'frames': [{k: f[k] for k in names} for f in frames]})
-    if text is not None: data['answer'] = {m: _text_of((f @ text.T).argmax(1).numpy().astype('<u2')) for m, f in features.items()}
+        data['maps'].append(
+            {
+                'title': m['title'],
+                'labels': m['labels'],
+                'text': frames[0].get('') if text is not None else None,
+                'frames': [{k: f[k] for k in names} for f in frames],
+            }
+        )
+    if text is not None:
+        data['answer'] = {m: _text_of((f @ text.T).argmax(1).numpy().astype('<u2')) for m, f in features.items()}
     if E.labels is not None:
         labels = np.asarray(E.labels)[chosen]
         shades = class_colors(len(classes))
-        data |= {'cls': _text_of(_first_class(labels).astype('<i2')), 'colors': ['#' + ''.join(f'{round(255 * v):02x}' for v in c) for c in shades]}
-        if text is not None: data['correct'] = {m: _text_of(_correct(f, text, labels)[1].astype(np.uint8)) for m, f in features.items()}
-    if len(names) > 1: data['gap'] = _text_of(gap_contribution(*list(features.values())[:2]).numpy().astype('<f4'))
+        data |= {
+            'cls': _text_of(_first_class(labels).astype('<i2')),
+            'colors': ['#' + ''.join(f'{round(255 * v):02x}' for v in c) for c in shades],
+        }
+        if text is not None:
+            data['correct'] = {m: _text_of(_correct(f, text, labels)[1].astype(np.uint8)) for m, f in features.items()}
+    if len(names) > 1:
+        data['gap'] = _text_of(gap_contribution(*list(features.values())[:2]).numpy().astype('<f4'))
     if dataset is not None:
         spectra, waves = _spectra(dataset, chosen)
         if spectra is not None:
-            top = float(np.quantile(spectra, .999))
-            data |= {'spectra': _text_of(np.clip(np.round(spectra / top * 255), 0, 255).astype(np.uint8)), 'waves': waves, 'top': top}
+            top = float(np.quantile(spectra, 0.999))
+            data |= {
+                'spectra': _text_of(np.clip(np.round(spectra / top * 255), 0, 255).astype(np.uint8)),
+                'waves': waves,
+                'top': top,
+            }
         used = len(json.dumps(data)) + len(_PAGE)
         sheet, side, columns = _thumbnails(dataset, chosen, max_bytes - used)
         data |= {'thumbs': f'data:image/jpeg;base64,{sheet}', 'side': side, 'columns': columns}
-    about = (f'{len(chosen):,} scenes' + (f' of {len(E):,}' if len(chosen) < len(E) else '') + (f' of {E.dataset}, {E.split}' if E.dataset else '') + ', one point for each scene and modality. '
-             'Drag to draw a lasso, click for one scene, turn the wheel to come nearer, hold shift and drag to move the map.')
-    page = (_PAGE.replace('@TITLE@', escape(title)).replace('@ABOUT@', escape(about))
-            .replace('@DATA@', json.dumps(data, ensure_ascii=False).replace('</', '<\\/')))
+    about = (
+        f'{len(chosen):,} scenes'
+        + (f' of {len(E):,}' if len(chosen) < len(E) else '')
+        + (f' of {E.dataset}, {E.split}' if E.dataset else '')
+        + ', one point for each scene and modality. '
+        'Drag to draw a lasso, click for one scene, turn the wheel to come nearer, hold shift and drag to move the map.'
+    )
+    page = (
+        _PAGE.replace('@TITLE@', escape(title))
+        .replace('@ABOUT@', escape(about))
+        .replace('@DATA@', json.dumps(data, ensure_ascii=False).replace('</', '<\\/'))
+    )
     if file is not None:
         atomic_write_text(file, page)
         return Path(file)
     from IPython.display import HTML
+
     return HTML(f'<iframe srcdoc="{escape(page, quote=True)}" width="100%" height="820" style="border:0"></iframe>')

@@ -5,21 +5,25 @@
 # %% auto #0
 __all__ = ['SCORE_MEANINGS', 'KEPT_WORDS', 'GLOSSARY', 'FIGURE_CAPTIONS', 'percent_text', 'points_text', 'verdict',
            'answer_sentences', 'an', 'Table', 'score_table', 'kept_table', 'retrieval_table', 'gap_table', 'table_csv',
-           'Section', 'write_page', 'glossary', 'run_sections']
+           'Section', 'write_page', 'true_colour', 'some_scenes', 'draw_figures', 'glossary', 'run_sections']
 
-# %% ../../nbs/quickstart/report.ipynb #6f798845
+# %% ../../nbs/quickstart/report.ipynb #4a8a16f3
 import base64
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 import io
 from pathlib import Path
 
-from ..data.scenes import atomic_write_text
-from ..evaluate.results import compare
-from ..plots.style import in_words
+import numpy as np
 
-# %% ../../nbs/quickstart/report.ipynb #5157b2c4
+from ..bands import composite
+from ..data.scenes import atomic_write_text, batches
+from ..embed import unit
+from ..evaluate.results import compare
+from ..plots.style import in_words, save_figure
+
+# %% ../../nbs/quickstart/report.ipynb #b493916d
 def percent_text(value, interval=None) -> str:
     "A share in percent, with its 95 % interval where there is one; 'n/a' where there is no number."
     if value is None or value != value:
@@ -27,17 +31,19 @@ def percent_text(value, interval=None) -> str:
     between = '' if not interval else f' ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})'
     return f'{100 * value:.1f} %{between}'
 
+
 def points_text(value: float, interval=None) -> str:
     "A difference of shares in points, with its 95 % interval where there is one."
     between = '' if not interval else f' (95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})'
     return f'{100 * value:+.1f} points{between}'.replace('-', '−')
+
 
 def verdict(interval) -> str:
     "What a difference with this interval may be called: 'a gain', 'a loss' or 'no clear difference'."
     low, high = interval
     return 'a gain' if low > 0 else 'a loss' if high < 0 else 'no clear difference'
 
-# %% ../../nbs/quickstart/report.ipynb #bf01d486
+# %% ../../nbs/quickstart/report.ipynb #f683cff9
 #: What each name of a score means, as half a sentence.
 SCORE_MEANINGS = {
     'these very images': 'the model was trained on these very images, so the number says nothing about new ones',
@@ -45,111 +51,176 @@ SCORE_MEANINGS = {
     'same data set, other split': 'the model was trained on other scenes of this data set, so this is not a zero-shot score',
     'same labels': 'the model was trained on these labels with other images, so this is not a zero-shot score',
     'same images, other nomenclature': 'the model was trained on these images with other class names, so this is not a '
-                                       'zero-shot score',
+    'zero-shot score',
     'unseen classes': 'the model was never trained on these classes, so this is a zero-shot score',
     'unseen data set': 'the model was never trained on this data set, so this is a zero-shot score',
     'unknown': 'what the model was trained on is not known, so nobody can say whether this is a zero-shot score',
 }
 KEPT_WORDS = {True: 'kept', False: 'not kept', None: 'too few to say'}
 
+
 def answer_sentences(
-    results: dict, # with 'zero_shot': {'clip', 'rgb' and, where there is a student, 'ms': `Result`}; 'kept', 'controls'
-    bands=(), # that the student sees
-) -> list: # of three sentences
+    results: dict,  # with 'zero_shot': {'clip', 'rgb' and, where there is a student, 'ms': `Result`}; 'kept', 'controls'
+    bands=(),  # that the student sees
+) -> list:  # of three sentences
     "The answer of a run with labels: patching, the student, and what may be said about both."
     scores = results['zero_shot']
     metric = scores['rgb'].headline[0]
     name, n = in_words(metric), scores['rgb']['n']
     value = {m: percent_text(r[metric], r.interval[metric]) for m, r in scores.items()}
     won = compare(scores['clip'], scores['rgb'])
-    first = (f'On {n:,} test scenes, which took no part in training, the CLIP as it was has {an(name)} {name} of '
-             f'{value["clip"]} and the patched CLIP {value["rgb"]}: {verdict(won.interval["difference"])} of '
-             f'{points_text(won.difference, won.interval["difference"])}.')
+    first = (
+        f'On {n:,} test scenes, which took no part in training, the CLIP as it was has {an(name)} {name} of '
+        f'{value["clip"]} and the patched CLIP {value["rgb"]}: {verdict(won.interval["difference"])} of '
+        f'{points_text(won.difference, won.interval["difference"])}.'
+    )
     if 'ms' in scores:
         more = compare(scores['rgb'], scores['ms'])
         said = {'a gain': 'more than', 'a loss': 'less than', 'no clear difference': 'not clearly different from'}
-        second = (f'The aligned student, which sees {in_words("ms", bands)}, reaches {value["ms"]}, '
-                  f'{said[verdict(more.interval["difference"])]} the patched CLIP by '
-                  f'{points_text(more.difference, more.interval["difference"])}.')
+        second = (
+            f'The aligned student, which sees {in_words("ms", bands)}, reaches {value["ms"]}, '
+            f'{said[verdict(more.interval["difference"])]} the patched CLIP by '
+            f'{points_text(more.difference, more.interval["difference"])}.'
+        )
         simple = (results.get('controls') or {}).get('results', {}).get(f'linear, means of {len(bands)} bands')
         if simple is not None:
-            second = second[:-1] + (f'; a linear classifier on the means and spreads of the same bands, which knows no CLIP, '
-                                    f'reaches {percent_text(simple[metric], simple.interval[metric])}.')
+            second = second[:-1] + (
+                f'; a linear classifier on the means and spreads of the same bands, which knows no CLIP, '
+                f'reaches {percent_text(simple[metric], simple.interval[metric])}.'
+            )
     else:
         second = 'The images have red, green and blue only, so there was no further sensor to align.'
-    kinds = dict.fromkeys(r.score for r in scores.values())
-    meant = '; '.join(f"'{k}' means that {SCORE_MEANINGS.get(k, 'its name says what the model has seen')}" for k in kinds)
-    third = f'About these scores: {meant}.'
+    who = {'clip': 'the CLIP as it was', 'rgb': 'the patched CLIP', 'ms': 'the student'}
+    kinds = {}
+    for m, r in scores.items():
+        kinds.setdefault(r.score, []).append(who.get(m, m))
+    meant = '; '.join(
+        f"of {' and '.join(names)}: '{k}' ({SCORE_MEANINGS.get(k, 'the name says what the model has seen')})"
+        for k, names in kinds.items()
+    )
+    third = f'What the scores may be called, {meant}.'
     if results.get('kept'):
-        third += ' Of what the CLIP could do before: ' + '; '.join(
-            f'{task} {KEPT_WORDS[r.kept]} (lost {points_text(r.loss, r.interval["loss"])})' for task, r in
-            results['kept'].items()) + '.'
+        lost = lambda r: (
+            f'{100 * r.loss:.1f} points lost, 95 % interval {100 * r.interval["loss"][0]:.1f} to {100 * r.interval["loss"][1]:.1f}'
+        )
+        third += (
+            ' Of what the CLIP could do before: '
+            + '; '.join(
+                f'{task} {KEPT_WORDS[r.kept]} ({lost(r).replace("-", "−")})' for task, r in results['kept'].items()
+            )
+            + '.'
+        )
     return [first.replace('no clear difference of', 'no clear difference,'), second, third]
+
 
 def an(word: str) -> str:
     "'an' before a vowel, else 'a'."
     return 'an' if word[:1].lower() in 'aeiou' else 'a'
 
-# %% ../../nbs/quickstart/report.ipynb #99404ea6
+# %% ../../nbs/quickstart/report.ipynb #45c7493c
 @dataclass
 class Table:
     "Rows with a caption; `name` is that of its csv file."
+
     name: str
-    rows: list # of dicts with the same keys
-    caption: str # what the columns mean
+    rows: list  # of dicts with the same keys
+    caption: str  # what the columns mean
+
 
 def score_table(results: dict, curve=None, bands=()) -> Table:
     "Zero-shot, linear probe and supported tasks of each model."
     scores, probes = results['zero_shot'], results.get('linear_probe', {})
-    alpha = {'clip': 0., 'rgb': getattr(curve, 'alpha', None)}
+    alpha = {'clip': 0.0, 'rgb': getattr(curve, 'alpha', None)}
     names = {'clip': 'CLIP as it was', 'rgb': 'patched CLIP', 'ms': f'student, {in_words("ms", bands)}'}
     metric = scores['rgb'].headline[0]
-    tasks = [] if curve is None else [t for t, r in curve.at(0.).items() if r['role'] == 'supported']
+    tasks = [] if curve is None else [t for t, r in curve.at(0.0).items() if r['role'] == 'supported']
     rows = []
     for m, r in scores.items():
-        row = {'model': names.get(m, m), f'{in_words(metric)}, by class names': percent_text(r[metric], r.interval[metric])}
+        row = {
+            'model': names.get(m, m),
+            f'{in_words(metric)}, by class names': percent_text(r[metric], r.interval[metric]),
+        }
         if probes:
             row['linear probe'] = percent_text(probes[m][probes[m].headline[0]]) if m in probes else 'n/a'
         for t in tasks:
             row[t] = percent_text(curve.at(alpha[m])[t]['score']) if m in alpha else 'n/a'
         rows.append(row | {'what it had seen': r.score})
-    return Table('scores', rows, f'Scores on {scores["rgb"]["n"]:,} test scenes, 95 % intervals in brackets (paired bootstrap over '
-                 'scenes). "By class names": the scene gets the class whose text lies nearest. "Linear probe": a classifier '
-                 'fitted to the embeddings of training scenes. Columns named like a data set are supported tasks: what the CLIP could '
-                 'do before. The student does not take part in those, as their pictures have no further bands.')
+    return Table(
+        'scores',
+        rows,
+        f'Scores on {scores["rgb"]["n"]:,} test scenes, 95 % intervals in brackets (paired bootstrap over '
+        'scenes). "By class names": the scene gets the class whose text lies nearest. "Linear probe": a classifier '
+        'fitted to the embeddings of training scenes. Columns named like a data set are supported tasks: what the CLIP could '
+        'do before. The student does not take part in those, as their pictures have no further bands.',
+    )
+
 
 def kept_table(results: dict) -> Table:
     "What each supported task lost, and whether that may be called kept."
-    rows = [{'supported task': t, 'images': f'{r.n:,}', 'independent': f'{r.independent:,}',
-             'lost': points_text(r.loss, r.interval['loss']), 'margin': f'{100 * r.margin:g} points', 'verdict': KEPT_WORDS[r.kept]}
-            for t, r in results['kept'].items()]
-    return Table('kept', rows, 'Loss of each supported task from the CLIP as it was to the patched one, image by image. A task is '
-                 '"kept" where even the upper 95 % bound of its loss lies below the margin; with fewer than 5,000 independent images the '
-                 'verdict is "too few to say".')
+    rows = [
+        {
+            'supported task': t,
+            'images': f'{r.n:,}',
+            'independent': f'{r.independent:,}',
+            'lost (points)': f'{100 * r.loss:.1f} ({100 * r.interval["loss"][0]:.1f} to {100 * r.interval["loss"][1]:.1f})'.replace(
+                '-', '−'
+            ),
+            'margin (points)': f'{100 * r.margin:g}',
+            'verdict': KEPT_WORDS[r.kept],
+        }
+        for t, r in results['kept'].items()
+    ]
+    return Table(
+        'kept',
+        rows,
+        'Loss of each supported task from the CLIP as it was to the patched one, image by image. A task is '
+        '"kept" where even the upper 95 % bound of its loss lies below the margin; with fewer than 5,000 independent images the '
+        'verdict is "too few to say".',
+    )
+
 
 def retrieval_table(results: dict, bands=()) -> Table:
     "R@k of every pair of modalities, and mAP of class names as queries."
     pair = lambda name: ' → '.join(in_words(part, bands) for part in name.split(' -> '))
     cell = lambda r, k: percent_text(r[k], (r.interval or {}).get(k)) if k in r else 'n/a'
-    rows = [{'query → searched': pair(n), 'R@1': cell(r, 'R@1'), 'R@10': cell(r, 'R@10'), 'mAP': 'n/a'}
-            for n, r in results.get('retrieval', {}).items()]
-    rows += [{'query → searched': pair(n), 'R@1': 'n/a', 'R@10': 'n/a', 'mAP': percent_text(r['map'])}
-             for n, r in results.get('classes_to_images', {}).items()]
+    rows = [
+        {'query → searched': pair(n), 'R@1': cell(r, 'R@1'), 'R@10': cell(r, 'R@10'), 'mAP': 'n/a'}
+        for n, r in results.get('retrieval', {}).items()
+    ]
+    rows += [
+        {'query → searched': pair(n), 'R@1': 'n/a', 'R@10': 'n/a', 'mAP': percent_text(r['map'])}
+        for n, r in results.get('classes_to_images', {}).items()
+    ]
     n = next(iter(results['retrieval'].values()))['n'] if results.get('retrieval') else ''
-    return Table('retrieval', rows, f'Search among {n:,} test scenes. R@k: share of queries whose own scene is among the first k. mAP: mean '
-                 'average precision where a class name is the query. Red, green and blue are among the bands of the student, so a high '
-                 'R@1 can also mean that it copies its teacher.')
+    return Table(
+        'retrieval',
+        rows,
+        f'Search among {n:,} test scenes. R@k: share of queries whose own scene is among the first k. mAP: mean '
+        'average precision where a class name is the query. Red, green and blue are among the bands of the student, so a high '
+        'R@1 can also mean that it copies its teacher.',
+    )
+
 
 def gap_table(results: dict, bands=()) -> Table:
     "The modality gap between RGB and the student, before and after alignment."
     rows = []
     for when, report in results['gap'].items():
         for pair, g in report.items():
-            rows.append({'student': {'before': 'untrained', 'after': 'aligned'}.get(when, when),
-                         'pair': ' – '.join(in_words(p, bands) for p in pair.split('-')),
-                         'centroid gap': f'{g["centroid_gap"]:.3f}', 'RMG': f'{g["relative_gap"]:.3f}'})
-    return Table('gap', rows, 'Distance between the two modalities on the unit sphere. Centroid gap: distance of their means, 0 to 2. '
-                 'RMG: mean distance of matched pairs in relation to the distances within the modalities; 0 where pairs coincide.')
+            rows.append(
+                {
+                    'student': {'before': 'untrained', 'after': 'aligned'}.get(when, when),
+                    'pair': ' – '.join(in_words(p, bands) for p in pair.split('-')),
+                    'centroid gap': f'{g["centroid_gap"]:.3f}',
+                    'RMG': f'{g["relative_gap"]:.3f}',
+                }
+            )
+    return Table(
+        'gap',
+        rows,
+        'Distance between the two modalities on the unit sphere. Centroid gap: distance of their means, 0 to 2. '
+        'RMG: mean distance of matched pairs in relation to the distances within the modalities; 0 where pairs coincide.',
+    )
+
 
 def table_csv(rows: list) -> str:
     "Rows as csv, columns in the order of their first appearance."
@@ -160,15 +231,17 @@ def table_csv(rows: list) -> str:
     write.writerows(rows)
     return out.getvalue()
 
-# %% ../../nbs/quickstart/report.ipynb #4482009b
+# %% ../../nbs/quickstart/report.ipynb #5f1b820b
 @dataclass
 class Section:
     "A heading and what stands under it, in this order."
+
     title: str
-    text: list = field(default_factory=list) # paragraphs
-    tables: list = field(default_factory=list) # of `Table`
-    figures: list = field(default_factory=list) # (path of a png, caption)
-    code: str = '' # set as it is
+    text: list = field(default_factory=list)  # paragraphs
+    tables: list = field(default_factory=list)  # of `Table`
+    figures: list = field(default_factory=list)  # (path of a png, caption)
+    code: str = ''  # set as it is
+
 
 _CSS = '''
 :root { --ink: #1d1d1f; --soft: #56565c; --line: #d8d8de; --tint: #f4f6f9; --blue: #0072B2 }
@@ -207,6 +280,7 @@ a { color: var(--blue) }
   table { font-size: 8.5pt }
 }'''
 
+
 def _table_html(table: Table) -> str:
     columns = list(dict.fromkeys(k for row in table.rows for k in row))
     cells = lambda tag, values: ''.join(f'<{tag}>{escape(str(v))}</{tag}>' for v in values)
@@ -215,48 +289,131 @@ def _table_html(table: Table) -> str:
     link = f'<a href="tables/{escape(table.name)}.csv">csv</a>'
     return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div><p class="caption">{escape(table.caption)} ({link})</p>'
 
+
 def _figure_html(path, caption: str) -> str:
     content = Path(path).read_bytes()
-    width, height = (int.from_bytes(content[i:i + 4], 'big') for i in (16, 20)) # of a png
+    width, height = (int.from_bytes(content[i : i + 4], 'big') for i in (16, 20))  # of a png
     kind = 'broad' if width > 1.6 * height else 'square'
     data = base64.b64encode(content).decode()
-    also = [f'<a href="figures/{Path(path).stem}.{k}">{k}</a>' for k in ('pdf', 'svg') if Path(path).with_suffix(f'.{k}').exists()]
+    also = [
+        f'<a href="figures/{Path(path).stem}.{k}">{k}</a>'
+        for k in ('pdf', 'svg')
+        if Path(path).with_suffix(f'.{k}').exists()
+    ]
     links = f' ({", ".join(also)})' if also else ''
-    return (f'<figure><div class="wide"><img class="{kind}" width="{width // 2}" alt="{escape(caption, quote=True)}" '
-            f'src="data:image/png;base64,{data}"></div><figcaption>{escape(caption)}{links}</figcaption></figure>')
+    return (
+        f'<figure><div class="wide"><img class="{kind}" width="{width // 2}" alt="{escape(caption, quote=True)}" '
+        f'src="data:image/png;base64,{data}"></div><figcaption>{escape(caption)}{links}</figcaption></figure>'
+    )
+
 
 def _section_html(section: Section) -> str:
     parts = [f'<h2>{escape(section.title)}</h2>', *(f'<p>{escape(t)}</p>' for t in section.text)]
     parts += [*map(_table_html, section.tables), *(_figure_html(*f) for f in section.figures)]
     return '\n'.join(parts + ([f'<pre>{escape(section.code)}</pre>'] if section.code else []))
 
+
 def write_page(
-    folder, # gets report.html and tables/*.csv
+    folder,  # gets report.html and tables/*.csv
     title: str,
-    asked: str, # what was asked, in a sentence
-    answer: list, # sentences
-    sections: list, # of `Section`
-    facts: dict | None = None, # {what: value}: how it was done
-) -> Path: # of report.html
+    asked: str,  # what was asked, in a sentence
+    answer: list,  # sentences
+    sections: list,  # of `Section`
+    facts: dict | None = None,  # {what: value}: how it was done
+) -> Path:  # of report.html
     "Write a page that holds everything, and its tables as csv beside it."
     folder = Path(folder)
     for section in sections:
         for table in section.tables:
-            atomic_write_text(folder/'tables'/f'{table.name}.csv', table_csv(table.rows))
+            atomic_write_text(folder / 'tables' / f'{table.name}.csv', table_csv(table.rows))
     rows = ''.join(f'<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>' for k, v in (facts or {}).items())
     done = f'<h2>What was done</h2><div class="wide"><table class="facts">{rows}</table></div>' if facts else ''
     said = ''.join(f'<p>{escape(s)}</p>' for s in answer)
-    page = (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-            f'initial-scale=1"><title>{escape(title)}</title><style>{_CSS}</style></head><body>\n<h1>{escape(title)}</h1>\n'
-            f'<p class="asked">{escape(asked)}</p>\n<div class="answer">{said}</div>\n')
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+        f'initial-scale=1"><title>{escape(title)}</title><style>{_CSS}</style></head><body>\n<h1>{escape(title)}</h1>\n'
+        f'<p class="asked">{escape(asked)}</p>\n<div class="answer">{said}</div>\n'
+    )
     body = '\n'.join([_section_html(s) for s in sections[:1]] + [done] + [_section_html(s) for s in sections[1:]])
-    atomic_write_text(folder/'report.html', f'{page}{body}\n</body></html>\n')
-    return folder/'report.html'
+    atomic_write_text(folder / 'report.html', f'{page}{body}\n</body></html>\n')
+    return folder / 'report.html'
 
-# %% ../../nbs/quickstart/report.ipynb #d9e25f1b
+# %% ../../nbs/quickstart/report.ipynb #f7acb4af
+def true_colour(dataset, indices) -> np.ndarray:  # (N, 3, H, W) uint8
+    "Pictures of some scenes; those of a sensor 1.6 times brighter than the models see them, as land is dark from orbit."
+    image = next(batches(dataset, len(indices), indices=indices))['image'].numpy()
+    rgb = composite(image, dataset.bands).astype(np.float32)
+    return np.clip((1.6 if len(dataset.bands) > 3 else 1) * rgb, 0, 255).astype(np.uint8)
+
+
+def some_scenes(
+    targets,  # (N,) classes, (N, K) multi-hot, or the number of unlabelled scenes
+    n: int,
+    seed: int = 0,
+) -> np.ndarray:
+    "Numbers of `n` scenes, all classes in turn; at random where a scene has not one class."
+    rng = np.random.default_rng(seed)
+    if np.ndim(targets) != 1:
+        return rng.permutation(targets if np.ndim(targets) == 0 else len(targets))[:n]
+    order = rng.permutation(len(targets))
+    turn = np.zeros(len(order), int)
+    for c in np.unique(targets):
+        turn[np.asarray(targets)[order] == c] = np.arange((np.asarray(targets) == c).sum())
+    return order[np.argsort(turn, kind='stable')[:n]]
+
+
+def draw_figures(
+    E,  # `Embeddings` of the scenes with modalities 'clip', 'rgb' and, where there is a student, 'ms' and 'untrained'
+    dataset,  # the scenes
+    folder,  # for the files
+    curve=None,  # of the sweep, or {name: curve}
+    confusion=None,  # (C, C) of the best model
+    seed: int = 0,
+) -> dict:  # {name: path of the png}
+    "Alpha curve, joint map, retrieval, scenes with answers, confusion: those that the results allow."
+    from mtmg.plots import plot_alpha, plot_confusion, plot_joint_umap, plot_retrieval_grid, plot_scenes
+
+    names, labels = E.labelset.classnames, None if E.labels is None else np.asarray(E.labels)
+    models = {'clip': 'CLIP', 'rgb': 'patched', 'together': 'all together', 'ms': in_words('ms', dataset.bands)}
+    models = {m: name for m, name in models.items() if m in E.features}
+    what = lambda i: names[labels[i]] if labels.ndim == 1 else ', '.join(names[c] for c in np.flatnonzero(labels[i]))
+    shown = some_scenes(len(E) if labels is None else labels, 8, seed)
+
+    def answers(m):
+        p = (E.logit_scale * unit(E[m])[shown] @ unit(E.text).T).softmax(-1).max(-1)
+        return [[(names[c], float(v))] for v, c in zip(*p)]
+
+    told = None if labels is None else [what(i) for i in shown]
+    drawn = {
+        'scenes' if labels is not None else 'answers': plot_scenes(
+            true_colour(dataset, shown), {n: answers(m) for m, n in models.items()}, told, top=1
+        )
+    }
+    if curve is not None:
+        drawn['alpha'] = plot_alpha(curve)
+    if confusion is not None and len(names) <= 40:
+        drawn['confusion'] = plot_confusion(confusion, names)
+    if {'rgb', 'ms', 'untrained'} <= set(E.features):
+        stage = lambda rgb, ms: replace(E, features={'rgb': E[rgb], 'ms': E[ms]})
+        drawn['joint_umap'] = plot_joint_umap(
+            {'before': stage('clip', 'untrained'), 'after': stage('rgb', 'ms')}, seed=seed, progress=False
+        )
+        asked = shown[:5]
+        found = (unit(E['ms'])[asked] @ unit(E['rgb']).T).topk(min(6, len(E))).indices.numpy()
+        same = lambda i, j: bool((labels[i] * labels[j]).any()) if labels.ndim == 2 else bool(labels[i] == labels[j])
+        right = None if labels is None else [[same(i, j) for j in row] for i, row in zip(asked, found)]
+        drawn['retrieval'] = plot_retrieval_grid(
+            true_colour(dataset, asked),
+            [true_colour(dataset, row) for row in found],
+            right,
+            None if labels is None else [what(i) for i in asked],
+        )
+    return {name: save_figure(figure, Path(folder) / f'{name}.png') for name, figure in drawn.items()}
+
+# %% ../../nbs/quickstart/report.ipynb #810de820
 GLOSSARY = {
     'alpha': 'Place on the line from the CLIP as it was (0) to the fine-tuned one (1). Every weight of the image tower is '
-             '(1 − alpha) × before + alpha × fine-tuned. It is chosen on validation data.',
+    '(1 − alpha) × before + alpha × fine-tuned. It is chosen on validation data.',
     'patched CLIP': 'The CLIP at the chosen alpha. Its text tower is unchanged.',
     'student': 'An encoder of all bands of the sensor. It learnt to put each scene where the patched CLIP puts its RGB picture.',
     'supported task': 'Something that the CLIP could do before and should still be able to do.',
@@ -268,61 +425,86 @@ GLOSSARY = {
     'R@': 'Recall at k: share of queries whose own counterpart is among the first k answers.',
     'mAP': 'Mean average precision: how far up the right answers stand in a ranking, averaged over classes.',
     'transductive': 'All scenes are classified together, and scenes that look alike help each other (TransCLIP). It uses the unlabelled '
-                    'scenes themselves.',
+    'scenes themselves.',
     'label-free': 'Trained without any label: on pseudo-labels that class names and bands agree on.',
     'control': 'Something simpler that must do worse before a claim holds, for instance a student that sees RGB only.',
 }
+
 
 def glossary(text: str) -> dict:
     "The entries of `GLOSSARY` whose word stands in `text`."
     return {word: meaning for word, meaning in GLOSSARY.items() if word.lower() in text.lower()}
 
+
 #: What the figures of a run show, by the name of the file.
 FIGURE_CAPTIONS = {
     'alpha': 'Left: supported tasks against the new task, one point for each alpha; up and right is better, and a path above the dotted line '
-             'beats mixing the two models’ answers. Other panels: each task by itself. Lines are validation scores, white markers test '
-             'scores with 95 % intervals; the axes show at least 20 points.',
+    'beats mixing the two models’ answers. Other panels: each task by itself. Lines are validation scores, white markers test '
+    'scores with 95 % intervals; the axes show at least 20 points.',
     'joint_umap': 'Each point is a scene in one modality, placed by UMAP so that neighbours in the joint space are neighbours here; stars '
-                  'are the class names. Both panels share one map. Class names lie where the text tower puts the prompts of the class: near the '
-                  'scenes only where the modality gap is small, because UMAP keeps neighbours and not distances. The arrow leads from the centre of '
-                  'one modality to that of the other.',
+    'are the class names. Both panels share one map. Class names lie where the text tower puts the prompts of the class: near the '
+    'scenes only where the modality gap is small, because UMAP keeps neighbours and not distances. The arrow leads from the centre of '
+    'one modality to that of the other.',
     'retrieval': 'Each row: a scene as the query (all bands), then the RGB scenes that lie nearest. A solid frame marks the class of the '
-                 'query, a dashed one another class.',
+    'query, a dashed one another class.',
     'scenes': 'Test scenes in true colour with the first answer of each model; a tick marks a right answer.',
     'answers': 'Scenes in true colour with the first answer of each model. There are no labels, so nobody has checked them.',
     'map': 'The large scene, cell by cell, with the likeliest class. Numbers name the classes of larger areas. There is no ground truth '
-           'behind it.',
+    'behind it.',
     'confusion': 'True classes in rows, answers of the best model in columns, in percent of the true class.',
 }
 
+
 def run_sections(
-    results: dict, # of `mtmg.quickstart`
-    figures: dict, # {name: path of the png}
-    curve=None, # of the sweep
-    bands=(), # that the student sees
-    command: str = '', # as it was typed
-    code: str = '', # lines of Python that load the models
-    limits=(), # sentences
-) -> list: # of `Section`
+    results: dict,  # of `mtmg.quickstart`
+    figures: dict,  # {name: path of the png}
+    curve=None,  # of the sweep
+    bands=(),  # that the student sees
+    command: str = '',  # as it was typed
+    code: str = '',  # lines of Python that load the models
+    limits=(),  # sentences
+) -> list:  # of `Section`
     "The sections of the page, of whatever there is."
     shown = lambda *names: [(figures[n], FIGURE_CAPTIONS[n]) for n in names if n in figures]
     sections = []
     if 'zero_shot' in results:
-        sections.append(Section('The scores', tables=[score_table(results, curve, bands)], figures=shown('scenes', 'confusion')))
+        sections.append(
+            Section('The scores', tables=[score_table(results, curve, bands)], figures=shown('scenes', 'confusion'))
+        )
     if curve is not None:
-        text = [f'Alpha is {curve.alpha:g}: {curve.reason}. The choice used validation data only; test scores are reported at both ends and there.']
-        sections.append(Section('What patching won and what it cost', text, [kept_table(results)] if results.get('kept') else [], shown('alpha')))
+        text = [
+            f'Alpha is {curve.alpha:g}: {curve.reason}. The choice used validation data only; test scores are reported at both ends and there.',
+            *results.get('lines', []),
+        ]
+        sections.append(
+            Section(
+                'What patching won and what it cost',
+                text,
+                [kept_table(results)] if results.get('kept') else [],
+                shown('alpha'),
+            )
+        )
     if 'retrieval' in results:
-        sections.append(Section('Search from one modality to the other', tables=[retrieval_table(results, bands)], figures=shown('retrieval')))
+        sections.append(
+            Section(
+                'Search from one modality to the other',
+                tables=[retrieval_table(results, bands)],
+                figures=shown('retrieval'),
+            )
+        )
     if 'gap' in results:
         sections.append(Section('The modality gap', tables=[gap_table(results, bands)], figures=shown('joint_umap')))
     if results.get('controls'):
-        text = ['A claim about bands or about the method holds only against these. "Student minus this" is the paired difference with '
-                'its 95 % interval; where it covers 0, the control does as well.']
+        text = [
+            'A claim about bands or about the method holds only against these. "Student minus this" is the paired difference with '
+            'its 95 % interval; where it covers 0, the control does as well.'
+        ]
         caption = 'Each control was trained or fitted on the same scenes and measured on the same test scenes.'
         sections.append(Section('Controls', text, [Table('controls', results['controls']['table'], caption)]))
     if 'answers' in results:
-        sections.append(Section('The answers', results['answers']['text'], results['answers']['tables'], shown('answers')))
+        sections.append(
+            Section('The answers', results['answers']['text'], results['answers']['tables'], shown('answers'))
+        )
     if 'map' in figures:
         sections.append(Section('The map', results.get('map_text', []), figures=shown('map')))
     if limits:
@@ -331,5 +513,7 @@ def run_sections(
         sections.append(Section('The command', code=command))
     if code:
         sections.append(Section('The models in Python', code=code))
-    words = glossary(' '.join(t for s in sections for t in (s.title, *s.text, *(x.caption + str(x.rows) for x in s.tables))))
+    words = glossary(
+        ' '.join(t for s in sections for t in (s.title, *s.text, *(x.caption + str(x.rows) for x in s.tables)))
+    )
     return sections + [Section('Glossary', [f'{word}: {meaning}' for word, meaning in words.items()])]
