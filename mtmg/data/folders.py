@@ -38,7 +38,7 @@ def stratified_split(
     fraction: float = 0.1,  # part to hold out
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Indices to keep and indices held out, both in order; at least one of every class of two scenes or more on each side."
+    "Indices to keep and to hold out, both in order; at least one of every class of two scenes or more on each side."
     if not 0 < fraction < 1:
         raise ValueError(f'fraction {fraction} is not between 0 and 1')
     strata = np.zeros(targets, np.int64) if np.ndim(targets) == 0 else np.asarray(targets)
@@ -114,7 +114,8 @@ def _classes(folders, labels, root, name):
     if unknown:
         raise ValueError(
             f'{root}: folder {", ".join(map(repr, unknown[:3]))} is no class of label set {labels.name!r} '
-            f'({", ".join(labels.classnames[:12])}{", …" if len(labels) > 12 else ""}); rename it or give another labelset'
+            f'({", ".join(labels.classnames[:12])}{", …" if len(labels) > 12 else ""}); '
+            'rename it or give another labelset'
         )
     classes = {f: table[name_key(f)] for f in folders}
     absent = [labels.classnames[k] for k in range(len(labels)) if k not in classes.values()]
@@ -128,7 +129,7 @@ def _classes(folders, labels, root, name):
 
 # %% ../../nbs/data/folders.ipynb #99a0da0c
 def _first_readable(paths, file_bands):
-    "path, pixels and names of the first image that can be decoded: a damaged one must not keep the others from being read"
+    "path, pixels and names of the first image that can be decoded: a damaged one keeps no other from being read"
     first = None
     for path in paths:
         try:
@@ -178,13 +179,15 @@ def _labelled(folder: Path, labels, root: Path, table) -> tuple:  # paths, targe
     full = {f.name: image_files(f) for f in folders}
     if not loose and not any(full.values()):
         raise FileNotFoundError(
-            f'{folder} has no image; expected class/*.jpg, png or tif, or images and labels.csv, found {first_paths(folder)}'
+            f'{folder} has no image; expected class/*.jpg, png or tif, or images and labels.csv, '
+            f'found {first_paths(folder)}'
         )
     if loose == [folder]:  # one product
         return loose, None, None, None
     if loose and folders:
         raise ValueError(
-            f'{folder} mixes {len(loose)} images ({loose[0].name}, …) with {len(folders)} folders ({folders[0].name}, …); '
+            f'{folder} mixes {len(loose)} images ({loose[0].name}, …) with {len(folders)} folders '
+            f'({folders[0].name}, …); '
             'expected class folders only, images only, or images with a table labels.csv'
         )
     if loose:
@@ -233,7 +236,7 @@ def folder_scenes(
     name: str | None = None,  # None: `own_name` of the folder
     table=None,  # table of labels; None: the one that lies in the folder, if any
 ) -> FileScenes:
-    "The images of one folder, or below it where a table names them; `splits` says which split each is of, if the table does."
+    "The images of one folder, or below it where a table names them; `splits` says the split of each, if it does."
     folder = expect_folder(folder, 'a folder of images or of class folders')
     root = Path(root or folder)
     given = labels
@@ -314,7 +317,7 @@ def folder_splits(root, labels: LabelSet | None = None, seed: int = 0, **options
         return complete_splits({'all': folder_scenes(root, labels, 'all', **options)}, seed)
     if labels is None:  # the same classes in every split
         names = {f.name for p in folders.values() for f in _subfolders(p)}
-        for split, place in folders.items():
+        for place in folders.values():
             if _subfolders(place) and (lost := sorted(names - {f.name for f in _subfolders(place)})):
                 raise ValueError(
                     f'{place} has no folder {", ".join(lost[:3])}, which other splits have: a class without images'
@@ -338,7 +341,8 @@ def cifar10_splits(root, labels: LabelSet | None = None, seed: int = 0, size: in
     if place is None:
         expect_folder(root, 'CIFAR-10')
         raise FileNotFoundError(
-            f'{root} holds neither cifar-10-batches-py nor train/airplane/*.jpg but {first_paths(root)}; get it with download=True'
+            f'{root} holds neither cifar-10-batches-py nor train/airplane/*.jpg but {first_paths(root)}; '
+            'get it with download=True'
         )
     if not (place / 'cifar-10-batches-py').is_dir():
         return folder_splits(place, labels, seed, name='cifar10', source='cifar10', size=size)
@@ -355,13 +359,14 @@ def cifar10_splits(root, labels: LabelSet | None = None, seed: int = 0, size: in
 
 
 def imagenet_splits(root, labels: LabelSet | None = None, seed: int = 0, size: int = 224) -> dict:
-    "train, val (10,000 held out of train) and test (the official val) of ImageNet, shorter side to `size`, middle cut out."
+    "train, val (10,000 held out of train), test (the official val) of ImageNet: shorter side `size`, middle cut out."
     labels = labels or labelset('imagenet')
     place = next((p for p in (Path(root) / 'imagenet', Path(root)) if p.is_dir() and (p / 'val').is_dir()), None)
     if place is None:
         expect_folder(root, 'ImageNet (train/n01440764/*.JPEG, val/n01440764/*.JPEG)')
         raise FileNotFoundError(
-            f'{root} has no val/n01440764/*.JPEG but {first_paths(root)}; ImageNet has to be fetched by hand (image-net.org)'
+            f'{root} has no val/n01440764/*.JPEG but {first_paths(root)}; '
+            'ImageNet has to be fetched by hand (image-net.org)'
         )
     found = {
         split: folder_scenes(p, labels, split, root=place, name='imagenet', source='imagenet', size=size)
@@ -375,9 +380,46 @@ def imagenet_splits(root, labels: LabelSet | None = None, seed: int = 0, size: i
     return found
 
 # %% ../../nbs/data/folders.ipynb #f0e0dce4
+_IMAGES, _IDS = ('image', 'images', 'x', 'X', 'data', 'arr_0'), ('id', 'ids', 'name', 'names')
+_LABELS = ('label', 'labels', 'y', 'Y', 'target', 'targets', 'arr_1')
+
+
+def _one_of(arrays: dict, names) -> np.ndarray | None:
+    return next((arrays[n] for n in names if n in arrays), None)
+
+
+def _named_labels(label, labels, classnames, path) -> tuple:  # class numbers or multi-hot, label set
+    "labels of a file, which may be names, numbers (N,) or (N, 1), or multi-hot"
+    if label is None:
+        return None, labels
+    if label.ndim == 2 and label.shape[1] == 1:
+        label = label[:, 0]
+    templates = labelset('miniworld').templates
+    if label.dtype.kind in 'US':
+        given = [str(n.decode() if isinstance(n, bytes) else n) for n in label]
+        if labels is None:
+            labels = LabelSet(f'npz {path.stem}', tuple(sorted(set(given))), templates)
+        table = folder_classes(labels)
+        if unknown := [n for n in given if name_key(n) not in table]:
+            raise ValueError(
+                f'{path}: label {unknown[0]!r} is no class of {labels.name} ({", ".join(labels.classnames[:8])})'
+            )
+        return np.array([table[name_key(n)] for n in given]), labels
+    if label.dtype.kind == 'f' and (label == label.round()).all():
+        label = label.astype(np.int64)
+    if labels is None and classnames is not None:
+        names = tuple(str(n) for n in classnames)
+        labels = LabelSet(f'npz {path.stem}', names, templates, label.ndim == 2)
+    if labels is None:
+        raise ValueError(
+            f'{path} has labels but no label set; give labelset=, or store the names of its classes as classnames'
+        )
+    return label, labels
+
+
 def npz_scenes(
     path,  # the .npz file
-    labels: LabelSet | None = None,  # needed where the file has labels
+    labels: LabelSet | None = None,  # needed where the file has class numbers without names
     split: str = 'all',
     *,
     bands=None,  # names of the channels, where the file has none
@@ -400,17 +442,22 @@ def npz_scenes(
             arrays = {k: file[k] for k in file.files}
     except Exception as error:
         raise ValueError(f'{path} cannot be read as npz ({error}): arrays of plain numbers and text only') from error
-    if 'image' not in arrays:
+    image, label, ids = (_one_of(arrays, names) for names in (_IMAGES, _LABELS, _IDS))
+    if image is None:
         raise ValueError(
-            f'{path} has {", ".join(arrays) or "nothing"}; expected image (N, C, H, W), bands, and label, id, caption where known'
+            f'{path} has {", ".join(arrays) or "nothing"}; expected image (N, C, H, W), bands, and label, id, caption '
+            'where known'
         )
-    image = arrays['image']
     if image.ndim != 4:
         raise ValueError(f'{path}: images of shape {image.shape}; expected (N, C, H, W)')
-    names = arrays.get('bands', bands)
+    names = _one_of(arrays, ('bands', 'band_names', 'channels')) if bands is None or 'bands' in arrays else bands
+    if names is None and 3 in (image.shape[1], image.shape[3]) and image.dtype == np.uint8:
+        names = RGB.bands
     if names is None:
         raise ValueError(f'{path}: {image.shape[1]} bands without names; give bands=[...]')
     names = [str(b) for b in names]
+    if len(names) == image.shape[3] != image.shape[1]:
+        image = image.transpose(0, 3, 1, 2)  # channels last
     if len(names) != image.shape[1]:
         raise ValueError(f'{path}: {image.shape[1]} channels but {len(names)} band names ({", ".join(names)})')
     if isinstance(sensor, str):
@@ -421,14 +468,14 @@ def npz_scenes(
     order = [have.index(b) for b in sensor.bands if b in have]
     image = image if order == list(range(len(order))) else image[:, order]
     image = check_pixels(image, [have[i] for i in order], str(path))
-    label = arrays.get('label', arrays.get('labels'))
+    label, labels = _named_labels(label, labels, _one_of(arrays, ('classnames', 'class_names', 'classes')), path)
     label = check_targets(label, labels, str(path))
     return ArrayDataset(
         image,
         label,
-        arrays.get('id', arrays.get('ids')),
+        ids,
         None if 'caption' not in arrays else [str(c) for c in arrays['caption']],
-        name='npz',
+        name=f'npz {path.stem}',
         source=source or f'npz {path.stem}',
         sensor=sensor,
         bands=[have[i] for i in order],
