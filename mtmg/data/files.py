@@ -111,7 +111,9 @@ def read_image(
         raise ValueError(f'{path} is empty (0 bytes): fetch it again or remove it')
     try:
         return _read_photo(path) if path.suffix.lower() in PHOTO_SUFFIXES else _read_tif(path, file_bands)
-    except (OSError, ValueError, SyntaxError) as error:  # PIL and rasterio report broken files as one of these
+    except MemoryError:
+        raise
+    except Exception as error:  # of many types: Pillow has its own for bombs, its decoders stumble in their own ways
         raise ValueError(
             f'{path} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it'
         ) from error
@@ -318,8 +320,8 @@ def audit(dataset: SceneDataset, progress: bool = True) -> Audit:
                     check_pixels(
                         image.numpy().copy(), dataset.bands, ids[i]
                     )  # arrays in memory and shards have not been looked at
-            except (ValueError, OSError) as error:
-                bad[ids[i]] = str(error)
+            except Exception as error:  # whatever a reader of somebody's own raises: an audit does not stop
+                bad[ids[i]] = str(error) or type(error).__name__
                 continue
         good.append(i)
         shapes[tuple(image.shape)] += 1
