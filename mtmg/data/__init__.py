@@ -29,8 +29,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'realdata',
             'release_folder',
             'SceneDataset',
+            'settle',
+            'Settled',
             'Splits',
+            'spread',
             'Subset',
+            'valid_shares',
+            'without_data',
         ],
         'files': [
             'Audit',
