@@ -19,12 +19,13 @@ import torch
 
 from ..bands.sensors import RGB, S1_GRD, S1_GRD_LINEAR, SENSORS, Band, Sensor, as_bands, joint_sensor
 from ..bands.images import check_image, remove_offset
+from .products import RASTER_SUFFIXES, find_product, gdal_source, scene_paths
 from .scenes import SceneDataset, check_targets
 
 # %% ../../nbs/data/files.ipynb #7b730e4a
 PHOTO_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 TIF_SUFFIXES = ('.tif', '.tiff')
-IMAGE_SUFFIXES = PHOTO_SUFFIXES + TIF_SUFFIXES
+IMAGE_SUFFIXES = PHOTO_SUFFIXES + RASTER_SUFFIXES
 
 # %% ../../nbs/data/files.ipynb #5216eb92
 def _read_photo(path):
@@ -72,11 +73,11 @@ def _tags_beyond_end(path) -> bool:
 def _read_tif(path, file_bands=None):
     import rasterio
 
-    if _tags_beyond_end(path):
+    if path.suffix.lower() in TIF_SUFFIXES and _tags_beyond_end(path):
         raise ValueError('the file ends before its tags do')
     with warnings.catch_warnings():  # patches without a map projection are usual in data sets
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
+        with rasterio.open(gdal_source(path)) as file:
             pixels, names = file.read(), file.descriptions
             colours, nodata = tuple(c.name for c in file.colorinterp), file.nodata
     if nodata and (empty := int((pixels == nodata).sum())):  # 0 is looked for where all are known
@@ -95,11 +96,13 @@ def _read_tif(path, file_bands=None):
 
 # %% ../../nbs/data/files.ipynb #e8f8647c
 def read_image(
-    path,  # a jpg, png, webp, bmp or tif
+    path,  # a jpg, png, webp, bmp, tif, jp2 or vrt, or a satellite product
     file_bands=None,  # names of the channels, where it is known that they are not the colours that an 8-bit tif is tagged with
 ) -> tuple[np.ndarray, tuple | None]:
     "Pixels (C, H, W) in the stored type, and the band names that the file carries, or None."
     path = Path(path)
+    if find_product(path) is not None:
+        return _read_tif(path, file_bands)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(f'{path}: {path.suffix or "no"} suffix; readable are {", ".join(IMAGE_SUFFIXES)}')
     if not path.is_file():
@@ -107,7 +110,7 @@ def read_image(
     if not path.stat().st_size:
         raise ValueError(f'{path} is empty (0 bytes): fetch it again or remove it')
     try:
-        return _read_tif(path, file_bands) if path.suffix.lower() in TIF_SUFFIXES else _read_photo(path)
+        return _read_photo(path) if path.suffix.lower() in PHOTO_SUFFIXES else _read_tif(path, file_bands)
     except (OSError, ValueError, SyntaxError) as error:  # PIL and rasterio report broken files as one of these
         raise ValueError(
             f'{path} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it'
@@ -353,7 +356,5 @@ def first_paths(root, n: int = 3) -> str:
 
 # %% ../../nbs/data/files.ipynb #4ffbaa3f
 def image_files(folder) -> list[Path]:
-    "The image files directly in `folder`, sorted by name; hidden ones left out."
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith('.') and e.name.lower().endswith(IMAGE_SUFFIXES)]
-    return [Path(folder) / name for name in sorted(names)]
+    "The scenes directly in `folder`, sorted by name: image files and satellite products; hidden ones left out."
+    return scene_paths(folder, IMAGE_SUFFIXES)

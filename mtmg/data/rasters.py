@@ -16,6 +16,7 @@ import numpy as np
 from .published import EUROSAT_FILE_BANDS
 from ..bands.sensors import RGB, S1_GRD, S1_GRD_LINEAR, S2_L1C, S2_L2A, SENSORS, as_bands, sensor_of
 from ..bands.images import remove_offset
+from .products import find_product, gdal_source
 from .files import TIF_SUFFIXES, _tags_beyond_end, joint_sensor, known_bands
 from .scenes import ArrayDataset
 
@@ -126,7 +127,7 @@ def _bands_of(file, path, file_bands, sensor) -> tuple:  # bands, channels
 
 
 def open_raster(
-    path,  # a GeoTIFF, or another raster that GDAL reads
+    path,  # a GeoTIFF, another raster that GDAL reads, or a satellite product
     file_bands=None,  # names of the bands of a file that carries none (a list, or a sensor's name for its order)
     sensor=None,  # whose bands they are; None: as their names tell
 ) -> Raster:
@@ -134,7 +135,7 @@ def open_raster(
     import rasterio
 
     path = Path(path)
-    if not path.is_file():
+    if find_product(path) is None and not path.is_file():
         raise FileNotFoundError(f'{path} is a folder; name one raster' if path.is_dir() else f'{path} does not exist')
     if isinstance(sensor, str):
         sensor = sensor_of((), sensor)
@@ -145,7 +146,7 @@ def open_raster(
         try:
             if path.suffix.lower() in TIF_SUFFIXES and _tags_beyond_end(path):
                 raise ValueError('the file ends before its tags do')
-            file = rasterio.open(path)
+            file = rasterio.open(gdal_source(path))
         except (rasterio.errors.RasterioError, ValueError) as error:
             raise ValueError(f'{path} is no raster that can be read ({" ".join(str(error).split())})') from None
     with file:
@@ -269,7 +270,7 @@ def read_tiles(
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-        file = rasterio.open(raster.path)
+        file = rasterio.open(gdal_source(raster.path))
     (height, width), (tall, wide) = (tuple(map(min, grid.tile, grid.shape)), grid.tile)
     with file:
         for row in range(grid.tiles[0]):

@@ -23,10 +23,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'method': [
             'closing_rows',
             'closing_table',
-            'COPIES',
             'figures',
             'kept_rows',
-            'MAX_DROP',
+            'line_sentence',
+            'MARGIN',
             'measure',
             'Models',
             'pictures',
