@@ -89,12 +89,15 @@ def _clear(layer: np.ndarray, name: str) -> np.ndarray:
     )
 
 
-def _valid(layers: Layers, pixels: np.ndarray, places, bands, nodata=None, mask=None) -> np.ndarray:  # (H, W)
+def _valid(layers: Layers, pixels: np.ndarray, places, bands, have, nodata=None, mask=None) -> np.ndarray:  # (H, W)
     "where the C channels `pixels` of an image hold data"
     floating, picture = pixels.dtype.kind == 'f', all(b.sensor == RGB.name for b in bands)
     valid = np.isfinite(pixels).all(0) if floating else np.ones(pixels.shape[1:], bool)
     if layers.valid is not None:
         valid &= layers.valid
+    for i, colour in enumerate(layers.colours):
+        if colour == 'alpha' and have[i] is None:  # else it is a band that somebody named
+            valid &= layers.pixels[i] > 0
     values = (
         [nodata] * len(places) if nodata is not None else [layers.nodata[p] if layers.nodata else None for p in places]
     )
@@ -154,7 +157,7 @@ def guess_order(
         return S2_L2A.bands, 'as level 2A has them'
     if len(sample) == 2 and sample.dtype.kind == 'f':
         return S1_GRD.bands[:: 1 if middle[0] >= middle[1] else -1], 'VV is the brighter one'
-    return RGB.bands if len(sample) == 3 and small else None, 'three layers of 8 bits'
+    return (RGB.bands, 'three layers of 8 bits') if len(sample) == 3 and small else None
 
 
 def _named_order(file_bands, sensor) -> tuple:
@@ -265,7 +268,7 @@ class Meaning:
         "An image in the sensor's unit, float32 (uint8 for pictures), and where it holds data; pixels without data hold anything."
         wanted, places = self.bands if bands is None else bands, self.places(layers, bands)
         pixels = layers.pixels if places == list(range(len(layers.pixels))) else layers.pixels[places]
-        valid = _valid(layers, pixels, places, wanted, self.nodata, self.mask)
+        valid = _valid(layers, pixels, places, wanted, self.layer_bands(layers), self.nodata, self.mask)
         return self._values(layers, pixels, places, wanted), valid
 
     def read(self, layers: Layers, bands: Sequence[Band] | None = None) -> tuple:  # image (C, H, W) and valid (H, W)
@@ -299,7 +302,7 @@ class Meaning:
         with np.errstate(invalid='ignore', divide='ignore'):
             for c, (band, place, unit) in enumerate(zip(bands, places, wanted)):
                 numbers = _tagged(layers, pixels[c], place, self.scale, self.offset is None)
-                numbers = to_unit(numbers, units[band.sensor], unit)
+                numbers = to_unit(np.asarray(numbers, np.float64), units[band.sensor], unit)
                 if unit in ('DN', 'reflectance'):
                     numbers = np.maximum(numbers - (self.offset or 0) * (1 if unit == 'DN' else 1e-4), 0)
                 out[c] = numbers
@@ -409,7 +412,7 @@ def _first_order(
     sample = np.concatenate([x[:, :: max(1, x.shape[1] * len(flat) // 100_000)] for x in flat], 1)
     zero = first.nodata[0] if first.nodata and first.nodata[0] is not None else 0
     guess = guess_order(sample[:, np.isfinite(sample).all(0) & (sample != zero).any(0)])
-    if guess is None or guess[0] is None or (sensor is not None and guess[0][0].sensor != sensor.name):
+    if guess is None or (sensor is not None and guess[0][0].sensor != sensor.name):
         names = [str(n) for n in first.names if n]
         said = (
             f'named {", ".join(names[:3])}{", …" if len(names) > 3 else ""}, which no sensor has,'
@@ -470,11 +473,14 @@ def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, found, a
     for kind, group in kinds.items():
         numbers, stated = {b.sensor: [] for b in bands}, {}
         for s in group:
-            have = _layer_bands(s, order, sensor)
+            try:
+                have = _layer_bands(s, order, sensor)
+            except ValueError:
+                continue  # it is refused by its name when it is read
             here = [b for b in bands if b in have]
             places = [have.index(b) for b in here]
             pixels = s.pixels[places]
-            valid = _valid(s, pixels, places, here, nodata, mask)
+            valid = _valid(s, pixels, places, here, have, nodata, mask)
             shares.append(1 - valid.mean())
             for owner in numbers:
                 mine = [c for c, b in enumerate(here) if b.sensor == owner]
