@@ -11,9 +11,12 @@ import errno
 from pathlib import Path
 import re
 import warnings
+import zipfile
 
 import torch
 from torch import nn
+
+from ..data.scenes import load_tensors
 
 # %% ../../nbs/clip/checkpoints.ipynb #0ee82cbe
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'net', 'params')
@@ -69,6 +72,15 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f'is cut short or no file of weights ({type(error).__name__}); get it again'
 
 
+def _compare_checksums(path: Path):
+    "of the members of a PyTorch file, which torch does not look at; older forms of the file have none"
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as members:
+        if (bad := members.testzip()) is not None:
+            raise ValueError(f'{bad} has changed since it was written')
+
+
 def read_checkpoint(
     path,  # safetensors, or a PyTorch file with a state dict, bare or wrapped; what it is, its beginning says and not its name
 ) -> dict:
@@ -80,10 +92,9 @@ def read_checkpoint(
         with path.open('rb') as file:
             start = file.read(9)
         if start[8:] == b'{':  # the length of a header in json, and the header
-            from safetensors.torch import load_file
-
-            found = load_file(path)
+            found, _ = load_tensors(path)
         else:
+            _compare_checksums(path)
             with torch.serialization.safe_globals([(_PassedOver, name) for name in _BESIDE]):
                 found = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:

@@ -27,7 +27,7 @@ from ..bands.images import check_image, composite
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import autocast, forward_precision, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
-from ..data.scenes import atomic_path, atomic_write_json
+from ..data.scenes import atomic_path, atomic_write_json, save_tensors
 from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848
@@ -270,8 +270,6 @@ class Clip:
 
     def save(self, folder) -> Path:
         "Write an open_clip folder: `open_clip.create_model_and_transforms('local-dir:' + folder)` and `load_clip(folder)` read it."
-        from safetensors.torch import save_file
-
         folder, cfg = Path(folder), self.preprocess_cfg
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"'{folder}' is a file; name a folder to save into")
@@ -288,12 +286,7 @@ class Clip:
                 'hash': self.hash(),
             },
         }
-        with atomic_path(folder / 'open_clip_model.safetensors') as aside:
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()},
-                aside,
-                metadata={'format': 'pt'},
-            )
+        save_tensors(folder / 'open_clip_model.safetensors', self.model.state_dict(), {'format': 'pt'})
         if hasattr(self.tokenizer, 'save_pretrained'):
             self.tokenizer.save_pretrained(folder)
         atomic_write_json(folder / 'open_clip_config.json', config)  # last: a folder with it is whole

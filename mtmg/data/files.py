@@ -185,7 +185,9 @@ def read_layers(
         return _photo_layers(path) if photo else _raster_layers(path, part)
     except Unreadable as error:
         raise Unreadable(f'{path}: {error}') from None
-    except (OSError, ValueError, SyntaxError) as error:  # PIL and rasterio report broken files as one of these
+    except MemoryError:
+        raise
+    except Exception as error:  # of many types: Pillow has its own for bombs, its decoders stumble in their own ways
         said = ' '.join(str(error.__cause__ or error).split())
         if 'complex numbers' in said:
             raise Unreadable(f'{path}: {said}') from None
@@ -461,8 +463,8 @@ def audit(dataset: SceneDataset, progress: bool = True) -> Audit:
                 image = sample['image']
                 if dataset.bands and not known:
                     check_pixels(image.numpy().copy(), dataset.bands, ids[i])  # no reader has looked at these
-            except (ValueError, OSError) as error:
-                bad[ids[i]] = str(error)
+            except Exception as error:  # whatever a reader of somebody's own raises: an audit does not stop
+                bad[ids[i]] = str(error) or type(error).__name__
                 continue
         good.append(i)
         shapes[tuple(image.shape)] += 1

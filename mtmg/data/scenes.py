@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LOOKED_AT', 'AT_WORK', 'SceneDataset', 'Splits', 'Subset', 'check_targets', 'spread', 'ArrayDataset', 'collate',
            'valid_shares', 'Settled', 'settle', 'batches', 'naming_scenes', 'without_data', 'in_memory',
-           'joined_groups', 'put_in_place', 'atomic_path', 'atomic_write_text', 'atomic_write_json', 'hold_folder',
-           'release_folder', 'alone_in', 'realdata']
+           'joined_groups', 'put_in_place', 'atomic_path', 'atomic_write_text', 'atomic_write_json', 'naming_file',
+           'save_tensors', 'load_tensors', 'hold_folder', 'release_folder', 'alone_in', 'realdata']
 
 # %% ../../nbs/data/scenes.ipynb #3eea3eec
 from contextlib import contextmanager, suppress
@@ -14,10 +14,12 @@ import json
 import os
 from pathlib import Path
 import socket
+import struct
 import tempfile
 import threading
 import time
 from typing import Iterator, NamedTuple
+import zlib
 
 import numpy as np
 import torch
@@ -526,6 +528,71 @@ def atomic_write_text(path, text: str):
 def atomic_write_json(path, obj):
     "Write `obj` as indented json to `path`, whole or not at all."
     atomic_write_text(path, json.dumps(obj, indent=1, ensure_ascii=False) + '\n')
+
+# %% ../../nbs/data/scenes.ipynb #639f45da
+@contextmanager
+def naming_file(
+    path,  # the file that is read
+    way_out: str = 'get it again, or write it again',
+):
+    "What is wrong inside a file is a ValueError that names it, whatever its parser or a missing field raises."
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        what = f'it has no {error}' if isinstance(error, KeyError) else ' '.join(str(error).split())
+        if str(path) in what:
+            raise ValueError(what) from None
+        raise ValueError(f'{path} cannot be read ({what[:200] or type(error).__name__}); {way_out}') from None
+
+
+def _checksum(path) -> tuple[str | None, str]:
+    "the checksum in a safetensors file (None: it has none), and that of its header and its numbers; nothing stays in memory"
+    with open(path, 'rb') as file:
+        (size,) = struct.unpack('<Q', file.read(8))
+        header = json.loads(file.read(min(size, os.fstat(file.fileno()).st_size)))
+        said = header.get('__metadata__', {}).pop('crc32', None)
+        crc = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+        while said is not None and (block := file.read(1 << 20)):
+            crc = zlib.crc32(block, crc)
+    return said, f'{crc:010d}'
+
+
+def save_tensors(
+    path,  # a safetensors file
+    tensors: dict,  # by name, of any type
+    notes: dict | None = None,  # texts by name
+):
+    "Write tensors and their checksum, whole or not at all. OSError where there is no room."
+    from safetensors.torch import save_file
+
+    tensors, unknown = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, 'crc32 to come'
+    with atomic_path(path) as aside:
+        save_file(tensors, aside, metadata=dict(notes or {}) | {'crc32': unknown})
+        _, crc = _checksum(aside)
+        with open(aside, 'r+b') as file:
+            size = struct.unpack('<Q', file.read(8))[0]
+            at = file.read(size).rindex(unknown.encode())
+            file.seek(8 + at)
+            file.write(crc.ljust(len(unknown)).encode())
+
+
+def load_tensors(
+    path,  # a safetensors file, with a checksum or without
+) -> tuple[dict, dict]:
+    "The tensors and the notes of a file. ValueError where it is damaged: cut short, or other than its checksum says."
+    from safetensors import safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path} does not exist')
+    with naming_file(path), safe_open(path, framework='pt') as file:
+        said, found = _checksum(path)
+        if said is not None and said.strip() != found:
+            raise ValueError('it has changed since it was written')
+        return {
+            k: file.get_tensor(k) for k in file.keys()
+        }, file.metadata() or {}  # mapped: rows are read when they are asked for
 
 # %% ../../nbs/data/scenes.ipynb #d9d96557
 AT_WORK = '.at_work'  # the file in a folder that is locked while a command writes there

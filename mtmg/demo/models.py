@@ -24,7 +24,15 @@ from ..encoders.encoder import ModalityEncoder, create_encoder
 from ..data.worlds.miniworld import MiniWorld
 from ..patching.finetuning import finetune
 from ..patching.line import interpolate, line_features
-from ..data.scenes import ArrayDataset, atomic_path, atomic_write_json, in_memory
+from mtmg.data.scenes import (
+    ArrayDataset,
+    atomic_path,
+    atomic_write_json,
+    in_memory,
+    load_tensors,
+    naming_file,
+    save_tensors,
+)
 from ..data.worlds.supported import Digits
 from ..data.worlds.drawings import Shapes
 
@@ -110,11 +118,9 @@ class DemoModels:
     @cached_property
     def line(self) -> dict:
         "{task: (alphas, N, D) unit embeddings of its scenes at each of `ALPHAS`}"
-        from safetensors.torch import load_file, save_file
-
         path = self._file('line')
         if path is not None and path.is_file():
-            kept = load_file(path)
+            kept, _ = load_tensors(path)
             return {t.name: kept[f'{i}'].float() for i, t in enumerate(self.tasks)}
         found = [
             line_features(
@@ -128,8 +134,7 @@ class DemoModels:
         ]
         found = [torch.stack([unit(f) for f in points]) for points in found]
         if path is not None:
-            with atomic_path(path) as aside:
-                save_file({f'{i}': f.half() for i, f in enumerate(found)}, aside)
+            save_tensors(path, {f'{i}': f.half() for i, f in enumerate(found)})
         return {t.name: f for t, f in zip(self.tasks, found)}
 
 # %% ../../nbs/demo/models.ipynb #e16701f5
@@ -173,8 +178,10 @@ def load_run(
     for file in ('patched/open_clip_config.json', 'student/config.json', 'results.json'):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"no run of mtmg quickstart in '{folder}': {file} is not there")
-    results = json.loads((folder / 'results.json').read_text(encoding='utf-8'))
-    clip, patched, alpha = load_clip('tinyclip'), load_clip(str(folder / 'patched')), float(results['curve']['alpha'])
+    with naming_file(folder / 'results.json', 'run mtmg quickstart again'):
+        results = json.loads((folder / 'results.json').read_text(encoding='utf-8'))
+        alpha = float(results['curve']['alpha'])
+    clip, patched = load_clip('tinyclip'), load_clip(str(folder / 'patched'))
     if not all(
         torch.equal(w, patched.model.state_dict()[k])
         for k, w in clip.model.state_dict().items()

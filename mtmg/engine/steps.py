@@ -43,6 +43,8 @@ class Recipe:
             value = getattr(self, name)
             if value != int(value) or value < 0:
                 raise ValueError(f'{name} is {value}; it must be a whole number')
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f'betas are {", ".join(map(str, self.betas))}; give two numbers from 0 to below 1')
         if self.flips not in VARIANTS:
             raise ValueError(f'flips {self.flips!r} is not one of {", ".join(VARIANTS)}')
 
@@ -85,6 +87,8 @@ def pick(recipe, presets: dict, **changes):
     for name in changes:
         if name not in known:
             raise ValueError(f'{name!r} is not a field of {type(recipe).__name__}: {", ".join(known)}')
+    if 'epochs' in changes:  # who says how many passes gets that many
+        changes = {'min_steps': 0} | changes
     return replace(recipe, **changes) if changes else recipe
 
 # %% ../../nbs/engine/steps.ipynb #823bcf74
