@@ -11,6 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        'explorer': ['AMOUNTS_KEPT', 'explore', 'gap_contribution'],
         'models': [
             'ALPHAS',
             'demo_folder',
