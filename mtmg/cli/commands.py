@@ -71,8 +71,8 @@ def _answers(scenes, answer, batch_size, path, top) -> int:
 
 
 def predict(
-    images: str,
-    /,  # a folder of images (tif, jpg, png; in class folders or not), or one image
+    images: str,  # a folder of images (tif, jpg, png; in class folders or not), or one image
+    /,
     *,
     model: str = 'tinyclip',  # NAME[,WEIGHTS] or the folder of a CLIP or of an encoder
     classnames: list[str] | None = None,  # the classes to choose from
@@ -86,8 +86,7 @@ def predict(
     top: int = 5,  # answers an image
     map: bool = False,  # a map (GeoTIFF) instead of a csv; of one tif larger than a tile by default
     tile: int | None = None,  # of a map: pixels a side that are looked at together; by default the model's image size
-    stride: int
-    | None = None,  # of a map: pixels from tile to tile, and the side of a cell; by default tiles do not overlap
+    stride: int | None = None,  # of a map: pixels from tile to tile, and the side of a cell; by default a tile
     gsd: float | None = None,  # of a map: metres of a pixel that the model knows; by default those of its bands
     nodata: float | None = None,  # of a map: the value without data; by default what the file says
     full_resolution: bool = False,  # of a map: written in the raster's pixels instead of cells
@@ -242,8 +241,8 @@ def _about_images(path: Path) -> str:
 
 
 def info(
-    names: list[str] = (),
-    /,  # data sets, label sets, models; images, or folders of them
+    names: list[str] = (),  # data sets, label sets, models; images, or folders of them
+    /,
 ):
     "What is known of a data set, a label set, a model or of images; without a name, what there is."
     import torch
@@ -489,8 +488,7 @@ def align(
     backbone: str = 'vit_micro',  # student: a timm or torchgeo name, or a saved encoder: its folder, or that of its run
     weights: str | None = None,  # pretrained weights of the student: torchgeo's name or a file
     bands: list[str] | None = None,  # what the student sees; by default all bands of the data set
-    views: str
-    | None = None,  # for a sensor that the teacher cannot see: the optical scenes of the same places in the same order, NAME or NAME@ROOT
+    views: str | None = None,  # where the teacher cannot see the sensor: optical scenes of the same places, NAME@ROOT
     unlabelled: list[str] = (),  # further scenes, whose labels are not looked at: NAME@ROOT, npz@FILE
     recipe: str = 'default',  # preset: default, paper, unlabelled
     training: Training = Training(),
@@ -708,8 +706,8 @@ def _measures(here, train, names, tasks) -> dict:
 
 # %% ../../nbs/cli/commands.ipynb #c0942d7f
 def compare(
-    results: list[str],
-    /,  # result files, or folders of them
+    results: list[str],  # result files, or folders of them
+    /,
     *,
     style: str = 'terminal',  # terminal, markdown, csv
     metrics: list[str] | None = None,  # by default the headline of each result
@@ -764,8 +762,8 @@ def embed(
 
 # %% ../../nbs/cli/commands.ipynb #bffe3e71
 def shards(
-    action: str = 'write',
-    /,  # write, or verify: compare the shards in --out with their check sums
+    action: str = 'write',  # write, or verify: compare the shards in --out with their check sums
+    /,
     *,
     data: Data,
     run: Run,
@@ -804,8 +802,8 @@ def demo(
 
 # %% ../../nbs/cli/commands.ipynb #b2bebe7f
 def bench(
-    what: list[str] = (),
-    /,  # sweep, evaluate, train, data; by default all
+    what: list[str] = (),  # sweep, evaluate, train, data; by default all
+    /,
     *,
     out: str = 'runs/bench',  # folder of the report
     device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
