@@ -59,6 +59,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'filled',
             'find_meaning',
             'guess_order',
+            'known_meaning',
             'Layers',
             'Meaning',
             'meaning_said',
