@@ -24,6 +24,7 @@ from ..clip.model import Clip, content_hash
 from ..compute import add_up, autocast, pick_device, share_of, sharing
 from ..data.scenes import SceneDataset, Splits, batches, naming_scenes
 from ..embed.passes import dataset_hash
+from ..encoders.brightness import say_if_far
 from ..encoders.encoder import ModalityEncoder
 from ..engine.stage import Running, Stage, pick_precision, settings
 from ..engine.steps import VARIANTS, Recipe, dihedral
@@ -468,6 +469,7 @@ def align(
     request = {'stage': 'alignment', 'teacher': teacher.hash(), 'encoder': student.hash(), 'targets': given}
     request |= {'seed': running.seed} | task.described()
     running.open(request)
+    say_if_far([teacher], task.seen)
     targets = targets_of(task, teacher, running, targets)
     scenes = pairs_of(task, teacher, student.bands, targets)
     steps = recipe.steps(len(scenes))

@@ -18,6 +18,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'demo_models',
             'DemoModels',
             'far_end',
+            'keep_scenes',
+            'kept_scenes',
             'find_run',
             'load_run',
             'quick_run',

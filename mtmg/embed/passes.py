@@ -21,6 +21,7 @@ from ..compute import autocast, forward_precision, pick_device
 from ..data.scenes import alone_in, atomic_path, batches, load_tensors, naming_scenes, save_tensors
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import Exposure, LabelSet, templates as read_templates
+from ..encoders.brightness import say_if_far
 
 # %% ../../nbs/embed/passes.ipynb #9a106ae3
 def _networks(model) -> list:  # the modules inside a model, which need not be one itself
@@ -326,6 +327,7 @@ def embed(
         }
     title = f'embedding {getattr(dataset, "name", None) or "scenes"}'
     read = dict(batch_size=batch_size, num_workers=num_workers, progress=title if progress else None)
+    say_if_far(encoders.values(), dataset)
     with evaluating(*encoders.values(), *([] if text is None else [text]), device=device):
         out = _stream(encoders, dataset, stores, block_size, dtype, precision, device, read)
         words = _text_side(encoders, text, dataset, captions, prompts)

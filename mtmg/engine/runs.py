@@ -109,6 +109,7 @@ _OURS = (
     'README.md',
     'scenes.npz',
     'answers.csv',
+    'explore.html',
     'map*.tif',
     'cache',
     'table.md',

@@ -27,6 +27,7 @@ from ..embed.passes import _encode, evaluating
 from ..data.rasters import Raster, open_raster, read_tiles, tile_grid
 from ..data.scenes import atomic_path
 from ..plots.style import PALETTE, axes_for, styled
+from ..encoders.brightness import warn_if_far
 
 # %% ../../nbs/evaluate/maps.ipynb #b1a59426
 @dataclass(frozen=True, repr=False)
@@ -162,9 +163,10 @@ def predict_map(
         holds, waiting = np.zeros(grid.cells, np.float32), []
 
         def ask():
-            features = _encode(
-                model, torch.stack([_prepare(tile, size) for *_, tile in waiting]), raster.bands, device, 'fp32'
-            )
+            tiles = torch.stack([_prepare(tile, size) for *_, tile in waiting])
+            if not count.any():  # the first tiles
+                warn_if_far([model], tiles, raster.bands, raster.path.name)
+            features = _encode(model, tiles, raster.bands, device, 'fp32')
             for (r, c, _), p in zip(
                 waiting, class_probabilities(features, head, scale, multilabel or labelset.multilabel).numpy()
             ):

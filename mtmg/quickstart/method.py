@@ -18,8 +18,9 @@ import numpy as np
 from ..alignment.aligning import ALIGN_RECIPES, AlignRecipe, align
 from ..clip.model import Clip, load_clip
 from .controls import run_controls
-from .report import answer_sentences, draw_figures, run_sections, write_page
+from .report import answer_sentences, draw_figures, run_sections, some_scenes, write_page
 from ..data.loading import load_dataset
+from ..demo.models import keep_scenes
 from ..embed.passes import embed, versions
 from ..encoders.encoder import create_encoder
 from ..engine.steps import pick
@@ -279,6 +280,8 @@ def quickstart(
         }
         models.patched.save(out / 'patched')
         models.student.save(out / 'student')
+        if not dataset.startswith('miniworld'):  # which can be drawn again at any time
+            keep_scenes(world.test, out, some_scenes(world.test.targets, 240, seed))
         best = max(results['zero_shot'].values(), key=lambda r: r[r.headline[0]])
         files = draw_figures(test, world.test, out / 'figures', models.lines, best.get('confusion'), seed)
         bands = models.student.bands

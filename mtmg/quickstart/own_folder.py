@@ -22,7 +22,8 @@ from ..clip import load_clip
 from ..data import Splits, load_dataset
 from ..data.files import IMAGE_SUFFIXES, TIF_SUFFIXES, image_files
 from ..data.rasters import Raster, open_raster, raster_scenes
-from ..data.scenes import atomic_path, atomic_write_json, batches, in_memory
+from ..data.scenes import atomic_write_json, batches, in_memory
+from ..demo import explore, keep_scenes
 from ..embed import Predictions, embed, unit, versions
 from ..encoders import create_encoder
 from ..engine.runs import claimed
@@ -316,24 +317,6 @@ def _fingerprint(place: Path) -> str:
     ).hexdigest()[:16]
 
 
-def _keep_scenes(dataset, out: Path, most: int = 240, seed: int = 0):
-    "some scenes inside the run, so that the demo can show them wherever the run is copied"
-    chosen = np.sort(some_scenes(len(dataset) if dataset.targets is None else dataset.targets, most, seed))
-    batch = next(batches(dataset, len(chosen), indices=chosen))
-    image = batch['image'].numpy()
-    arrays = {
-        'image': image
-        if image.dtype == np.uint8
-        else image.astype(np.float16 if np.abs(image).max() < 100 else np.float32),
-        'id': np.array(batch['id']),
-        'bands': np.array([str(b) for b in dataset.bands]),
-    }
-    if dataset.targets is not None:
-        arrays['label'] = np.asarray(dataset.targets)[chosen]
-    with atomic_path(out / 'scenes.npz') as aside:
-        np.savez_compressed(aside, **arrays)
-
-
 def _plain(x):
     if isinstance(x, Table):
         return {'name': x.name, 'rows': x.rows}
@@ -476,7 +459,17 @@ def run(
                 + ', '.join(f'{n} {100 * s:.0f} %' for n, s in list(mapped.shares.items())[:8])
                 + '. The map is map.tif, with scores of all classes in map_scores.tif.'
             ]
-        _keep_scenes(scenes, out, seed=seed)
+        keep_scenes(
+            scenes, out, np.sort(some_scenes(len(scenes) if scenes.targets is None else scenes.targets, 240, seed))
+        )
+        explore(
+            E,
+            out / 'explore.html',
+            scenes,
+            modalities=[m for m in ('rgb', 'ms', 'clip') if m in E.features][:2],
+            title=f'Joint space of {place.name}',
+            seed=seed,
+        )
         seconds = time.perf_counter() - start
         facts = {
             'data': found.lines[0],
@@ -528,7 +521,7 @@ def run(
     print(
         '\n'
         + '\n'.join(answer)
-        + f'\n\n{seconds:.0f} s; report: {out / "report.html"}; look around in it: mtmg demo {out}'
+        + f'\n\n{seconds:.0f} s; report: {out / "report.html"}; joint space: {out / "explore.html"}; demo: mtmg demo {out}'
     )
     return plain
 

@@ -334,6 +334,8 @@ def write_page(
         f'initial-scale=1"><title>{escape(title)}</title><style>{_CSS}</style></head><body>\n<h1>{escape(title)}</h1>\n'
         f'<p class="asked">{escape(asked)}</p>\n<div class="answer">{said}</div>\n'
     )
+    if (folder / 'explore.html').is_file():
+        page += '<p>Walk around in the joint space, scene by scene: <a href="explore.html">explore.html</a>.</p>\n'
     body = '\n'.join([_section_html(s) for s in sections[:1]] + [done] + [_section_html(s) for s in sections[1:]])
     atomic_write_text(folder / 'report.html', f'{page}{body}\n</body></html>\n')
     return folder / 'report.html'
