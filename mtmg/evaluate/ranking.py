@@ -65,7 +65,10 @@ def _recount(queries, gallery, own, right, rows) -> tuple:  # of (r,): above, le
             s = cosines64(x, gallery)[i, j]
         else:
             s = torch.cat(
-                [torch.cosine_similarity(x[a].double(), gallery[b].double()) for a, b in zip(i.split(4096), j.split(4096))]
+                [
+                    torch.cosine_similarity(x[a].double(), gallery[b].double())
+                    for a, b in zip(i.split(4096), j.split(4096))
+                ]
             )
         is_right = _mask_of(right, at.cpu(), len(gallery)).to(x.device)[i, j]
         best = s.new_full((len(x),), -torch.inf).scatter_reduce_(0, i[is_right], s[is_right], 'amax')
@@ -110,7 +113,6 @@ def rank_queries(
         parts.append((own, above, at_least - above))
     own, above, level = (torch.cat(column) for column in zip(*parts))
     return _recounted(queries, gallery, own, right, above, level)
-
 
 # %% ../../nbs/evaluate/ranking.ipynb #77a410f4
 def _count_true(mask: torch.Tensor, dim: int) -> torch.Tensor:

@@ -77,9 +77,7 @@ def joint_clustering(
     pool = torch.cat([unit(x, 'x'), unit(y, 'y')]).numpy()
     labels = np.concatenate([np.asarray(x_labels), np.asarray(y_labels)])
     modality = np.repeat([0, 1], [len(x), len(y)])
-    found = [
-        KMeans(len(np.unique(labels)), n_init=1, random_state=seed + i).fit_predict(pool) for i in range(starts)
-    ]
+    found = [KMeans(len(np.unique(labels)), n_init=1, random_state=seed + i).fit_predict(pool) for i in range(starts)]
     agree = [adjusted_rand_score(labels, f) for f in found]
     apart = [normalized_mutual_info_score(modality, f) for f in found]
     return JointClusters(float(np.mean(agree)), float(np.std(agree)), float(np.mean(apart)))
@@ -144,7 +142,9 @@ def predictions(
     score = np.asarray(score, np.float64)
     tables = {name: np.asarray(v, np.float64) for name, v in measures.items()}
     if wrong := next((name for name, v in tables.items() if v.shape != score.shape), None):
-        raise ValueError(f'{wrong!r} is {tables[wrong].shape} and the score {score.shape}; give (models, prompts) of both')
+        raise ValueError(
+            f'{wrong!r} is {tables[wrong].shape} and the score {score.shape}; give (models, prompts) of both'
+        )
     m = len(score)
     if m < 3:
         raise ValueError(f'{m} models cannot be exchanged to any effect; give at least 3')
