@@ -65,7 +65,9 @@ def number(data, rng):
     "one of the numbers at which parsers stumble, somewhere"
     kind = rng.choice(['<H', '<I', '<Q', '>H', '>I', '>Q'])
     size = struct.calcsize(kind)
-    value = int(rng.choice([0, 1, 2**15, 2**16 - 1])) if size == 2 else (2 ** (8 * size) - 1) >> int(rng.integers(8 * size))
+    value = (
+        int(rng.choice([0, 1, 2**15, 2**16 - 1])) if size == 2 else (2 ** (8 * size) - 1) >> int(rng.integers(8 * size))
+    )
     at = int(rng.integers(max(1, len(data) - size)))
     return data[:at] + struct.pack(kind, value) + data[at + size :]
 
@@ -103,9 +105,13 @@ def swapped(data, rng):
 
 def other(data, rng):
     "a file of something else: an error page, an empty file, a pickle, a pointer of Git LFS"
-    return [b'', b'<!doctype html><p>503', b'\x80\x04cos\nsystem\n.', b'version https://git-lfs.github.com/spec/v1\n', b'\0' * 5000][
-        rng.integers(5)
-    ]
+    return [
+        b'',
+        b'<!doctype html><p>503',
+        b'\x80\x04cos\nsystem\n.',
+        b'version https://git-lfs.github.com/spec/v1\n',
+        b'\0' * 5000,
+    ][rng.integers(5)]
 
 
 DAMAGE = (cut, cut, flipped, flipped, flipped, number, removed, doubled, zeroed, swapped, other)
@@ -223,9 +229,14 @@ def formats(folder: Path) -> dict:
     for suffix in ('jpg', 'png', 'webp'):
         picture.save(folder / f'picture.{suffix}')
         found[suffix] = Format(folder / f'picture.{suffix}', image, False)
-    for name, options in (('tif', {}), ('tif-deflate', {'compress': 'deflate', 'tiled': True, 'blockxsize': 16, 'blockysize': 16})):
+    for name, options in (
+        ('tif', {}),
+        ('tif-deflate', {'compress': 'deflate', 'tiled': True, 'blockxsize': 16, 'blockysize': 16}),
+    ):
         path = folder / f'{name}.tif'
-        with rasterio.open(path, 'w', driver='GTiff', height=24, width=24, count=12, dtype='uint16', crs='EPSG:32632', **options) as file:
+        with rasterio.open(
+            path, 'w', driver='GTiff', height=24, width=24, count=12, dtype='uint16', crs='EPSG:32632', **options
+        ) as file:
             file.write(rng.integers(0, 4000, (12, 24, 24)).astype(np.uint16))
             file.descriptions = [str(b) for b in S2_L2A.bands]
         found[name] = Format(path, image, False)
@@ -239,11 +250,15 @@ def formats(folder: Path) -> dict:
 
     found['npz'] = Format(folder / 'scenes.npz', npz, True)
     place['emb'].mkdir()
-    E = Embeddings({'rgb': torch.randn(9, 5, generator=generator)}, labels=torch.arange(9) % 2, ids=[f's{i}' for i in range(9)])
+    E = Embeddings(
+        {'rgb': torch.randn(9, 5, generator=generator)}, labels=torch.arange(9) % 2, ids=[f's{i}' for i in range(9)]
+    )
 
     def embeddings(path):
         back = Embeddings.load(path)
-        return plain([back.features, back.labels if back.labels is not None else 0, list(back.ids or ()), back.meta, back.split])
+        return plain(
+            [back.features, back.labels if back.labels is not None else 0, list(back.ids or ()), back.meta, back.split]
+        )
 
     found['embeddings'] = Format(E.save(place['emb'] / 'e.safetensors'), embeddings, True)
     torch.save(E.features['rgb'], place['emb'] / 'f.pt')
@@ -256,14 +271,22 @@ def formats(folder: Path) -> dict:
     save_tensors(folder / 'ours.safetensors', state, {'format': 'pt'})
     found['safetensors'] = Format(folder / 'ours.safetensors', lambda path: plain(load_tensors(path)[0]), True)
     save_file(state, folder / 'theirs.safetensors')
-    found['safetensors-of-others'] = Format(folder / 'theirs.safetensors', lambda path: plain(read_checkpoint(path)), False)
+    found['safetensors-of-others'] = Format(
+        folder / 'theirs.safetensors', lambda path: plain(read_checkpoint(path)), False
+    )
     torch.save({'state_dict': state, 'epoch': 3}, folder / 'theirs.pt')
     found['pt'] = Format(folder / 'theirs.pt', lambda path: plain(read_checkpoint(path)), True)
     torch.save(state, folder / 'old.pt', _use_new_zipfile_serialization=False)
     found['pt-before-1.6'] = Format(folder / 'old.pt', lambda path: plain(read_checkpoint(path)), False)
 
     place['clip'].mkdir()
-    config = {'model_cfg': {'embed_dim': 8, 'vision_cfg': {'image_size': 32, 'layers': 1, 'width': 8, 'patch_size': 16}, 'text_cfg': {}}}
+    config = {
+        'model_cfg': {
+            'embed_dim': 8,
+            'vision_cfg': {'image_size': 32, 'layers': 1, 'width': 8, 'patch_size': 16},
+            'text_cfg': {},
+        }
+    }
     (place['clip'] / 'open_clip_config.json').write_text(json.dumps(config | {'preprocess_cfg': {}}))
     found['open_clip_config.json'] = Format(
         place['clip'] / 'open_clip_config.json', lambda _: find_source(str(place['clip'])).config, False, text=True
@@ -312,7 +335,7 @@ def formats(folder: Path) -> dict:
             with contextlib.redirect_stderr(io.StringIO()):
                 command(['--config', str(path)])
         except ArgumentError as error:
-            raise ValueError(f'{path}: {str(error)[:LONGEST // 2]}') from None
+            raise ValueError(f'{path}: {str(error)[: LONGEST // 2]}') from None
         return list(taken)
 
     found['yaml'] = Format(folder / 'flags.yaml', flags, False, names=False)
@@ -351,7 +374,11 @@ def outcome(name: str, f: Format, whole) -> tuple[str, str]:
 
 def fuzz(name: str, f: Format, seconds: float, seed: int, keep: Path, most: int) -> dict:
     "A round over one format."
-    data, counts, failed = f.path.read_bytes(), dict.fromkeys(('as it was', 'refused', 'warned', 'other', 'ESCAPED', 'SILENT'), 0), set()
+    data, counts, failed = (
+        f.path.read_bytes(),
+        dict.fromkeys(('as it was', 'refused', 'warned', 'other', 'ESCAPED', 'SILENT'), 0),
+        set(),
+    )
     if f.keeps:
         shutil.copytree(f.keeps, f'{f.keeps}.kept')
     whole = f.read(f.path)
@@ -401,11 +428,19 @@ def main() -> int:
             return 2
         names = given.names or list(found)
         rows = {n: fuzz(n, found[n], given.seconds / len(names), given.seed, given.keep, given.most) for n in names}
-    print(f'{"format":24} {"tried":>7} {"as it was":>10} {"refused":>8} {"warned":>7} {"other":>6} {"escaped":>8} {"silent":>7}')
+    print(
+        f'{"format":24} {"tried":>7} {"as it was":>10} {"refused":>8} {"warned":>7} {"other":>6} {"escaped":>8} {"silent":>7}'
+    )
     for name, row in rows.items():
-        print(f'{name:24} {sum(row.values()):7} ' + ' '.join(f'{n:{w}}' for n, w in zip(row.values(), (10, 8, 7, 6, 8, 7), strict=True)))
+        print(
+            f'{name:24} {sum(row.values()):7} '
+            + ' '.join(f'{n:{w}}' for n, w in zip(row.values(), (10, 8, 7, 6, 8, 7), strict=True))
+        )
     total = {k: sum(row[k] for row in rows.values()) for k in next(iter(rows.values()))}
-    print(f'{"all":24} {sum(total.values()):7} ' + ' '.join(f'{n:{w}}' for n, w in zip(total.values(), (10, 8, 7, 6, 8, 7), strict=True)))
+    print(
+        f'{"all":24} {sum(total.values()):7} '
+        + ' '.join(f'{n:{w}}' for n, w in zip(total.values(), (10, 8, 7, 6, 8, 7), strict=True))
+    )
     failed = sum(row['ESCAPED'] + row['SILENT'] > 0 for row in rows.values())
     print(f'\n{len(rows) - failed} passed, {failed} failed')
     return int(failed > 0)

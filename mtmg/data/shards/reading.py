@@ -190,7 +190,10 @@ class ShardScenes(SceneDataset):
         fits = shape == self._first_shape() if not self._arrays else shape[0] == len(self.bands)
         for array in self._arrays:
             values = len(array['channels']) * shape[1] * shape[2]
-            size = len(npy_header((len(array['channels']), *shape[1:]), array['dtype'])) + values * np.dtype(array['dtype']).itemsize
+            size = (
+                len(npy_header((len(array['channels']), *shape[1:]), array['dtype']))
+                + values * np.dtype(array['dtype']).itemsize
+            )
             fits = fits and all((shard.at[f'{array["ext"]}.npy'][:, 1] == size).all() for shard in self.shards)
         if not fits:
             raise ValueError(
