@@ -138,6 +138,7 @@ COMMANDS = {
     c.name: c
     for c in (
         Command(commands.quickstart),
+        Command(commands.run),
         Command(commands.patch, 'mtmg.patching:PATCH_RECIPES'),
         Command(commands.align, 'mtmg.alignment:ALIGN_RECIPES'),
         Command(commands.predict),
@@ -294,7 +295,7 @@ def main(argv: list | None = None) -> int:
         except KeyboardInterrupt as error:
             again = (
                 ', and the same command goes on from there'
-                if chosen.name in ('quickstart', 'patch', 'align', 'embed', 'shards')
+                if chosen.name in ('quickstart', 'run', 'patch', 'align', 'embed', 'shards')
                 else ''
             )
             print(

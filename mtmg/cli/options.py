@@ -95,9 +95,7 @@ class Data:
     root: str = 'data'  # folder that holds it
     labelset: str | None = None  # class names, by the name of a label set or a text file; by default the data set's own
     templates: list[str] | None = None  # prompts with {} for a class name, or the name of a prompt set
-    options: list[str] = field(
-        default_factory=list
-    )  # what the data set takes beside: nomenclature=43 n=500 file_bands=[B04,B03,B02]
+    options: list[str] = field(default_factory=list)  # more of it: nomenclature=43 n=500 file_bands=[B04,B03,B02]
     download: bool = False  # fetch it where it is missing
 
     def load(self, split=None):
@@ -146,9 +144,7 @@ class Training:
     checkpoint_every: int = 200  # steps
     logger: str = 'csv'  # csv, tensorboard, wandb, mlflow, none
     log_every_n_steps: int = 10  # between two lines of the log
-    trainer: list[str] = field(
-        default_factory=list
-    )  # what Lightning's Trainer takes beside, but for what the recipe says: detect_anomaly=true
+    trainer: list[str] = field(default_factory=list)  # more of Lightning's Trainer: detect_anomaly=true
 
     def __post_init__(self):
         for name in ('devices', 'num_nodes', 'checkpoint_every', 'log_every_n_steps'):

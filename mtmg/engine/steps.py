@@ -87,6 +87,8 @@ def pick(recipe, presets: dict, **changes):
     for name in changes:
         if name not in known:
             raise ValueError(f'{name!r} is not a field of {type(recipe).__name__}: {", ".join(known)}')
+    if 'epochs' in changes:  # who says how many passes gets that many
+        changes = {'min_steps': 0} | changes
     return replace(recipe, **changes) if changes else recipe
 
 # %% ../../nbs/engine/steps.ipynb #823bcf74

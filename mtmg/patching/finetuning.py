@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from ..bands.sensors import RGB
 from ..clip.model import Clip
+from ..encoders.brightness import picture_statistics
 from ..engine.steps import Recipe, dihedral
 from ..engine.stage import Stage, settings
 from ..embed.passes import dataset_hash
@@ -253,5 +254,6 @@ def finetune(
     running.fit(stage, seen)
     stage.finish()
     record(tuned, clip, request, [dataset])
+    tuned.recipe['pictures'] = picture_statistics(clip, seen)
     running.close()
     return tuned.to(clip.device)

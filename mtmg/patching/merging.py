@@ -17,6 +17,7 @@ from ..bands.sensors import RGB
 from ..clip.model import Clip, load_clip
 from ..compute import pick_device
 from ..engine.runs import close_run, open_run
+from ..encoders.brightness import picture_statistics
 from ..engine.stage import settings
 from ..engine.steps import pick
 from .finetuning import labelled, record
@@ -303,6 +304,7 @@ def finetune_jointly(
     running.fit(stage, union)
     stage.finish()
     record(tuned, clip, request, datasets)
+    tuned.recipe['pictures'] = picture_statistics(clip, *datasets)
     running.close()
     return tuned.to(clip.device)
 
