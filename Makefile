@@ -2,7 +2,7 @@
 # make test:       set up .venv and run the modules' tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test walkthroughs browser wheel readme docs export clean
+.PHONY: help setup quickstart test check format walkthroughs browser wheel readme docs export clean
 
 # Set up once: the stamp's name holds a checksum of the files that say what to install.
 STAMP := .venv/installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
@@ -29,6 +29,12 @@ quickstart: $(STAMP) ## patch, align, measure on embedded data: runs/quickstart 
 
 test: $(STAMP) ## run the modules' notebooks as tests, and compare notebooks and package (NAMES="bands clip": those only)
 	@$(RUN) tools/notebooks.py test $(if $(NAMES),$(NAMES),--agree)
+
+check: $(STAMP) ## what takes seconds: ruff, notebooks and package agree, imports go down, names stay private
+	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --check --quiet . && $(RUN) tools/notebooks.py agree
+
+format: $(STAMP) ## format notebooks and tools, then export
+	@.venv/bin/ruff check --quiet --fix . ; .venv/bin/ruff format . && .venv/bin/nbdev_export && .venv/bin/nbdev_clean
 
 walkthroughs: $(STAMP) ## execute the walkthroughs (SAVE=1 keeps their fresh outputs, NAMES picks some)
 	@$(RUN) tools/notebooks.py walkthroughs $(NAMES) $(if $(SAVE),--save)

@@ -1,18 +1,15 @@
 """The README and the documentation site, from the notebooks and without quarto or a network.
 
     python tools/docs.py readme            # nbs/index.ipynb -> README.md
-    python tools/docs.py site [--execute]  # _docs: a page a notebook, a page a module; --execute runs the modules' notebooks
+    python tools/docs.py site [--execute]  # _docs: a page a notebook, a page a door; --execute runs module notebooks
 
 nbdev's processors strip directives and hidden cells and link names in backticks, nbconvert renders, and every internal
 link is checked."""
 
 import argparse
 import ast
-from bisect import bisect
-from collections import defaultdict
-from html import escape
+from html import escape, unescape
 from html.parser import HTMLParser
-from itertools import groupby
 import json
 import os
 from pathlib import Path, PurePosixPath
@@ -31,62 +28,16 @@ from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup, _nbpath2html
 from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_, hide_line, populate_language, rm_header_dash
+from notebooks import code_cells, made_by, reading_order
 
 DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
-SECTIONS = ('Walkthroughs', 'Decisions', 'Modules', 'Experiments', 'API')  # of the menu, in this order
-# groups of modules: the first notebook of each, and a title
-GROUPS = {
-    '00': 'Bands, labels, scenes',
-    '01c': 'Figures',
-    '02a': 'The mini-world',
-    '03c': 'Data',
-    '06': 'Models and embeddings',
-    '08b': 'Scores',
-    '10': 'The gap',
-    '10b': 'Training',
-    '14': 'Demos',
-    '14b_c': 'Runs, speed, command line',
-}
-WALKTHROUGHS = (
-    'quickstart',
-    'patching',
-    'alignment',
-    'gap',
-    'own',
-    'real',
-    'scaling',
-    'full',
-)  # beginnings of names, as one reads them; the rest follows
 
 
-def section_of(notebook: Path) -> str:
-    "Where a notebook stands in the menu: by its folder; modules are numbered, and what else lies beside them explains decisions."
-    folder = notebook.relative_to(NBS).parent.as_posix()
-    return folder.capitalize() if folder != '.' else 'Modules' if notebook.name[0].isdigit() else 'Decisions'
-
-
-def group_of(notebook: Path) -> str:
-    "The title above a module in the menu."
-    return list(GROUPS.values())[bisect(list(GROUPS), notebook.name) - 1]
-
-
-def reading_order(notebook: Path) -> tuple:
-    "Sorts notebooks as one reads them: the index, walkthroughs, decisions, modules by their number, experiments."
-    section = section_of(notebook)
-    place = next((i for i, name in enumerate(WALKTHROUGHS) if notebook.stem.startswith(name)), len(WALKTHROUGHS))
-    return (
-        notebook.name != get_config().readme_nb,
-        (*SECTIONS, section).index(section),
-        place * (section == 'Walkthroughs'),
-        notebook.name,
-    )
-
-
-# ---- notebooks --------------------------------------------------------------------------------------------------------
+# ---- notebooks ------------------------------------------------------------------------------------
 
 
 class Links(NbdevLookup):
-    "Public names of the package, linked by `target(page, anchor)`; nbdev's own look-up would point at the published site."
+    "Public names, linked by `target(page, anchor)`; nbdev's own look-up would point at the published site."
 
     def __init__(self, target):
         from mtmg._modidx import d
@@ -169,7 +120,7 @@ def relink(nb, change):
     return nb
 
 
-# ---- README -----------------------------------------------------------------------------------------------------------
+# ---- README ---------------------------------------------------------------------------------------
 
 
 def render_readme() -> tuple[str, dict[str, bytes]]:
@@ -220,12 +171,11 @@ def readme() -> int:
     return int(bool(missing))
 
 
-# ---- pages ------------------------------------------------------------------------------------------------------------
+# ---- pages ----------------------------------------------------------------------------------------
 
 
 def exporter():
     "nbconvert's HTML with formulas as MathML, which browsers draw by themselves, instead of a script from a network."
-    from html import unescape
     from jinja2 import pass_context
     from latex2mathml.converter import convert
     from nbconvert import HTMLExporter
@@ -272,7 +222,7 @@ def title_of(nb, path: Path) -> tuple[str, str]:
 
 
 def stub(node, lines: list[str]) -> str:
-    "A definition without its code: decorators, head with the comments of its parameters, docstring, fields and methods."
+    "A definition without its code: decorators, head with its parameters' comments, docstring, fields and methods."
     start = min([node.lineno] + [d.lineno for d in node.decorator_list]) - 1
     first = node.body[0]
     cut = lines[first.lineno - 1].encode()[: first.col_offset].decode()  # `def f(x): return x` has both on one line
@@ -288,37 +238,70 @@ def stub(node, lines: list[str]) -> str:
     return '\n'.join(text)
 
 
-def api_page(name: str, names: dict) -> tuple[str, str]:
-    "A module's sentence, and its public names with signatures as markdown."
-    source = (ROOT / f'{name.replace(".", "/")}.py').read_text(encoding='utf-8')
-    tree, lines = ast.parse(source), source.splitlines()
-    sentence = (ast.get_docstring(tree) or '').partition('\n')[0]
-    parts = [f'# {name}', f'> {sentence}']
-    for node in tree.body:
+def definitions(module: str) -> dict[str, tuple[str, str]]:
+    "Public name -> its first sentence, and its markdown, of one module."
+    path = ROOT / f'{module.replace(".", "/")}.py'
+    source = path.read_text(encoding='utf-8')
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
         if isinstance(node, DEFINITIONS) and not node.name.startswith('_'):
-            place = names.get(f'{name}.{node.name}', ('',))[0]
             anchors = [node.name] + [f'{node.name}.{n.name}' for n in node.body if isinstance(n, DEFINITIONS)]
-            parts.append(''.join(f'<a id="{n.lower()}"></a>' for n in anchors))
-            parts.append(
-                f'## {node.name}\n\n```python\n{stub(node, lines)}\n```'
-                + (f'\n\n[Why, how, and its tests](../{place})' if place else '')
-            )
-        elif (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and not node.targets[0].id.startswith('_')
-        ):
-            text = lines[node.lineno - 1 : node.end_lineno]
-            parts.append(
-                f'## {node.targets[0].id}\n\n```python\n' + '\n'.join(text[:12] + ['…'] * (len(text) > 12)) + '\n```'
-            )
-    return sentence, '\n\n'.join(parts)
+            text = ''.join(f'<a id="{n.lower()}"></a>' for n in anchors)
+            sentence = (ast.get_docstring(node) or '').partition('\n')[0]
+            found[node.name] = sentence, f'{text}\n\n### {node.name}\n\n```python\n{stub(node, lines)}\n```'
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, text = node.targets[0].id, lines[node.lineno - 1 : node.end_lineno]
+            code = '\n'.join(text[:12] + ['…'] * (len(text) > 12))
+            found[name] = '', f'<a id="{name.lower()}"></a>\n\n### {name}\n\n```python\n{code}\n```'
+    return found
+
+
+def doors() -> list[tuple[str, Path, dict[str, list[str]]]]:
+    "(package or module, its notebook, {module: public names}), as one reads them: what a user imports from."
+    found = []
+    for _, names in reading_order():
+        for path in (NBS / f'{name}.ipynb' for name in names):
+            module = made_by(path)
+            if module is None or module == 'shards':  # a second name of what stands in data.shards
+                continue
+            if module.endswith('.__init__'):
+                package = 'mtmg.' + module.removesuffix('.__init__')
+                face = ast.parse((ROOT / package.replace('.', '/') / '__init__.py').read_text(encoding='utf-8'))
+                calls = (n for n in ast.walk(face) if isinstance(n, ast.keyword) and n.arg == 'submod_attrs')
+                taken = ast.literal_eval(next(calls).value)
+                found.append((package, path, {f'{package}.{m}': list(names) for m, names in taken.items()}))
+            elif '.' not in module:
+                found.append((f'mtmg.{module}', path, {f'mtmg.{module}': list(definitions(f'mtmg.{module}'))}))
+    return found
+
+
+def door_page(package: str, notebook: Path, modules: dict[str, list[str]], page_of: dict) -> str:
+    "One door of the package as markdown: an example, a table of its names, and each name with its signature."
+    source = (ROOT / package.replace('.', '/')).with_suffix('.py')
+    source = source if source.exists() else ROOT / package.replace('.', '/') / '__init__.py'
+    sentence = (ast.get_docstring(ast.parse(source.read_text(encoding='utf-8'))) or '').partition('\n')[0]
+    example = '\n\n'.join(c for c in code_cells(notebook) if not c.startswith('#|'))
+    first = [n for n in re.findall(r'\w+', example) if any(n in names for names in modules.values())]
+    parts = [f'# {package}', f'> {sentence}']
+    if notebook.stem == 'front':
+        parts.append(f'```python\n{example}\n```')
+    found = {m: definitions(m) for m in modules}
+    for module, names in modules.items():
+        known = [n for n in dict.fromkeys([n for n in first if n in names] + names) if n in found[module]]
+        where = page_of[NBS / f'{module.removeprefix("mtmg.").replace(".", "/")}.ipynb']
+        parts.append(
+            f'## {module.removeprefix(package).lstrip(".") or package}\n\n[Why, how, and its tests](../{where})'
+        )
+        rows = [f'| [`{n}`](#{n.lower()}) | {found[module][n][0].replace("|", chr(92) + "|")} |' for n in known]
+        parts.append('\n'.join(['| name | what it is |', '|---|---|', *rows]))
+        parts += [found[module][n][1] for n in known]
+    return '\n\n'.join(parts)
 
 
 def built(path: Path, links: Links, execute: bool):
     "A processed notebook; module notebooks keep no outputs, so that their pictures need a run."
     nb = None
-    if execute and path.parent == NBS and path.name != get_config().readme_nb:
+    if execute and made_by(path):
         from notebooks import execute as run
 
         print(f'running {path.relative_to(ROOT)}', flush=True)
@@ -345,99 +328,97 @@ def headings(body: str) -> str:
     )
 
 
-def menu_of(page: str, navigation: dict) -> str:
-    "The menu as one page sees it: long lists are open where the page is in them."
-    link = lambda target, text: (
-        f'<a href="{os.path.relpath(target, PurePosixPath(page).parent)}"{" class=here" if target == page else ""}>{escape(text)}</a>'
-    )
+def menu_of(page: str, navigation: dict[str, list[tuple[str, str]]]) -> str:
+    "The menu as one page sees it: a list is open where the page is in it, and the first one always."
+
+    def link(target, text):
+        here = ' class=here' if target == page else ''
+        return f'<a href="{os.path.relpath(target, PurePosixPath(page).parent)}"{here}>{escape(text)}</a>'
+
     menu = [link('index.html', get_config().title)]
-    for section in SECTIONS:
-        entries = navigation[section]
-        shown = section not in ('API', 'Modules') or any(p == page for p, *_ in entries)
-        parts = [
-            (f'<b>{escape(group)}</b>' if group else '') + ''.join(link(p, t) for p, t, _ in own)
-            for group, own in groupby(entries, key=lambda e: e[2])
-        ]
-        if entries:
-            menu.append(f'<details{" open" if shown else ""}><summary>{section}</summary>{"".join(parts)}</details>')
+    for at, (section, entries) in enumerate(navigation.items()):
+        shown = at == 0 or any(target == page for target, _ in entries)
+        links = ''.join(link(*entry) for entry in entries)
+        menu.append(f'<details{" open" if shown else ""}><summary>{escape(section)}</summary>{links}</details>')
     return '\n'.join(menu)
+
+
+def sections_of(body: str, page: str, title: str) -> list[list[str]]:
+    "What the search knows of a page: for each of its sections a heading, an address, the page's title and all words."
+    found, heading, anchor = [], title, ''
+    for piece in re.split(r'(?=<h[123] id=")', re.sub(r'<(svg|style|script|math)\b.*?</\1>', ' ', body, flags=re.S)):
+        if start := re.match(r'<h[123] id="([^"]+)">(.*?)<a class="anchor-link"', piece, re.S):
+            anchor, heading = f'#{start[1]}', unescape(re.sub('<[^>]+>', '', start[2])).strip()
+        words = ' '.join(unescape(re.sub('<[^>]+>', ' ', piece)).replace('¶', ' ').split())
+        if words:
+            found.append([heading, page + anchor, title, words])
+    return found
+
+
+def copy_pictures():
+    "Copy the pictures that prose shows."
+    for p in NBS.rglob('*'):
+        inside = p.relative_to(NBS)
+        if p.suffix in ('.png', '.jpg', '.svg', '.gif') and not any(part.startswith('.') for part in inside.parts):
+            (SITE / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(p, SITE / inside)
+
+
+def notebook_page(path: Path, page_of: dict, source: str, execute: bool) -> tuple:
+    "(title, notebook with its links set, its source) of one notebook."
+    here = PurePosixPath(page_of[path]).parent
+    nb = built(path, Links(lambda target, anchor: f'{os.path.relpath(target, here)}#{anchor}'), execute)
+
+    def follow(target):
+        url = urlsplit(target)
+        file = (path.parent / unquote(url.path)).resolve()
+        if file in page_of:
+            return os.path.relpath(page_of[file], here) + (f'#{url.fragment}' if url.fragment else '')
+        if file.suffix == '.html' or (SITE / here / unquote(url.path)).exists() or not file.exists():
+            return target
+        return f'{source}/{file.relative_to(ROOT).as_posix()}'
+
+    title, _ = title_of(nb, path)
+    for cell in nb.cells:  # a page asks no network: pictures from elsewhere become their words
+        if cell.cell_type == 'markdown':
+            cell.source = PICTURE.sub(r'\1', cell.source)
+    return title, relink(relabel(nb, ROOT), follow), path.relative_to(ROOT).as_posix()
+
+
+def api_pages(page_of: dict) -> dict[str, tuple]:
+    "Page -> (title, notebook, its source) of the API: an overview, and a page for each door."
+
+    def written(text):
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+
+    pages, rows = {'api/index.html': None}, ['| door | what it is for |', '|---|---|']
+    for package, notebook, modules in doors():
+        page = f'api/{package.removeprefix("mtmg.")}.html'
+        text = door_page(package, notebook, modules, page_of)
+        rows.append(f'| [{package}]({PurePosixPath(page).name}) | {text.splitlines()[2].lstrip("> ")} |')
+        pages[page] = package, written(text), notebook.relative_to(ROOT).as_posix()
+    overview = '# API\n\n> What one imports, door by door.\n\n' + '\n'.join(rows)
+    pages['api/index.html'] = 'API', written(overview), get_config().lib_path.name
+    return pages
 
 
 def site(execute: bool) -> int:
     "Write _docs; the exit status."
-    from mtmg._modidx import d
-
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.mkdir()
-    paths = [
-        p for p in NBS.rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(NBS).parts)
-    ]
-    paths.sort(key=reading_order)
+    copy_pictures()
+    groups = [(title, [NBS / f'{name}.ipynb' for name in names]) for title, names in reading_order()]
+    paths = [NBS / get_config().readme_nb, *(path for _, group in groups for path in group)]
     page_of = {p: _nbpath2html(p.relative_to(NBS)).as_posix() for p in paths}
-    for p in NBS.rglob('*'):  # pictures that prose shows
-        if p.suffix in ('.png', '.jpg', '.svg', '.gif') and not any(
-            part.startswith('.') for part in p.relative_to(NBS).parts
-        ):
-            target = SITE / p.relative_to(NBS)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(p, target)
-
     source = f'{get_config().git_url}/blob/{get_config().branch}'
-    pages, navigation = (
-        {},
-        defaultdict(list),
-    )  # page -> (title, notebook, its source); section -> [(page, title, group)]
-    for path in paths:
-        page = page_of[path]
-        here = PurePosixPath(page).parent
-        links = Links(lambda target, anchor: f'{os.path.relpath(target, here)}#{anchor}')
-        nb = built(path, links, execute)
+    pages = {page_of[path]: notebook_page(path, page_of, source, execute) for path in paths}
+    navigation = {title: [(page_of[p], pages[page_of[p]][0]) for p in group] for title, group in groups}
+    api = api_pages(page_of)
+    navigation['API'] = [(page, title.removeprefix('mtmg.')) for page, (title, *_) in api.items()]
 
-        def follow(target):
-            url = urlsplit(target)
-            file = (path.parent / unquote(url.path)).resolve()
-            if file in page_of:
-                return os.path.relpath(page_of[file], here) + (f'#{url.fragment}' if url.fragment else '')
-            if file.suffix == '.html' or (SITE / here / unquote(url.path)).exists() or not file.exists():
-                return target
-            return f'{source}/{file.relative_to(ROOT).as_posix()}'
-
-        title, sentence = title_of(nb, path)
-        for cell in nb.cells:  # a page asks no network: pictures from elsewhere become their words
-            if cell.cell_type == 'markdown':
-                cell.source = PICTURE.sub(r'\1', cell.source)
-        pages[page] = title, relink(relabel(nb, ROOT), follow), path.relative_to(ROOT).as_posix()
-        if page != 'index.html':
-            navigation[section_of(path)].append((page, title, group_of(path) if section_of(path) == 'Modules' else ''))
-    overview = ['# API', '> Every public name, with its signature.']
-    found = [[title, page, ''] for page, (title, *_) in pages.items()]  # what the search knows: words, page, where
-    navigation['API'].append(('api/index.html', 'all names', ''))
-    for name, names in sorted(d['syms'].items()):
-        page = f'api/{name.removeprefix("mtmg.")}.html'
-        sentence, text = api_page(name, names)
-        public = [
-            n.removeprefix(f'{name}.')
-            for n in names
-            if n.count('.') == name.count('.') + 1 and not n.split('.')[-1].startswith('_')
-        ]
-        listed = ' · '.join(f'[`{n}`]({PurePosixPath(page).name}#{n.lower()})' for n in public)
-        overview.append(f'**[{name}]({PurePosixPath(page).name})** {sentence}\n\n{listed}')
-        found += [[n, f'{page}#{n.lower()}', name] for n in public]
-        pages[page] = (
-            name,
-            nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]),
-            f'{name.replace(".", "/")}.py',
-        )
-        navigation['API'].append((page, name.removeprefix('mtmg.'), ''))
-    pages['api/index.html'] = (
-        'API',
-        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell('\n\n'.join(overview))]),
-        get_config().lib_path.name,
-    )
-
+    found, order = [], list(pages)
     render, frame = exporter(), (ROOT / 'tools' / 'page.html').read_text(encoding='utf-8')
-    order = [page_of[p] for p in paths]
-    for page, (title, nb, file) in pages.items():
+    for page, (title, nb, file) in (pages | api).items():
         body, _ = render.from_notebook_node(nb)
         parts = {
             'title': title,
@@ -445,29 +426,23 @@ def site(execute: bool) -> int:
             'menu': menu_of(page, navigation),
             'sections': headings(body),
             'source': f'{source}/{file}',
-            'kind': 'api' if page.startswith('api/') else 'notebook',
+            'kind': 'api' if page in api else 'notebook',
             'body': body + (neighbours_of(page, order, pages) if page in order else ''),
         }
         (SITE / page).parent.mkdir(parents=True, exist_ok=True)
-        (SITE / page).write_text(re.sub(r'{{(\w+)}}', lambda m: parts[m[1]], frame), encoding='utf-8')
-        if page in order:
-            found += [
-                [re.sub('<[^>]+>', '', t), f'{page}#{i}', title]
-                for i, t in re.findall(r'<h[23] id="([^"]+)">(.*?)<a class="anchor-link"', body, re.S)
-            ]
-    (SITE / 'search.js').write_text(
-        f'const FOUND = {json.dumps(found, ensure_ascii=False)}', encoding='utf-8'
-    )  # a script, as a page opened from disk may read no other file
+        (SITE / page).write_text(re.sub(r'{{(\w+)}}', lambda m, parts=parts: parts[m[1]], frame), encoding='utf-8')
+        found += sections_of(body, page, title)
+    # a script, as a page opened from disk may read no other file
+    (SITE / 'search.js').write_text(f'const FOUND = {json.dumps(found, ensure_ascii=False)}', encoding='utf-8')
     broken = broken_links(SITE)
     for line in broken[:30]:
         print(line)
-    print(
-        f'{SITE.relative_to(ROOT)}: {len(pages)} pages, {len(broken)} broken links; open {SITE.relative_to(ROOT)}/index.html'
-    )
+    where = SITE.relative_to(ROOT)
+    print(f'{where}: {len(pages | api)} pages, {len(broken)} broken links; open {where}/index.html')
     return int(bool(broken))
 
 
-# ---- links ------------------------------------------------------------------------------------------------------------
+# ---- links ----------------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):

@@ -1,9 +1,10 @@
 """The notebooks: run the modules' tests, execute the walkthroughs, compare notebooks and package.
 
-    python tools/notebooks.py test [NAME ...] [--agree]         # nbdev_test over the modules' notebooks, or the named ones
-    python tools/notebooks.py agree                             # does the package equal a clean export of clean notebooks?
+    python tools/notebooks.py test [NAME ...] [--agree]         # nbdev_test over module notebooks, or the named ones
+    python tools/notebooks.py agree                             # is the package a clean export of clean notebooks?
     python tools/notebooks.py walkthroughs [NAME ...] [--save]  # execute nbs/walkthroughs/*.ipynb
 
+A NAME is a part of a notebook's path below nbs: 'bands' is every notebook of that package, 'bands/images' is one.
 Each command ends with a line 'N passed, N failed'."""
 
 import argparse
@@ -31,9 +32,11 @@ WALKTHROUGHS_LIMIT = (
 )
 BUSY = 1.5  # how much longer they may take beside other work before that fails
 LONGEST = ('real_satellites', 'quickstart', 'alignment', 'gap')  # they start first
+LINE = 120  # characters, as in ruff.toml
 WALKTHROUGH_BYTES, MODULE_BYTES = 1_500_000, 300_000  # with their outputs
 # one thread a worker: two workers with two threads each fight for two cores and lose by a factor of two
-# freed memory stays with the process, as in the command `mtmg`: else glibc hands each large tensor back and the kernel clears it anew
+# freed memory stays with the process, as in the command `mtmg`: else glibc hands each large tensor back, and the kernel
+# clears it anew
 ENVIRONMENT = os.environ | {
     'OMP_NUM_THREADS': '1',
     'NUMBA_NUM_THREADS': '1',
@@ -97,10 +100,10 @@ def summary(problems: dict[str, str]) -> int:
     return int(failed > 0)
 
 
-# ---- module notebooks -------------------------------------------------------------------------------------------------
-# One process a notebook: nbdev_test by itself hands notebooks to workers that live on, so that one notebook could pass by
-# what another has imported or set. The processes are forked from one that has imported what others wrote and nothing of
-# ours, which saves each of them some seconds of a core.
+# ---- module notebooks -----------------------------------------------------------------------------
+# One process a notebook: nbdev_test by itself hands notebooks to workers that live on, so that one notebook could pass
+# by what another has imported or set. The processes are forked from one that has imported what others wrote and nothing
+# of ours, which saves each of them some seconds of a core.
 
 PRELOADED = [
     'nbdev.test',
@@ -164,7 +167,7 @@ def test(names: list[str]) -> dict[str, str]:
     return problems
 
 
-# ---- notebooks and package --------------------------------------------------------------------------------------------
+# ---- notebooks and package ------------------------------------------------------------------------
 
 
 def unclean(path: Path) -> str:
@@ -180,6 +183,14 @@ def unclean(path: Path) -> str:
     if path.stat().st_size > limit:
         return f'{path.stat().st_size:,} bytes, {limit:,} allowed: smaller or fewer outputs'
     return ''
+
+
+def long_prose(path: Path) -> str:
+    "The lines of a notebook's prose that are too long, but for tables and addresses, which cannot be broken; or ''."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    lines = [line for c in cells if c['cell_type'] == 'markdown' for line in ''.join(c['source']).splitlines()]
+    long = [line for line in lines if len(line) > LINE and line[:1] != '|' and not re.search(r'\S{80}', line)]
+    return f'{len(long)} lines of prose beyond column {LINE}, the first: {long[0][:60]}…' if long else ''
 
 
 def order_problems() -> list[str]:
@@ -228,7 +239,7 @@ def exported(folder: Path) -> dict[str, str]:
 
 
 def agree() -> dict[str, str]:
-    "Check -> problems: the package against a clean export, notebooks against their clean form, README against its notebook."
+    "Check -> problems: package against export, notebooks against their clean form, README against its notebook."
     with tempfile.TemporaryDirectory() as folder:
         fresh = exported(Path(folder))
     kept = {p.relative_to(ROOT).as_posix() for p in (ROOT / 'mtmg').rglob('*.py')} | {'pyproject.toml'}
@@ -241,8 +252,10 @@ def agree() -> dict[str, str]:
     )
     every = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
     clean = [f'{p.relative_to(ROOT)}: {problem}' for p in every if (problem := unclean(p))]
+    prose = [f'{p.relative_to(ROOT)}: {problem}' for p in every if (problem := long_prose(p))]
     problems = {
         'the package is what the notebooks export': package,
+        'lines of prose end before column 120': prose,
         'notebooks are clean': clean,
         'imports go down, by order.txt': order_problems(),
     }
@@ -254,7 +267,7 @@ def agree() -> dict[str, str]:
     return {name: '\n'.join(found) for name, found in problems.items()}
 
 
-# ---- walkthroughs -----------------------------------------------------------------------------------------------------
+# ---- walkthroughs ---------------------------------------------------------------------------------
 
 
 def skip_exec(nb) -> bool:
@@ -299,7 +312,8 @@ def walk(path: Path, save: bool) -> str:
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         problem = str(error)
     print(
-        f'{"FAILED" if problem else "ok":>6} {time.time() - start:6.1f} s {size / 1e6:5.2f} MB  {path.relative_to(ROOT)}',
+        f'{"FAILED" if problem else "ok":>6} {time.time() - start:6.1f} s {size / 1e6:5.2f} MB  '
+        f'{path.relative_to(ROOT)}',
         flush=True,
     )
     return problem
@@ -312,14 +326,15 @@ def needs_real_images(path: Path) -> bool:
 
 
 def walkthroughs(names: list[str], save: bool) -> dict[str, str]:
-    "Name -> problem: execute the walkthroughs, two at a time; without `names`, those that need images that are not here are left out."
+    "Name -> problem: execute the walkthroughs, two at a time; all of them but those whose images are not here."
     start = time.time()
     paths = sorted(
         notebooks(NBS / 'walkthroughs', names), key=lambda p: p.stem not in LONGEST
     )  # else one core waits at the end
     for path in [p for p in paths if not names and needs_real_images(p)]:
         print(
-            f'  skip  {path.relative_to(ROOT)}: the real images that it shows are not here (MTMG_REALDATA names their folder); NAMES={path.stem} fetches them'
+            f'  skip  {path.relative_to(ROOT)}: the real images that it shows are not here '
+            f'(MTMG_REALDATA names their folder); NAMES={path.stem} fetches them'
         )
         paths.remove(path)
     with ThreadPoolExecutor(WORKERS) as pool:

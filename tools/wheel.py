@@ -3,8 +3,8 @@
     python tools/wheel.py
 
 A second installation of torch and all would cost 6.5 GB and 5 minutes. The clean environment instead links the
-distributions that the wheel's own requirements name, directly or through each other, from the environment that runs this
-script, and nothing else of it: a requirement that settings.ini forgot is missing here as it would be at a user's."""
+distributions that the wheel's own requirements name, directly or through each other, from the environment that runs
+this script, and nothing else of it: a requirement that settings.ini forgot is missing here as it would be at a user's."""
 
 from importlib.metadata import distribution, distributions
 import json

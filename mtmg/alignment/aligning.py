@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALIGN_RECIPES', 'mse_term', 'cosine_term', 'infonce_term', 'relational_term', 'class_directions', 'residual_term',
-           'AlignRecipe', 'Pairs', 'Joined', 'start_from_teacher', 'teacher_embeddings', 'AlignStage', 'align']
+           'AlignRecipe', 'Pairs', 'Joined', 'teacher_embeddings', 'AlignStage', 'Task', 'prepare',
+           'say_what_is_filled', 'say_if_few', 'student_of', 'targets_of', 'pairs_of', 'record_alignment', 'align']
 
 # %% ../../nbs/alignment/aligning.ipynb #eefcb408
 import copy
@@ -15,19 +16,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..bands.images import _unit, select
-from ..bands.sensors import as_bands
-from ..clip.model import Clip
-from ..compute import autocast, pick_device
-from ..encoders.encoder import ModalityEncoder, create_encoder
-from ..engine.steps import VARIANTS, Recipe, dihedral, pick
-from ..engine.stage import Stage, fit, pick_precision
-from ..engine.runs import close_run, open_run
-from ..embed.passes import _digest, dataset_hash
-from ..patching.finetuning import class_loss
 from .pseudolabels import pseudo_labels
-from ..compute import add_up, meet, share_of, sharing
+from .start import new_student
+from ..bands.images import select
+from ..bands.sensors import as_bands
+from ..clip.model import Clip, content_hash
+from ..compute import add_up, autocast, pick_device, share_of, sharing
 from ..data.scenes import SceneDataset, Splits, batches, naming_scenes
+from ..embed.passes import dataset_hash
+from ..encoders.brightness import say_if_far
+from ..encoders.encoder import ModalityEncoder
+from ..engine.stage import Running, Stage, pick_precision, settings
+from ..engine.steps import VARIANTS, Recipe, dihedral
+from ..patching.finetuning import class_loss
 
 # %% ../../nbs/alignment/aligning.ipynb #ff2d8ed4
 def mse_term(f, t):
@@ -39,7 +40,7 @@ def cosine_term(f, t):
 
 
 def infonce_term(f, t, temperature: float = 0.07):
-    "Cross entropy of finding the teacher's embedding of the same scene in the batch, and the other way round (van den Oord et al., 2018)."
+    "Cross entropy of finding the other embedding of a scene in the batch, both ways (van den Oord et al., 2018)."
     logits = F.normalize(f, dim=-1) @ F.normalize(t, dim=-1).T / temperature  # (N, N)
     same = torch.arange(len(f), device=f.device)
     return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
@@ -76,12 +77,12 @@ class AlignRecipe(Recipe):
     infonce: float = 0.0  # contrastive term against the teacher's image embeddings
     relational: float = 0.0  # similarity matrices of the batch
     temperature: float = 0.07  # of the contrastive term
-    logit_bias: float = 0.0  # one fixed constant added to the logits of the class term; for multi-label, where scale x cosine starts saturated
+    logit_bias: float = 0.0  # one fixed constant added to the logits of the class term; for multi-label scenes
     pseudo: bool = False  # labels made by `mtmg.alignment.pseudolabels`; those of the data set are not looked at
     shares: tuple[float, ...] = ()  # of the classes among the scenes of pseudo-labels; () for equal ones
     drop_path: float = 0.0  # stochastic depth of a student that is made here
-    start: str = 'teacher'  # a student made here starts from its 'teacher' (where the architecture is the teacher's), or 'random'
-    normalization: str = ''  # input scale of a student made here (`mtmg.encoders`); '' for 'zscore' at the teacher's start, else what `create_encoder` takes
+    start: str = 'teacher'  # where a student made here starts: 'teacher' (if the architectures agree) or 'random'
+    normalization: str = ''  # input scale of a student made here, see `mtmg.alignment.new_student`
 
     def __post_init__(self):
         super().__post_init__()
@@ -105,6 +106,7 @@ ALIGN_RECIPES = {
         flips='flips',
         mse=1.5,
         classes=0.3,
+        min_steps=90,
         start='teacher',
     ),
     'paper': AlignRecipe(
@@ -123,10 +125,24 @@ ALIGN_RECIPES = {
     ),
 }
 ALIGN_RECIPES['unlabelled'] = replace(ALIGN_RECIPES['default'], preset='unlabelled', pseudo=True)
+ALIGN_RECIPES['retrieval'] = AlignRecipe(
+    preset='retrieval',
+    lr=3e-4,
+    weight_decay=0.05,
+    epochs=15,
+    batch_size=150,
+    warmup_steps=200,
+    clip_norm=5.0,
+    flips='dihedral',
+    infonce=1.0,
+    temperature=0.05,
+    min_steps=60,
+    start='teacher',
+)
 
 # %% ../../nbs/alignment/aligning.ipynb #e74bb5fb
 class Pairs(SceneDataset):
-    "Scenes in the student's bands. `labels`: those of the data set, None, or one for each scene. An unlabelled scene has the label -1, or a multi-hot of NaN."
+    "Scenes in the student's bands and their labels; an unlabelled scene has the label -1, or a multi-hot of NaN."
 
     def __init__(self, dataset: SceneDataset, bands, labelset=None, missing='error', labels='own'):
         if isinstance(labels, str):
@@ -200,49 +216,6 @@ class Joined(SceneDataset):
 
     def __getitem__(self, i):
         return self.__getitems__([i])[0]
-
-# %% ../../nbs/alignment/aligning.ipynb #316493df
-def start_from_teacher(encoder: ModalityEncoder, teacher: Clip) -> bool:
-    "Give the encoder the teacher's tower, its input layer by band name; False (and no change) where the architectures differ."
-    from timm.models.vision_transformer import VisionTransformer, _convert_openai_clip
-
-    net, white = encoder.trunk, [b.white for b in encoder.bands]
-    colours = [[b for b in encoder.bands if b.answers_to(c)] for c in ('red', 'green', 'blue')]
-    if (
-        not isinstance(net, VisionTransformer)
-        or encoder.normalization not in ('zscore', '/10000')
-        or not all(colours)
-        or teacher.composite != 'true_color'
-    ):
-        return False
-    tower = _convert_openai_clip(teacher.visual.state_dict(), net, prefix='')
-    own, rgb = net.state_dict(), tower.get('patch_embed.proj.weight')  # (D, 3, P, P)
-    head, _ = tower.pop('head.weight', None), tower.pop('head.bias', None)
-    same = tower.keys() == own.keys() and all(
-        own[k].shape == v.shape for k, v in tower.items() if k != 'patch_embed.proj.weight'
-    )
-    if (
-        not same
-        or rgb.shape[2:] != own['patch_embed.proj.weight'].shape[2:]
-        or head is None
-        or head.shape != encoder.proj.weight.shape
-    ):
-        return False
-    conv, shift = torch.zeros_like(own['patch_embed.proj.weight']), 0.0
-    cfg = teacher.preprocess_cfg
-    for c, (band, *_) in enumerate(colours):
-        i = list(encoder.bands).index(band)
-        m, s = (0.0, 1e4) if encoder.normalization == '/10000' else (float(encoder.mean[i]), float(encoder.std[i]))
-        conv[:, i] = rgb[:, c] * s / (white[i] * cfg['std'][c])
-        shift = shift + rgb[:, c].sum((1, 2)) * (m / white[i] - cfg['mean'][c]) / cfg['std'][c]  # (D,)
-    pos = tower['pos_embed'].clone()
-    pos[:, net.num_prefix_tokens :] += shift
-    net.load_state_dict(tower | {'patch_embed.proj.weight': conv, 'pos_embed': pos})
-    with torch.no_grad():
-        encoder.proj.weight.copy_(head)
-        if encoder.proj.bias is not None:
-            encoder.proj.bias.zero_()
-    return True
 
 # %% ../../nbs/alignment/aligning.ipynb #8feff667
 @torch.no_grad()
@@ -320,11 +293,13 @@ def _checked(dataset, views, unlabelled, labelset, recipe: AlignRecipe):
         )
     if views is None and getattr(dataset.sensor, 'name', '').startswith('sentinel1'):
         raise ValueError(
-            f'{dataset.name} is radar, which the teacher cannot see; give views=, the optical data set of the same scenes'
+            f'{dataset.name} is radar, which the teacher cannot see; '
+            'give views=, the optical data set of the same scenes'
         )
     if labelset is not None and not recipe.pseudo:
         raise ValueError(
-            "labelset= names the classes of pseudo-labels, which this recipe does not make; take the recipe 'unlabelled', or give load_dataset the labelset"
+            'labelset= names the classes of pseudo-labels, which this recipe does not make; '
+            "take the recipe 'unlabelled', or give load_dataset the labelset"
         )
     if recipe.pseudo:
         labelset = labelset or dataset.labelset
@@ -352,50 +327,121 @@ def _checked(dataset, views, unlabelled, labelset, recipe: AlignRecipe):
         )
     return labelset
 
+# %% ../../nbs/alignment/aligning.ipynb #8095ed5f
+@dataclass
+class Task:
+    "What an alignment learns from: checked, and the same for every step."
 
-def _say_what_is_filled(dataset, bands):
-    "warn of the student's bands that a further data set has not, which are 0 there; ValueError where it has none of them"
+    dataset: SceneDataset
+    views: SceneDataset | None  # what the teacher sees of the same scenes, where that is another data set
+    unlabelled: list  # further scenes
+    labelset: object  # of the class term; None without labels
+    recipe: AlignRecipe
+
+    @property
+    def seen(self) -> SceneDataset:
+        "The data set that the teacher looks at."
+        return self.views or self.dataset
+
+    def described(self) -> dict:
+        "What decides the result, in plain types."
+        named = lambda d: None if d is None else [d.name, d.split, len(d), dataset_hash(d)]  # noqa: E731
+        return {
+            'dataset': named(self.dataset),
+            'views': named(self.views),
+            'unlabelled': [named(d) for d in self.unlabelled],
+            'labelset': None if self.labelset is None else self.labelset.to_dict(),
+            'recipe': self.recipe.to_dict(),
+        }
+
+
+def prepare(dataset, recipe: AlignRecipe, views=None, unlabelled=None, labelset=None) -> Task:
+    "The task of an alignment. ValueError for what cannot be aligned."
+    train = lambda d: d.train if isinstance(d, Splits) else d  # noqa: E731
+    dataset, views = train(dataset), train(views)
+    several = isinstance(unlabelled, (list, tuple)) and not isinstance(unlabelled, Splits)
+    further = [train(d) for d in (unlabelled if several else [unlabelled]) if d is not None]
+    labelset = _checked(dataset, views, further, labelset, recipe)
+    return Task(dataset, views, further, labelset, recipe)
+
+
+def say_what_is_filled(dataset, bands):
+    "Warn of the bands that further scenes lack, which are 0 there; ValueError where they have none of them."
     filled = [b for b in bands if not any(h.answers_to(b) for h in as_bands(dataset.bands))]
     if len(filled) == len(bands):
         raise ValueError(
             f"{dataset.name} has none of the student's bands: {', '.join(dataset.bands)} for {', '.join(bands)}"
         )
     if filled:
-        warnings.warn(f"{dataset.name} has no {', '.join(filled)}: 0 in its scenes", stacklevel=3)
+        warnings.warn(f'{dataset.name} has no {", ".join(filled)}: 0 in its scenes', stacklevel=4)
 
 
-def _new_student(teacher: Clip, dataset, recipe: AlignRecipe, backbone: str, bands, seed: int) -> ModalityEncoder:
-    "a student for the bands of a data set, at the recipe's start"
-    names = as_bands(
-        [
-            next((d for d in dataset.bands if d == b), b)
-            for b in ([bands] if isinstance(bands, str) else bands) or dataset.bands
-        ]
-    )  # the data set's own: they know their sensor
-    counts = all(_unit(b) in (None, 'DN') for b in names)
-    scale = (
-        recipe.normalization if counts or recipe.normalization != '/10000' else ''
-    )  # decibels and pictures have scales of their own
-    encoder = create_encoder(
-        backbone,
-        names,
-        teacher.embed_dim,
-        seed=seed,
-        drop_path=recipe.drop_path,
-        normalization=scale or ('zscore' if recipe.start == 'teacher' else None),
-    )
-    some = np.random.default_rng(seed).permutation(len(dataset))[:512]
-    first = next(batches(dataset, 512, indices=some))
-    with naming_scenes(first):
-        encoder.fit_normalization(first['image'], dataset.bands)
-    if recipe.start == 'teacher' and not start_from_teacher(encoder, teacher) and counts:
+def say_if_few(steps: int, scenes: int):
+    "Warn where a run is too short to leave its start."
+    if steps < 30:
         warnings.warn(
-            f"a {backbone} of {', '.join(names)} at scale '{encoder.normalization}' cannot start from the tower of {teacher.name}; it starts from random weights",
-            stacklevel=3,
+            f'{steps} steps on {scenes} scenes leave a student near its start; give min_steps=90, or more epochs',
+            stacklevel=4,
         )
-    return encoder
 
-# %% ../../nbs/alignment/aligning.ipynb #9d129367
+# %% ../../nbs/alignment/aligning.ipynb #3376311d
+def student_of(task: Task, teacher: Clip, encoder=None, backbone='vit_micro', bands=None, seed: int = 0):
+    "The student before the first step: a copy of `encoder`, or a new one."
+    r = task.recipe
+    student = copy.deepcopy(encoder)
+    if encoder is None:
+        student = new_student(
+            teacher, task.dataset, backbone, bands, r.start, r.normalization, r.drop_path, task.views, seed
+        )
+    if student.embed_dim != teacher.embed_dim:
+        raise ValueError(
+            f'the encoder embeds into {student.embed_dim} dimensions, the teacher into {teacher.embed_dim}'
+        )
+    for d in task.unlabelled:
+        say_what_is_filled(d, student.bands)
+    return student
+
+
+def targets_of(task: Task, teacher: Clip, running: Running, given: torch.Tensor | None = None) -> torch.Tensor:
+    "(scenes, variants, D): the teacher's embeddings of all scenes of the task."
+    precision = 'bf16' if 'bf16' in pick_precision(task.recipe.precision, running.device) else 'fp32'
+    how = dict(num_workers=running.num_workers, device=running.device, precision=precision)
+    seen = [(task.seen, 'teacher')] if given is None else []
+    seen += [(d, 'teacher, unlabelled') for d in task.unlabelled]
+    variants = VARIANTS[task.recipe.flips]
+    with sharing():
+        found = [teacher_embeddings(teacher, d, variants, progress=running.shown(what), **how) for d, what in seen]
+    return torch.cat(found if given is None else [given, *found])
+
+
+def pairs_of(task: Task, teacher: Clip, bands, targets: torch.Tensor) -> SceneDataset:
+    "The scenes of the task in the student's bands, with the labels that the class term learns from."
+    n, labels = len(task.dataset), 'own'
+    if task.recipe.pseudo:
+        labels = pseudo_labels(teacher, task.dataset, targets[:n], task.labelset, task.recipe.shares or None)
+    first = Pairs(task.dataset, bands, task.labelset, labels=labels)
+    further = [Pairs(d, bands, task.labelset, missing='zeros', labels=None) for d in task.unlabelled]
+    return Joined([first, *further]) if further else first
+
+
+def record_alignment(student: ModalityEncoder, teacher: Clip, task: Task, request: dict):
+    "Write into the student how it was made, what it has seen, and its teacher's words."
+    student.recipe, exposure = request, student.exposure.merge(teacher.exposure)
+    for d in (task.dataset, *task.unlabelled):
+        learnt = task.labelset if d is task.dataset and task.recipe.classes else None
+        exposure = exposure.add(
+            'alignment',
+            source=d.source,
+            dataset=d.name,
+            split=d.split,
+            labelset=learnt and learnt.name,
+            classnames=learnt.classnames if learnt else (),
+        )
+    student.exposure = exposure
+    if task.labelset is not None:
+        student.set_text_head(task.labelset, teacher.head(task.labelset), teacher.logit_scale, teacher.hash())
+
+# %% ../../nbs/alignment/aligning.ipynb #66209136
 def align(
     teacher: Clip,  # frozen; normally a patched one
     dataset,  # scenes of the student's sensor (or `Splits`, whose train is taken); with or without labels
@@ -404,96 +450,33 @@ def align(
     backbone: str = 'vit_micro',  # of a new student
     bands=None,  # bands of a new student; by default those of the data set
     views=None,  # what the teacher sees of the same scenes, where `dataset` has no optical bands (radar)
-    unlabelled=None,  # further scenes, or several such data sets: they join with the image terms alone, and their labels are not looked at
+    unlabelled=None,  # further scenes, or several such data sets; they join with the image terms alone
     labelset=None,  # names of the classes for pseudo-labels (recipe 'unlabelled'), where the data set has none
-    targets: torch.Tensor
-    | None = None,  # `teacher_embeddings` of `dataset` (or `views`), where several students share a teacher
-    seed: int = 0,
-    out=None,  # folder for checkpoints, to be resumed by the same call; None keeps nothing
-    device='auto',
-    num_workers: int = 0,
-    progress: bool = True,
-    overwrite: bool = False,
-    trainer: dict | None = None,  # further arguments of Lightning's Trainer
-    **changes,  # fields of the recipe to change
+    targets: torch.Tensor | None = None,  # `teacher_embeddings` of `dataset` (or `views`), to be computed once for all
+    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...), and fields of the recipe (lr, epochs, ...)
 ) -> ModalityEncoder:
     "Train an encoder of another sensor to embed its scenes where `teacher` embeds their RGB images."
-    split = lambda d: d.train if isinstance(d, Splits) else d
-    dataset, views = split(dataset), split(views)
-    several = isinstance(unlabelled, (list, tuple)) and not isinstance(unlabelled, Splits)
-    unlabelled = [split(d) for d in (unlabelled if several else [unlabelled]) if d is not None]
-    recipe, device = pick(recipe, ALIGN_RECIPES, **changes), pick_device(device)
-    labelset = _checked(dataset, views, unlabelled, labelset, recipe)
-    meet(device)
-    student = (
-        copy.deepcopy(encoder) if encoder is not None else _new_student(teacher, dataset, recipe, backbone, bands, seed)
-    )
-    if student.embed_dim != teacher.embed_dim:
+    recipe, running = settings(recipe, ALIGN_RECIPES, how)
+    task = prepare(dataset, recipe, views, unlabelled, labelset)
+    student = student_of(task, teacher, encoder, backbone, bands, running.seed)
+    expected = (len(task.dataset), VARIANTS[recipe.flips], teacher.embed_dim)
+    if targets is not None and targets.shape != expected:
         raise ValueError(
-            f'the encoder embeds into {student.embed_dim} dimensions, the teacher into {teacher.embed_dim}'
+            f'targets have shape {tuple(targets.shape)}; '
+            f'{expected} is that of teacher_embeddings(teacher, dataset, variants={expected[1]})'
         )
-    for d in unlabelled:
-        _say_what_is_filled(d, student.bands)
-    variants = VARIANTS[recipe.flips]
-    if targets is not None and targets.shape != (len(dataset), variants, teacher.embed_dim):
-        raise ValueError(
-            f'targets have shape {tuple(targets.shape)}; {(len(dataset), variants, teacher.embed_dim)} is that of teacher_embeddings(teacher, dataset, variants={variants})'
-        )
-    named = lambda d: [d.name, d.split, len(d), dataset_hash(d)]
-    request = {
-        'stage': 'alignment',
-        'teacher': teacher.hash(),
-        'encoder': student.hash(),
-        'dataset': named(dataset),
-        'views': None if views is None else named(views),
-        'targets': None if targets is None else _digest(targets),
-        'unlabelled': [named(d) for d in unlabelled],
-        'labelset': None if labelset is None else labelset.to_dict(),
-        'seed': seed,
-        'recipe': recipe.to_dict(),
-    }
-    if out:
-        open_run(out, request, overwrite)
-    options = dict(
-        num_workers=num_workers,
-        device=device,
-        precision='bf16' if 'bf16' in pick_precision(recipe.precision, device) else 'fp32',
-    )
-    seen = [(views or dataset, 'teacher')] if targets is None else []
-    seen += [(d, 'teacher, unlabelled') for d in unlabelled]
-    with sharing():
-        found = [
-            teacher_embeddings(teacher, d, variants, progress=what if progress else None, **options) for d, what in seen
-        ]
-    targets = torch.cat(found if targets is None else [targets, *found])
-    labels = (
-        pseudo_labels(teacher, dataset, targets[: len(dataset)], labelset, recipe.shares or None)
-        if recipe.pseudo
-        else 'own'
-    )
-    scenes = [
-        Pairs(dataset, student.bands, labelset, labels=labels),
-        *(Pairs(d, student.bands, labelset, missing='zeros', labels=None) for d in unlabelled),
-    ]
-    scenes = Joined(scenes) if len(scenes) > 1 else scenes[0]
-    head = teacher.head(labelset).to(device) if labelset is not None else None
-    student = student.to(device)
-    stage = AlignStage(student, targets, head, teacher.logit_scale, recipe, recipe.steps(len(scenes)), seed)
-    fit(stage, scenes, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
-    student.exposure = student.exposure.merge(teacher.exposure)
-    for d in (dataset, *unlabelled):
-        classes = labelset if d is dataset and recipe.classes else None
-        student.exposure = student.exposure.add(
-            'alignment',
-            source=d.source,
-            dataset=d.name,
-            split=d.split,
-            labelset=classes and classes.name,
-            classnames=classes.classnames if classes else (),
-        )
-    student.recipe = request
-    if head is not None:
-        student.set_text_head(labelset, head, teacher.logit_scale, teacher.hash())
-    if out:
-        close_run(out)
+    given = None if targets is None else content_hash({'targets': targets})
+    request = {'stage': 'alignment', 'teacher': teacher.hash(), 'encoder': student.hash(), 'targets': given}
+    request |= {'seed': running.seed} | task.described()
+    running.open(request)
+    say_if_far([teacher], task.seen)
+    targets = targets_of(task, teacher, running, targets)
+    scenes = pairs_of(task, teacher, student.bands, targets)
+    steps = recipe.steps(len(scenes))
+    say_if_few(steps, len(scenes))
+    head = None if task.labelset is None else teacher.head(task.labelset).to(running.device)
+    student = student.to(running.device)
+    running.fit(AlignStage(student, targets, head, teacher.logit_scale, recipe, steps, running.seed), scenes)
+    record_alignment(student, teacher, task, request)
+    running.close()
     return student.cpu()

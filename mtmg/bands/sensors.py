@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNITS', 'S2_L1C', 'S2_L2A', 'WHITES', 'S1_GRD', 'S1_GRD_LINEAR', 'RGB', 'LANDSAT_OLI', 'SENSORS', 'Band',
            'did_you_mean', 'Sensor', 'white_value', 'with_white', 'register_sensor', 'sensor_of', 'as_bands', 'spelled',
-           'read_names']
+           'read_names', 'joint_sensor']
 
 # %% ../../nbs/bands/sensors.ipynb #afa7e095
 from dataclasses import dataclass, field
@@ -407,6 +407,8 @@ def read_names(
             m if m is not None and m in _find_sensor(sensor) else n if n and n in _find_sensor(sensor) else None
             for m, n in zip(means, names)
         ]
+    if not {'R', 'G', 'B'} <= {m for m in means if m}:  # a, b, c
+        means = [None if m in ('R', 'G', 'B') else m for m in means]
     known = [m for m in means if m]
     if not known or {'B13', 'b13'} & set(given):
         return None  # B1 … B13 are numbers, not the names of Sentinel-2's bands
@@ -420,3 +422,14 @@ def read_names(
     if len(twice := [b for b in found if b]) > len(set(twice)):
         return None
     return tuple(found)
+
+# %% ../../nbs/bands/sensors.ipynb #e7089971
+def joint_sensor(bands) -> Sensor:
+    "The sensor of `bands` (of `SENSORS`), or a sensor that joins theirs."
+    owners = list(dict.fromkeys(b.sensor for b in bands))
+    if len(owners) == 1 and owners[0] in SENSORS:
+        return SENSORS[owners[0]]
+    title = '; '.join(SENSORS[o].title for o in owners if o in SENSORS)
+    joint = Sensor('+'.join(owners), tuple(bands), 'other', title)
+    object.__setattr__(joint, 'bands', tuple(bands))  # a new sensor would put its own name on them
+    return joint

@@ -21,6 +21,7 @@ import warnings
 
 from .. import __version__
 from . import commands
+from .options import check_yaml
 
 # %% ../../nbs/cli/entry.ipynb #0b6e7594
 def comments(definition) -> dict:
@@ -109,6 +110,10 @@ class Command:
         return [f'--{a.dest}' for a in self.parser()._actions]
 
     def __call__(self, argv: list) -> int:
+        for flag, value in zip(argv, [*argv[1:], '']):
+            path = Path(value if flag == '--config' else flag.removeprefix('--config='))
+            if flag.startswith('--config') and path.is_file():
+                check_yaml(path.read_text(encoding='utf-8', errors='replace'), str(path))
         given = vars(self.parser().parse_args(argv))
         hints, positional, named = typing.get_type_hints(self.function), [], {}
         for name, p in inspect.signature(self.function).parameters.items():
@@ -131,6 +136,7 @@ COMMANDS = {
     c.name: c
     for c in (
         Command(commands.quickstart),
+        Command(commands.run),
         Command(commands.patch, 'mtmg.patching:PATCH_RECIPES'),
         Command(commands.align, 'mtmg.alignment:ALIGN_RECIPES'),
         Command(commands.predict),
@@ -287,7 +293,7 @@ def main(argv: list | None = None) -> int:
         except KeyboardInterrupt as error:
             again = (
                 ', and the same command goes on from there'
-                if chosen.name in ('quickstart', 'patch', 'align', 'embed', 'shards')
+                if chosen.name in ('quickstart', 'run', 'patch', 'align', 'embed', 'shards')
                 else ''
             )
             print(

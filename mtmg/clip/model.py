@@ -23,12 +23,13 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
+from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
 from ..bands.images import check_image, composite
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
-from ..data.scenes import atomic_path, atomic_write_json
+from ..data.scenes import atomic_write_json, save_tensors
 from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848
@@ -304,8 +305,6 @@ class Clip:
 
     def save(self, folder) -> Path:
         "Write an open_clip folder: `open_clip.create_model_and_transforms('local-dir:' + folder)` and `load_clip(folder)` read it."
-        from safetensors.torch import save_file
-
         folder, cfg = Path(folder), self.preprocess_cfg
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"'{folder}' is a file; name a folder to save into")
@@ -322,16 +321,22 @@ class Clip:
                 'hash': self.hash(),
             },
         }
-        with atomic_path(folder / 'open_clip_model.safetensors') as aside:
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()},
-                aside,
-                metadata={'format': 'pt'},
-            )
+        save_tensors(folder / 'open_clip_model.safetensors', self.model.state_dict(), {'format': 'pt'})
         if hasattr(self.tokenizer, 'save_pretrained'):
             self.tokenizer.save_pretrained(folder)
+        facts = {
+            'architecture': self.name,
+            'weights': self.pretrained or 'random',
+            'picture': self.composite,
+            'hash': self.hash(),
+        }
+        write_card(folder, f'{self.name}, {self.pretrained}', 'clip', self.exposure, facts)
         atomic_write_json(folder / 'open_clip_config.json', config)  # last: a folder with it is whole
         return folder
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        "Upload the folder that `save` writes to huggingface.co, for `load_clip('hf-hub:OWNER/NAME')` and for open_clip."
+        return push_folder(self.save, repo_id, private, token)
 
 # %% ../../nbs/clip/model.ipynb #fe8627b9
 @contextmanager

@@ -11,12 +11,15 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        'explorer': ['AMOUNTS_KEPT', 'explore', 'gap_contribution'],
         'models': [
             'ALPHAS',
             'demo_folder',
             'demo_models',
             'DemoModels',
             'far_end',
+            'keep_scenes',
+            'kept_scenes',
             'find_run',
             'load_run',
             'quick_run',

@@ -87,7 +87,7 @@ class State(HasTraits):
 
     def classname(self, index: int) -> str:
         "The true class of a scene."
-        return self.models.scenes.labelset.classnames[int(self.models.scenes.targets[index])]
+        return self.models.classname(index)
 
 
 def _input(trait):
@@ -236,7 +236,9 @@ class AlphaState(State):
         return {t.name: self.models.clip.head(t.labelset).cpu() for t in self.models.tasks}
 
     def _score(self, task, features) -> float:
-        return float(((features @ self._heads[task.name].T).argmax(1) == torch.as_tensor(task.targets)).float().mean())
+        answer, targets = (features @ self._heads[task.name].T).argmax(1), torch.as_tensor(np.asarray(task.targets))
+        right = answer == targets if targets.ndim == 1 else targets[torch.arange(len(targets)), answer] > 0
+        return float(right.float().mean())
 
     @cached_property
     def _rows(self) -> list:
@@ -365,7 +367,8 @@ class GapState(State):
 
     def _measure(self, x, y, amount) -> dict:
         E = self.models.embeddings
-        return shift_measures(E[x], E[y], amount, E.text, E.labels, y.startswith('captions'))
+        text = None if E.labels is None else E.text  # without labels no answer is right or wrong
+        return shift_measures(E[x], E[y], amount, text, E.labels, y.startswith('captions'))
 
     def _map(self, x, y, a, b) -> tuple:
         "positions of the (moved) rows, and what the map is"
@@ -467,7 +470,7 @@ class RetrievalState(State):
             return {'found': found, 'right': [None] * len(found), 'rank': 0, 'picture': None, 'truth': ''}
         return {
             'found': found,
-            'right': [bool(scenes.targets[i] == scenes.targets[self.scene]) for i, _ in found],
+            'right': [self.models.alike(i, self.scene) for i, _ in found],
             'truth': self.classname(self.scene),
             'rank': 1 + index.tolist().index(self.scene),
             'picture': composite(image, scenes.bands).numpy(),

@@ -100,7 +100,7 @@ class Demo(W.VBox):
 
     def hands(self, n: int):
         "Numbers of `n` scenes, all classes in turn; then of the next `n`, without end."
-        targets, turn = np.asarray(self.models.scenes.targets), np.zeros(len(self.models.scenes), int)
+        targets, turn = self.models.groups, np.zeros(len(self.models.scenes), int)
         for c in np.unique(targets):
             turn[targets == c] = np.arange((targets == c).sum())
         order = np.lexsort((targets, turn))  # the first of each class, the second of each class, …
@@ -327,7 +327,7 @@ class GapExplorer(Demo):
         marks, names = {x: ('disc', PALETTE[0]), y: ('square', PALETTE[1])}, scenes.labelset.classnames
         if self.color.value == 'class':
             palette = _class_colors(len(names))
-            colors = dict.fromkeys((x, y), [palette[c] for c in scenes.targets])
+            colors = dict.fromkeys((x, y), [palette[c] for c in self.models.groups])
             legend = [(marks[m][0], '#555555', m) for m in (x, y)] + [
                 ('patch', c, name) for c, name in zip(palette, names)
             ]
@@ -345,7 +345,7 @@ class GapExplorer(Demo):
                 self.thumbnails(numbers),
                 numbers,
                 [f'{c:.2f}\n{s.classname(i)}' for i, c in own],
-                right=[bool(scenes.targets[i] == scenes.targets[s.point]) for i in numbers],
+                right=[self.models.alike(i, s.point) for i in numbers],
             )
         label = {k: v.format(x=_short(x), y=_short(y)) for k, v in _MEASURES.items() if k in s.measures}
         self.numbers.value = numbers_html(
@@ -429,9 +429,11 @@ class RetrievalExplorer(Demo):
 
 # %% ../../nbs/demo/widgets.ipynb #26acc8b6
 def app(run=None, models: DemoModels | None = None) -> W.Widget:
-    "The four demos as tabs. `run`: a folder of `mtmg quickstart`."
+    "The demos as tabs: those that the run allows. `run`: a folder of `mtmg quickstart` or `mtmg run`."
     models = models or demo_models(run, progress=False)
-    views = [kind(models) for kind in (ZeroShotDemo, AlphaExplorer, GapExplorer, RetrievalExplorer)]
+    kinds = [ZeroShotDemo, *([AlphaExplorer] if models.has_line else [])]
+    kinds += [GapExplorer, RetrievalExplorer] if len(models.embeddings.features) > 1 else [RetrievalExplorer]
+    views = [kind(models) for kind in kinds]
     tabs = W.Tab(views, titles=[v.title for v in views])
     about = f'Models: {models.origin}, α = {models.alpha:.2f}. Scenes: {len(models.scenes)} of {models.scenes.name}, {models.scenes.split}.'
     box = W.VBox(
@@ -499,7 +501,7 @@ def _check_port(port: int):
 
 
 def demo(
-    run=None,  # folder of `mtmg quickstart`; None: runs/quickstart, else a small run that is made once
+    run=None,  # folder of `mtmg quickstart` or `mtmg run`; None: runs/quickstart, else a small run that is made once
     port: int = 8866,  # on localhost
     browser: bool = False,  # open it in a browser
 ):
@@ -511,9 +513,10 @@ def demo(
     _check_port(port)
     run = find_run(run)
     if run is not None and not (Path(run) / 'results.json').is_file():
-        raise FileNotFoundError(f"no run of mtmg quickstart in '{run}': results.json is not there")
+        raise FileNotFoundError(f"no run in '{run}': results.json is not there")
     models = demo_models(run)
-    models.line, models.embeddings  # what takes seconds is computed here, once, and not for every visitor
+    _ = models.has_line and models.line  # what takes seconds is computed here, once, and not for every visitor
+    _ = models.embeddings
     with tempfile.TemporaryDirectory() as folder:
         page = app_files(folder, run)
         os.environ['JUPYTER_PATH'] = os.pathsep.join(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..labels.labelsets import Exposure, LabelSet
-from ..data.scenes import atomic_path, joined_groups
+from ..data.scenes import atomic_path, joined_groups, load_tensors, naming_file, save_tensors
 
 # %% ../../nbs/embed/embeddings.ipynb #1491c8fc
 def _rows(which: np.ndarray) -> str:
@@ -462,8 +462,6 @@ def _save(
     dtype: torch.dtype | None = None,  # store features as float16 or float32; None leaves them as they are
 ) -> Path:
     "Write one safetensors file, whole or not at all."
-    from safetensors.torch import save_file
-
     tensors = {f'features/{k}': v for k, v in self.features.items()}
     tensors |= {
         k: getattr(self, k) for k in ('labels', 'text', 'prompts', 'caption_text') if getattr(self, k) is not None
@@ -481,8 +479,7 @@ def _save(
         'labelset': None if self.labelset is None else self.labelset.to_dict(),
         'exposure': {k: v.to_dict() for k, v in self.exposure.items()},
     }
-    with atomic_path(path) as aside:
-        save_file(tensors, aside, metadata={'mtmg': json.dumps(header)})
+    save_tensors(path, tensors, {'mtmg': json.dumps(header)})
     return Path(path)
 
 
@@ -490,26 +487,26 @@ Embeddings.save = _save
 
 # %% ../../nbs/embed/embeddings.ipynb #defaa3a8
 def _load_safetensors(cls, path):
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        file = safe_open(path, framework='pt')
-    except SafetensorError as error:
-        raise ValueError(f'{path} is no whole safetensors file ({error})') from None
-    with file:
-        header = json.loads((file.metadata() or {}).get('mtmg', 'null'))
-        if header is None or header.get('format') != _FORMAT:
-            raise ValueError(f'{path} holds no embeddings of mtmg; its tensors are {", ".join(file.keys())}')
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # mapped, not read
-    labelset = header['labelset']
-    return cls(
-        {k: tensors[f'features/{k}'] for k in header['modalities']},
-        labelset=None if labelset is None else LabelSet.from_dict(labelset),
-        exposure={k: Exposure.from_dict(v) for k, v in header['exposure'].items()},
-        **{k: tensors.get(k) for k in ('labels', 'text', 'prompts', 'caption_text')},
-        **{k: _unpack(tensors[k]) if k in tensors else None for k in _NAMES},
-        **{k: header[k] for k in ('logit_scale', 'source', 'dataset', 'split', 'meta')},
-    )
+    tensors, notes = load_tensors(path)
+    with naming_file(path, 'save the embeddings again'):
+        header = json.loads(notes.get('mtmg', 'null'))
+        if not isinstance(header, dict) or header.get('format') != _FORMAT:
+            raise ValueError(f'{path} holds no embeddings of mtmg; its tensors are {", ".join(tensors)}')
+        labelset, scale = header['labelset'], header['logit_scale']
+        if not isinstance(header['modalities'], list) or not isinstance(header['meta'] or {}, dict):
+            raise ValueError('its header has fields of another type')
+        for name in ('source', 'dataset', 'split'):
+            if not isinstance(header[name], str | None):
+                raise ValueError(f'its {name} is {header[name]!r}, expected a name')
+        return cls(
+            {k: tensors[f'features/{k}'] for k in header['modalities']},
+            labelset=None if labelset is None else LabelSet.from_dict(labelset),
+            exposure={k: Exposure.from_dict(v) for k, v in header['exposure'].items()},
+            logit_scale=None if scale is None else float(scale),
+            **{k: tensors.get(k) for k in ('labels', 'text', 'prompts', 'caption_text')},
+            **{k: _unpack(tensors[k]) if k in tensors else None for k in _NAMES},
+            **{k: header[k] for k in ('source', 'dataset', 'split', 'meta')},
+        )
 
 # %% ../../nbs/embed/embeddings.ipynb #fcf4bb11
 def _read_array(path: Path):

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from ..compute import autocast, forward_precision, pick_device
-from ..data.scenes import alone_in, atomic_path, batches, naming_scenes
+from ..data.scenes import alone_in, atomic_path, batches, load_tensors, naming_scenes, save_tensors
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import Exposure, LabelSet, templates as read_templates
+from ..encoders.brightness import say_if_far
 
 # %% ../../nbs/embed/passes.ipynb #9a106ae3
 def _networks(model) -> list:  # the modules inside a model, which need not be one itself
@@ -107,22 +108,16 @@ class _Blocks:
         return self.folder / f'{block[0]:09d}-{block[1]:09d}.safetensors'
 
     def read(self, block) -> dict | None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
-            return load_file(self._path(block))
-        except (FileNotFoundError, SafetensorError):
+            return load_tensors(self._path(block))[0]
+        except (FileNotFoundError, ValueError):
             return None  # absent, or damaged: made again
 
     def alone(self):
         return alone_in(self.folder)  # two runs that make the same blocks would do all of it twice
 
     def write(self, block, **tensors):
-        from safetensors.torch import save_file
-
-        with atomic_path(self._path(block)) as aside:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, aside)
+        save_tensors(self._path(block), tensors)
 
 # %% ../../nbs/embed/passes.ipynb #7f7fb884
 def _encode(model, images, bands, device, precision) -> torch.Tensor:
@@ -332,6 +327,7 @@ def embed(
         }
     title = f'embedding {getattr(dataset, "name", None) or "scenes"}'
     read = dict(batch_size=batch_size, num_workers=num_workers, progress=title if progress else None)
+    say_if_far(encoders.values(), dataset)
     with evaluating(*encoders.values(), *([] if text is None else [text]), device=device):
         out = _stream(encoders, dataset, stores, block_size, dtype, precision, device, read)
         words = _text_side(encoders, text, dataset, captions, prompts)

@@ -11,6 +11,15 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        'brightness': [
+            'far_bands',
+            'far_pictures',
+            'fitting_white',
+            'picture_statistics',
+            'say_if_far',
+            'some_scenes',
+            'warn_if_far',
+        ],
         'backbones': [
             'adapt_input',
             'Backbone',

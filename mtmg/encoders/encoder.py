@@ -27,6 +27,7 @@ from mtmg.encoders.backbones import (
     same_band,
     split_student,
 )
+from ..clip.cards import write_card
 from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands
 from ..bands.images import STATISTICS, check_image, select
 from ..clip.checkpoints import load_weights, read_checkpoint
@@ -294,7 +295,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
             self.save_pretrained(aside)
-            for name in ('model.safetensors', 'config.json'):
+            facts = {'backbone': self.backbone, 'bands': ', '.join(map(str, self.bands)), 'dimensions': self.embed_dim}
+            write_card(aside, f'{self.backbone}, {len(self.bands)} bands', 'encoder', self.exposure, facts)
+            for name in ('README.md', 'model.safetensors', 'config.json'):
                 put_in_place(Path(aside) / name, folder / name)
         return folder
 

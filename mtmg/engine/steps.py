@@ -27,7 +27,8 @@ class Recipe:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     epochs: int = 1  # passes over the scenes
-    batch_size: int = 128  # scenes a step, over all processes
+    batch_size: int = 128  # scenes a step, over all processes; at most
+    min_steps: int = 0  # few scenes are passed over more often, and in smaller batches, until there are so many steps
     warmup_steps: int = 500  # at most a tenth of all steps, so that a small run does leave the start
     clip_norm: float = 1.0  # largest norm of the gradient
     precision: str = 'auto'  # 'auto': bf16 where the device computes in it, else fp32; or any of Lightning's names
@@ -38,15 +39,26 @@ class Recipe:
         for name in ('lr', 'epochs', 'batch_size', 'clip_norm', 'accumulate'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be above 0')
-        for name in ('epochs', 'batch_size', 'accumulate', 'warmup_steps'):
-            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 0:
-                raise ValueError(f'{name} is {getattr(self, name)}; it must be a whole number')
+        for name in ('epochs', 'batch_size', 'accumulate', 'warmup_steps', 'min_steps'):
+            value = getattr(self, name)
+            if value != int(value) or value < 0:
+                raise ValueError(f'{name} is {value}; it must be a whole number')
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f'betas are {", ".join(map(str, self.betas))}; give two numbers from 0 to below 1')
         if self.flips not in VARIANTS:
             raise ValueError(f'flips {self.flips!r} is not one of {", ".join(VARIANTS)}')
 
+    def batch(self, scenes: int) -> int:
+        "Scenes a step: `batch_size`; with `min_steps`, a quarter of the scenes where that is less (at least 16)."
+        smaller = max(16, scenes // 4) if self.min_steps else scenes
+        size = min(self.batch_size, smaller)
+        return max(1, size - size % self.accumulate) if self.min_steps else self.batch_size
+
     def steps(self, scenes: int) -> int:
-        "Optimiser steps over `scenes`: whole batches, at least one an epoch."
-        return self.epochs * max(1, scenes // self.batch_size)
+        "Optimiser steps over `scenes`: whole batches, at least one an epoch, and at least `min_steps`."
+        an_epoch = max(1, scenes // self.batch(scenes))
+        epochs = max(self.epochs, math.ceil(self.min_steps / an_epoch))
+        return epochs * an_epoch
 
     def warmup(self, steps: int) -> int:
         return min(self.warmup_steps, steps // 10)
@@ -75,6 +87,8 @@ def pick(recipe, presets: dict, **changes):
     for name in changes:
         if name not in known:
             raise ValueError(f'{name!r} is not a field of {type(recipe).__name__}: {", ".join(known)}')
+    if 'epochs' in changes:  # who says how many passes gets that many
+        changes = {'min_steps': 0} | changes
     return replace(recipe, **changes) if changes else recipe
 
 # %% ../../nbs/engine/steps.ipynb #823bcf74

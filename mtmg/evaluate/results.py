@@ -17,7 +17,7 @@ import torch
 from ..embed.embeddings import Embeddings
 from ..embed.passes import versions
 from ..labels.labelsets import Exposure, LabelSet
-from ..data.scenes import atomic_write_json
+from ..data.scenes import atomic_write_json, naming_file
 
 # %% ../../nbs/evaluate/results.ipynb #368f7dc9
 def scene_weights(
@@ -82,7 +82,7 @@ _NAMES = {
     'median_rank': 'median rank',
     'ece': 'ECE',
 }
-_NOT_PERCENT = ('median_rank', 'mean_rank')
+_NOT_PERCENT = ('median_rank', 'mean_rank', 'cosine')
 
 
 def _plain(x):
@@ -199,21 +199,45 @@ def _save(self, path, **names) -> Path:
 Result.to_clip_benchmark, Result.save = _to_clip_benchmark, _save
 
 # %% ../../nbs/evaluate/results.ipynb #08437420
+_TEXTS = ('dataset', 'model', 'pretrained', 'task', 'language', 'kind', 'modality', 'split', 'score')
+
+
+def _check_types(d: dict):
+    "what the fields of a result are, whoever wrote it"
+    for name in _TEXTS:
+        if not isinstance(d.get(name), str | None):
+            raise ValueError(f'{name} is {str(d[name])[:40]}, expected a text')
+    if not isinstance(d['task'], str):
+        raise ValueError('task is null, expected a text')
+    for name in ('metrics', 'per_scene', 'interval', 'models'):
+        if not isinstance(d.get(name), dict | None):
+            raise ValueError(f'{name} is {str(d[name])[:40]}, expected an object')
+    for name, value in (d['metrics'] or {}).items():
+        if isinstance(value, str | bool):
+            raise ValueError(f'the metric {name} is {value!r}, expected a number')
+
+
+def _column(name: str, values) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind not in 'iufb':
+        raise ValueError(f'the values of {name} are no numbers')
+    return values
+
+
 def load_result(path) -> Result:
     "A result that `Result.save` wrote."
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist')
-    try:
+    with naming_file(path, 'measure again'):
         d = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path} is no json ({error})') from None
-    if not isinstance(d, dict) or not {'task', 'metrics'} <= set(d):
-        raise ValueError(f'{path} is no result: it lacks task and metrics')
-    ours = {v: k for k, v in _THEIR_NAMES.items()}
-    numbers = {ours.get(k := name.removeprefix('lp_'), k): v for name, v in d.pop('metrics').items()}
-    kinds = {v: k for k, v in _TASKS.items()}
-    samples = {k: v if k in _SCENES else np.asarray(v) for k, v in d.pop('per_scene', {}).items()}
+        if not isinstance(d, dict) or not {'task', 'metrics'} <= set(d):
+            raise ValueError(f'{path} is no result: it lacks task and metrics')
+        _check_types(d)
+        ours = {v: k for k, v in _THEIR_NAMES.items()}
+        numbers = {ours.get(k := name.removeprefix('lp_'), k): v for name, v in d.pop('metrics').items()}
+        kinds = {v: k for k, v in _TASKS.items()}
+        samples = {k: v if k in _SCENES else _column(k, v) for k, v in d.pop('per_scene', {}).items()}
     return Result({'kind': kinds.get(d['task'], d['task']), **d, 'metrics': list(numbers), **numbers}, samples=samples)
 
 # %% ../../nbs/evaluate/results.ipynb #1f8178c6

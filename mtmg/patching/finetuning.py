@@ -17,12 +17,11 @@ import torch.nn.functional as F
 
 from ..bands.sensors import RGB
 from ..clip.model import Clip
-from ..compute import pick_device
-from ..engine.steps import Recipe, dihedral, pick
-from ..engine.stage import Stage, fit
-from ..engine.runs import close_run, open_run
+from ..encoders.brightness import picture_statistics
+from ..engine.steps import Recipe, dihedral
+from ..engine.stage import Stage, settings
 from ..embed.passes import dataset_hash
-from ..compute import add_up, gathered, meet, rank, share_of, sharing, world_size
+from ..compute import add_up, gathered, rank, share_of, sharing, world_size
 from ..data.scenes import ArrayDataset, Splits, batches, naming_scenes
 from ..engine.steps import derived_seed, step_seed
 from .tower import Lora
@@ -229,20 +228,12 @@ def finetune(
     clip: Clip,  # where to start; it stays as it is
     dataset,  # labelled scenes (or `Splits`, whose train is taken)
     recipe: str | PatchRecipe = 'default',
-    seed: int = 0,
-    out=None,  # folder for checkpoints, to be resumed by the same call; None keeps nothing
-    device='auto',
-    num_workers: int = 0,
-    progress: bool = True,
-    overwrite: bool = False,
-    trainer: dict | None = None,  # further arguments of Lightning's Trainer
-    **changes,  # fields of the recipe to change: lr=..., epochs=...
+    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...), and fields of the recipe to change (lr, epochs, ...)
 ) -> Clip:
     "Fine-tune the image tower of `clip` on `dataset` with a frozen text head."
     dataset = labelled(dataset.train if isinstance(dataset, Splits) else dataset)
-    recipe, device = pick(recipe, PATCH_RECIPES, **changes), pick_device(device)
-    meet(device)
-    tuned = clip.clone().to(device)
+    recipe, running = settings(recipe, PATCH_RECIPES, how)
+    tuned = clip.clone().to(running.device)
     request = {
         'stage': 'patching',
         'clip': clip.hash(),
@@ -251,17 +242,18 @@ def finetune(
         'scenes': len(dataset),
         'content': dataset_hash(dataset),
         'labelset': dataset.labelset.to_dict(),
-        'seed': seed,
+        'seed': running.seed,
         'recipe': recipe.to_dict(),
     }
-    if out:
-        open_run(out, request, overwrite)
+    running.open(request)
     with sharing():
-        seen = composites(dataset, clip, num_workers=num_workers, progress='composites' if progress else None)
-    stage = PatchStage(tuned, clip.head(dataset.labelset).to(device), seen.bands, recipe, recipe.steps(len(seen)), seed)
-    fit(stage, seen, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
+        seen = composites(dataset, clip, num_workers=running.num_workers, progress=running.shown('composites'))
+    stage = PatchStage(
+        tuned, clip.head(dataset.labelset).to(running.device), seen.bands, recipe, recipe.steps(len(seen)), running.seed
+    )
+    running.fit(stage, seen)
     stage.finish()
     record(tuned, clip, request, [dataset])
-    if out:
-        close_run(out)
+    tuned.recipe['pictures'] = picture_statistics(clip, seen)
+    running.close()
     return tuned.to(clip.device)

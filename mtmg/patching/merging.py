@@ -17,7 +17,8 @@ from ..bands.sensors import RGB
 from ..clip.model import Clip, load_clip
 from ..compute import pick_device
 from ..engine.runs import close_run, open_run
-from ..engine.stage import fit
+from ..encoders.brightness import picture_statistics
+from ..engine.stage import settings
 from ..engine.steps import pick
 from .finetuning import labelled, record
 from ..labels.labelsets import Exposure
@@ -34,7 +35,7 @@ from mtmg.patching.line import (
     sweep,
     with_roles,
 )
-from ..compute import from_first, is_first, meet, sharing
+from ..compute import from_first, is_first, sharing
 from ..data.scenes import SceneDataset, Splits
 from .tower import depths
 
@@ -282,38 +283,29 @@ def finetune_jointly(
     clip: Clip,  # where to start; it stays as it is
     datasets: list,  # labelled scenes of each task (or `Splits`, whose train is taken)
     recipe: str | PatchRecipe = 'default',
-    seed: int = 0,
-    out=None,  # folder for checkpoints, to be resumed by the same call; None keeps nothing
-    device='auto',
-    num_workers: int = 0,
-    progress: bool = True,
-    overwrite: bool = False,
-    trainer: dict | None = None,  # further arguments of Lightning's Trainer
-    **changes,  # fields of the recipe to change
+    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...), and fields of the recipe to change (lr, epochs, ...)
 ) -> Clip:
     "Fine-tune the image tower of `clip` on the union of several tasks, each scene through the frozen head of its own."
     datasets = [labelled(d.train if isinstance(d, Splits) else d) for d in datasets]
-    recipe, device = pick(recipe, PATCH_RECIPES, **changes), pick_device(device)
-    meet(device)
-    tuned = clip.clone().to(device)
+    recipe, running = settings(recipe, PATCH_RECIPES, how)
+    tuned = clip.clone().to(running.device)
     request = {
         'stage': 'patching',
         'clip': clip.hash(),
         'datasets': [_described(d) for d in datasets],
-        'seed': seed,
+        'seed': running.seed,
         'recipe': recipe.to_dict(),
     }
-    if out:
-        open_run(out, request, overwrite)
+    running.open(request)
     with sharing():
-        union = Union(datasets, clip, num_workers, progress)
-    heads = [clip.head(d.labelset).to(device) for d in datasets]
-    stage = JointStage(tuned, heads, union, recipe, recipe.steps(len(union)), seed)
-    fit(stage, union, out=out, device=device, num_workers=num_workers, progress=progress, **(trainer or {}))
+        union = Union(datasets, clip, running.num_workers, running.progress)
+    heads = [clip.head(d.labelset).to(running.device) for d in datasets]
+    stage = JointStage(tuned, heads, union, recipe, recipe.steps(len(union)), running.seed)
+    running.fit(stage, union)
     stage.finish()
     record(tuned, clip, request, datasets)
-    if out:
-        close_run(out)
+    tuned.recipe['pictures'] = picture_statistics(clip, *datasets)
+    running.close()
     return tuned.to(clip.device)
 
 
