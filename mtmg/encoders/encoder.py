@@ -245,7 +245,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # a band that never changes stays at 0
         return self
 
-    def set_text_head(self, labelset: LabelSet, head: torch.Tensor, logit_scale: float, teacher_hash: str, logit_bias=None):
+    def set_text_head(
+        self, labelset: LabelSet, head: torch.Tensor, logit_scale: float, teacher_hash: str, logit_bias=None
+    ):
         "Keep the teacher's text head (C, D), so that the encoder classifies by itself."
         if tuple(head.shape) != (len(labelset), self.embed_dim):
             raise ValueError(
