@@ -6,7 +6,7 @@
 __all__ = ['resize', 'warn_if_shrunk', 'evaluating', 'content_hash', 'Clip', 'load_clip']
 
 # %% ../../nbs/clip/model.ipynb #0d6afcdf
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import copy
 import hashlib
 import json
@@ -29,7 +29,7 @@ from ..bands.images import as_images, check_image, composite
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
-from ..data.scenes import atomic_write_json, save_tensors
+from ..data.scenes import atomic_write_json, naming_file, save_tensors
 from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848
@@ -465,21 +465,8 @@ def _fill_visual(model: nn.Module, path):
     load_weights(model.visual, tower or state, f"image tower of '{path}'")
 
 # %% ../../nbs/clip/model.ipynb #a9d8ca74
-def load_clip(
-    name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
-    pretrained: str | None = None,  # for a model of open_clip: a tag such as 'openai', or a file of weights
-    random: bool = False,  # random weights, on purpose
-    device='auto',
-    visual=None,  # a file with an image tower alone, put over that of `pretrained`
-    composite: str | None = None,  # recipe of the RGB composite; None for the one saved with the model, or 'true_color'
-    seed: int = 0,  # of random weights
-    image_size: int | None = None,  # side in pixels; None for the architecture's. Positions are resized to it
-    preprocess=None,  # of a file: the tag whose input it has, or mean, std, … by name; None: what the tags share
-) -> Clip:
-    "A CLIP from any form of checkpoint; refuses to go on without weights unless `random=True`."
-    name, pretrained, device = str(name), None if pretrained is None else str(pretrained), pick_device(device)
-    source = find_source(name, pretrained, random, preprocess)
-    state = None if random else source.weights()  # before the model is built: what cannot be read fails at once
+def _assembled(source, state, name, pretrained, random, visual, composite, seed, image_size) -> Clip:
+    "the CLIP of a source and its state dict, with what was concluded about it"
     model, tokenizer = _build(source, seed, image_size)
     concluded = list(source.said)
     if state is not None:
@@ -509,8 +496,29 @@ def load_clip(
         exposure,
         recipe,
         about.get('words'),
-    ).to(device)
+    )
     clip.concluded = (clip.describe(), *concluded)
-    if concluded:
+    return clip
+
+
+def load_clip(
+    name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
+    pretrained: str | None = None,  # for a model of open_clip: a tag such as 'openai', or a file of weights
+    random: bool = False,  # random weights, on purpose
+    device='auto',
+    visual=None,  # a file with an image tower alone, put over that of `pretrained`
+    composite: str | None = None,  # recipe of the RGB composite; None for the one saved with the model, or 'true_color'
+    seed: int = 0,  # of random weights
+    image_size: int | None = None,  # side in pixels; None for the architecture's. Positions are resized to it
+    preprocess=None,  # of a file: the tag whose input it has, or mean, std, … by name; None: what the tags share
+) -> Clip:
+    "A CLIP from any form of checkpoint; refuses to go on without weights unless `random=True`."
+    name, pretrained, device = str(name), None if pretrained is None else str(pretrained), pick_device(device)
+    source = find_source(name, pretrained, random, preprocess)
+    state = None if random else source.weights()  # before the model is built: what cannot be read fails at once
+    of_others = name.startswith(('hf-hub:', 'local-dir:')) or Path(name).is_dir()
+    with naming_file(name, 'save the model again') if of_others else nullcontext():  # a configuration may hold anything
+        clip = _assembled(source, state, name, pretrained, random, visual, composite, seed, image_size).to(device)
+    if len(clip.concluded) > 1:
         warnings.warn(f'{pretrained or name}: {"; ".join(clip.concluded)}', UserWarning, stacklevel=2)
     return clip
