@@ -55,6 +55,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'read_image',
             'read_layers',
             'resize',
+            'tags_beyond_end',
             'TIF_SUFFIXES',
             'Unreadable',
         ],
