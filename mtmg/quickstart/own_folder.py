@@ -17,6 +17,7 @@ import warnings
 import numpy as np
 
 from ..alignment import ALIGN_RECIPES, align
+from ..alignment import controls as judge
 from ..bands import composite
 from ..clip import load_clip
 from ..data import Splits, load_dataset
@@ -33,7 +34,7 @@ from ..gap import gap_report
 from ..labels import labelset
 from ..patching import PATCH_RECIPES, finetune, interpolate, sweep
 from ..plots import in_words, save_figure
-from .controls import RGB_NAMES, band_mean_accuracy, run_controls
+from .controls import band_mean_accuracy
 from .method import MARGIN, SHAPES, Models
 from mtmg.quickstart.report import (
     Table,
@@ -257,13 +258,10 @@ def _labelled_run(found: Found, clip, out, controls, seed, options) -> tuple:  #
     models = Models(clip, tuned, curve, patched, student, seconds)
     results, test = timed('measuring', lambda: _measures(models, world, seed, options))
     results['kept'] = curve.kept(MARGIN)
-    if controls and student is not None and set(RGB_NAMES) <= {str(b) for b in student.bands}:
-        results['controls'] = timed(
-            'controls',
-            lambda: run_controls(
-                models, world, patch_recipe, align_recipe, seed, options['device'], options['progress']
-            ),
-        )
+    if controls and student is not None and not world.labelset.multilabel:
+        judged = timed('controls', lambda: judge(patched, world, align_recipe, seeds=(seed,), **options))
+        simple = judged.accuracy('logistic regression')
+        results['controls'] = {'table': judged.rows(), 'simple': simple, 'notes': judged.notes}
     elif controls and not world.labelset.multilabel:
         simple = band_mean_accuracy(world)
         results['controls'] = {
