@@ -103,19 +103,20 @@ def predict(
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
     from mtmg.embed.passes import predict
-    from mtmg.data.files import TIF_SUFFIXES, FileScenes
-    from mtmg.data.folders import _file_sensor, folder_scenes
+    from mtmg.data.files import TIF_SUFFIXES
+    from mtmg.data.folders import folder_scenes
+    from mtmg.data.products import is_raster
     from mtmg.labels.labelsets import labelset as known
     from mtmg.evaluate.maps import is_map, predict_map
     from mtmg.data.rasters import open_raster
 
     source = Path(images)
-    if map and source.is_dir():
+    if map and source.is_dir() and not is_raster(source):
         raise ValueError(f'{source} is a folder; a map is made of one raster')
     file_bands = file_bands[0] if file_bands and len(file_bands) == 1 else file_bands
     raster = (
         open_raster(source, file_bands, sensor)
-        if map or (source.is_file() and source.suffix.lower() in TIF_SUFFIXES and not str(out).endswith('.csv'))
+        if map or (is_raster(source) and not str(out).endswith('.csv'))
         else None
     )
     encoder, words = load_model(model, device), text and load_model(text, device)
@@ -156,20 +157,7 @@ def predict(
         'predictions',
         overwrite,
     )
-    if source.is_file():
-        sensor, bands, file_bands = _file_sensor([source], file_bands, sensor)
-        scenes = FileScenes(
-            [source],
-            name='file',
-            sensor=sensor,
-            bands=bands,
-            file_bands=file_bands,
-            size=encoder.image_size,
-            offset=offset,
-            ids=[source.name],
-        )
-    else:
-        scenes = folder_scenes(images, file_bands=file_bands, sensor=sensor, size=encoder.image_size, offset=offset)
+    scenes = folder_scenes(images, file_bands=file_bands, sensor=sensor, size=encoder.image_size, offset=offset)
     answer = lambda at: predict(
         encoder, scenes.subset(at), classes, text=words, multilabel=multilabel, batch_size=batch_size, device=device
     )
@@ -178,10 +166,15 @@ def predict(
 # %% ../../nbs/cli/commands.ipynb #12db469f
 def _has_images(path: Path) -> bool:
     from mtmg.data.files import IMAGE_SUFFIXES, image_files
+    from mtmg.data.products import is_raster
 
     if path.is_file():
         return path.suffix.lower() in IMAGE_SUFFIXES
-    return path.is_dir() and (bool(image_files(path)) or any(image_files(d) for d in path.iterdir() if d.is_dir()))
+    return (
+        is_raster(path)
+        or path.is_dir()
+        and (bool(image_files(path)) or any(image_files(d) for d in path.iterdir() if d.is_dir()))
+    )
 
 
 def _header(file: Path) -> str:
@@ -202,19 +195,24 @@ def _about_images(path: Path) -> str:
     import warnings
     from collections import Counter
     from mtmg.data.files import image_files
+    from mtmg.data.products import find_product, is_raster
 
     groups = (
         {path.parent.name: [path]}
-        if path.is_file()
+        if path.is_file() or is_raster(path)
         else {path.name: image_files(path)} | {d.name: image_files(d) for d in sorted(path.iterdir()) if d.is_dir()}
     )
     groups = {name: files for name, files in groups.items() if files}
-    kinds, first, places = Counter(), {}, {}
+    kinds, first, places, products = Counter(), {}, {}, []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         for file in (f for files in groups.values() for f in files):
             try:
                 about = _header(file)
+                product = find_product(file)
+                if product is not None:
+                    about = f'{product.kind}, {about}'
+                    products += [*product.notes] + [f'left out: {", ".join(product.left_out)}'] * bool(product.left_out)
             except (ValueError, OSError) as error:
                 about = str(error).removeprefix(f'{file}: ')
             about, _, place = about.partition(' in EPSG')
@@ -237,7 +235,7 @@ def _about_images(path: Path) -> str:
         lines.append(f'  {n} x {about}{where} ({first[about]}{", …" if n > 1 else ""})')
     if len(kinds) > 8:
         lines.append(f'  and {len(kinds) - 8} more kinds')
-    return '\n'.join(lines + [f'  {note}' for note in notes])
+    return '\n'.join(lines + [f'  {note}' for note in (*notes, *dict.fromkeys(products))])
 
 
 def info(

@@ -62,6 +62,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'find_product',
             'gdal_source',
             'is_product',
+            'is_raster',
             'Layer',
             'Product',
             'RASTER_SUFFIXES',

@@ -161,7 +161,8 @@ CATALOG = {
         '256 x 256 at 10 m',
         'about 500 GB',
         'CC BY 4.0',
-        'Schmitt, Hughes, Qiu, Zhu: SEN12MS: A Curated Dataset of Georeferenced Multi-Spectral Sentinel-1/2 Imagery, ISPRS Annals 2019',
+        'Schmitt, Hughes, Qiu, Zhu: SEN12MS: A Curated Dataset of Georeferenced Multi-Spectral Sentinel-1/2 Imagery, '
+        'ISPRS Annals 2019',
         'https://doi.org/10.14459/2019mp1474000',
         'by hand: the archives and split lists that the documentation of torchgeo.datasets.SEN12MS names',
         "nomenclature=10|9, multilabel=, threshold=0.1, modality='s2'|'s1'|'s1+s2'",
@@ -220,7 +221,7 @@ CATALOG = {
         'size=224',
     ),
     'folder': Facts(
-        'A folder of images, root/[train|val|test/]class/*.jpg|png|tif',
+        'A folder of images or satellite products: class folders, a table of labels, or a GeoJSON of labelled places',
         'folder',
         None,
         None,
@@ -231,10 +232,10 @@ CATALOG = {
         'yours',
         '',
         'your files',
-        'labelset=, file_bands=, bands=, sensor=, size=, offset=, source=, seed=',
+        'labelset=, table=, file_bands=, bands=, sensor=, size=, offset=, source=, seed=',
     ),
     'npz': Facts(
-        'An .npz file with image (N,C,H,W), bands, and label, id, caption where known',
+        'An .npz file with image (N,C,H,W) or channels last, bands, and label, classnames, id, caption where known',
         'npz',
         None,
         None,
@@ -286,7 +287,7 @@ def unknown_name(what: str, name, names) -> ValueError:
 def dataset_info(
     name: str,  # a name of `CATALOG`
 ) -> DatasetInfo:
-    "Classes, prompts, bands, counts, size, licence, citation of a data set and how to get it. ValueError for unknown names."
+    "What is known of a data set: classes, bands, counts, licence, citation, how to get it. ValueError for others."
     if name not in CATALOG:
         raise unknown_name('data set', name, CATALOG)
     facts = CATALOG[name]
@@ -301,7 +302,7 @@ def dataset_info(
         multilabel=labels and labels.multilabel,
         classes=labels and list(labels.classnames),
         prompts=labels and list(labels.templates),
-        counts=None if facts.counts is None else dict(zip(('train', 'val', 'test'), facts.counts)),
+        counts=None if facts.counts is None else dict(zip(('train', 'val', 'test'), facts.counts, strict=True)),
         size=facts.size,
         licence=facts.licence,
         citation=facts.citation,
@@ -372,7 +373,7 @@ def fetch(
     checksum: str | None = None,  # md5 or sha256 in hexadecimal digits, where known
     progress: bool = True,
 ) -> Path:
-    "Get `url` into `path`, whole or not at all. ConnectionError where it cannot be got, ValueError where it is not what it should be."
+    "Get `url` into `path`, whole or not at all. ConnectionError where it cannot be got, ValueError where it is wrong."
     path = Path(path)
     if path.exists() and (checksum is None or _checksum(path, checksum) == checksum):
         return path
@@ -389,7 +390,8 @@ def fetch(
                 break
             part.unlink()
             raise ConnectionError(
-                f'{url} has no checksum and does not say how long it is, so that nobody knows whether it is whole; {by_hand}'
+                f'{url} has no checksum and does not say how long it is, so that nobody knows whether it is whole; '
+                f'{by_hand}'
             )
         if (found := _checksum(part, checksum)) == checksum:
             break
@@ -413,7 +415,7 @@ _TORCHGEO = {
 
 
 def remote_files(name: str) -> list[tuple[str, str, str]]:
-    "(url, file name, checksum) of what has to be fetched for a data set. ValueError where its owner wants it fetched by hand."
+    "(url, file name, checksum) of what a data set needs. ValueError where its owner wants it fetched by hand."
     if name == 'cifar10':
         from torchvision.datasets import CIFAR10
 

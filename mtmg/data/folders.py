@@ -23,7 +23,7 @@ from mtmg.data.annotations import (
     read_features,
     read_table,
 )
-from .products import gdal_source, is_product, scene_name
+from .products import find_product, gdal_source, is_product, scene_name
 from .published import folder_classes, name_key
 from ..bands.sensors import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of, with_white
 from mtmg.data.files import (
@@ -203,8 +203,6 @@ def _labelled(folder: Path, labels, root: Path, table) -> tuple:  # paths, targe
             f'{folder} has no image; expected class/*.jpg, png or tif, or images and labels.csv, '
             f'found {first_paths(folder)}'
         )
-    if loose == [folder]:  # one product
-        return loose, None, None, None
     if loose and folders:
         raise ValueError(
             f'{folder} mixes {len(loose)} images ({loose[0].name}, …) with {len(folders)} folders '
@@ -243,7 +241,7 @@ def _scene_id(path: Path, root: Path) -> str:
 
 # %% ../../nbs/data/folders.ipynb #18ccd04a
 def folder_scenes(
-    folder,  # class folders, or images without classes
+    folder,  # class folders, images with or without a table of labels, or one image
     labels: LabelSet | None = None,  # None: classes are the folders
     split: str = 'all',
     *,
@@ -258,10 +256,11 @@ def folder_scenes(
     table=None,  # table of labels; None: the one that lies in the folder, if any
 ) -> FileScenes:
     "The images of one folder, or below it where a table names them; `splits` says the split of each, if it does."
-    folder = expect_folder(folder, 'a folder of images or of class folders')
-    root = Path(root or folder)
+    single = Path(folder).is_file() or find_product(folder) is not None
+    folder = Path(folder) if single else expect_folder(folder, 'a folder of images or of class folders')
+    root = Path(root or (folder.parent if single else folder))
     given = labels
-    paths, targets, labels, splits = _labelled(folder, labels, root, table)
+    paths, targets, labels, splits = ([folder], None, None, None) if single else _labelled(folder, labels, root, table)
     source = source or (given and targets is not None and given.name) or own_name(root)
     sensor, all_bands, file_bands = _file_sensor(paths, file_bands if file_bands is not None else bands, sensor)
     bands = all_bands if bands is None or isinstance(bands, str) else tuple(sensor[b] for b in bands)
@@ -380,8 +379,10 @@ def complete_splits(
     found: dict,  # split -> data set, of those there are; 'all' where nothing is split
     seed: int = 0,
 ) -> dict:  # train, val, test
-    "All three splits: what is missing is held out of train (val 10 %, test 20 %), or of all (60/20/20)."
+    "All three splits: what is missing is held out of train (val 10 %, test 20 %), or of all scenes (60/20/20)."
     found = dict(found)
+    if 'all' in found and len(found['all']) < 3:
+        return found
     if 'all' in found:
         rest, found['test'] = hold_out(found.pop('all'), 0.2, seed, 'test')
         rest.split = 'train'
@@ -416,8 +417,10 @@ def _by_table(scenes) -> dict:
 
 def folder_splits(root, labels: LabelSet | None = None, seed: int = 0, **options) -> dict:
     "train, val and test of a folder; `options` as of `folder_scenes`."
+    if Path(root).is_file() or find_product(root) is not None:
+        return {'all': folder_scenes(root, labels, **options)}
     root = expect_folder(root, 'root/[train|val|test/]class/*.jpg, png or tif')
-    if options.get('table') or find_table(root) or is_product(root):
+    if options.get('table') or find_table(root):
         return complete_splits(_by_table(folder_scenes(root, labels, 'all', **options)), seed)
     if (places := find_features(root)) is not None and (rasters := image_files(root)):
         return complete_splits({'all': feature_scenes(rasters, places, labels, **_without(options, 'table'))}, seed)

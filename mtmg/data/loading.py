@@ -14,8 +14,8 @@ import numpy as np
 
 from .published import BigEarthNet, BigEarthNetV2, Sen12MS, eurosat, folder_classes, resisc45, ucmerced
 from ..bands.sensors import did_you_mean
-from .catalog import CATALOG, dataset_info, download as fetch_archive, unknown_name
-from .files import audit, expect_folder
+from .catalog import CATALOG, download as fetch_archive, unknown_name
+from .files import expect_folder
 from mtmg.data.folders import (
     TorchgeoScenes,
     cifar10_splits,
@@ -25,7 +25,6 @@ from mtmg.data.folders import (
     imagenet_splits,
     npz_scenes,
     split_folders,
-    stratified_split,
 )
 from ..labels.labelsets import LabelSet, labelset
 from .scenes import SceneDataset, Splits, Subset, joined_groups
@@ -132,7 +131,7 @@ def only_classes(
 
 # %% ../../nbs/data/loading.ipynb #89bedcde
 def drop_classes(dataset, classnames):
-    "A data set (or `Splits`) without some classes: neither their scenes (multi-label: none that shows one) nor their names."
+    "A data set (or `Splits`) without some classes: without their scenes (multi-label: all that show one) and names."
     if isinstance(dataset, Splits):
         return Splits(*(drop_classes(d, classnames) for d in dataset))
     if dataset.targets is None:
@@ -155,7 +154,7 @@ def _each(n):
     each = [n] * 3 if n is None or np.ndim(n) == 0 else list(n)
     if len(each) != 3 or not all(k is None or isinstance(k, (int, np.integer)) for k in each):
         raise ValueError(f'n={n!r}; give one number of scenes, or three for train, val and test')
-    return dict(zip(SPLITS, each))
+    return dict(zip(SPLITS, each, strict=True))
 
 
 def _miniworld(name, root, wanted, n=None, seed=0):
@@ -204,7 +203,9 @@ def _bigearthnet(kind):
 def _sen12ms(
     name, root, wanted, nomenclature=10, multilabel=True, threshold=0.1, modality='s2', labelset=None, size=None, seed=0
 ):
-    read = lambda s: Sen12MS(root, s, nomenclature, multilabel, threshold, modality, labelset, size)
+    def read(s):
+        return Sen12MS(root, s, nomenclature, multilabel, threshold, modality, labelset, size)
+
     found = {s: read(s) for s in ('train', 'test') if s in wanted or (s == 'train' and 'val' in wanted)}
     if 'train' in found:
         found['train'], found['val'] = hold_out(found['train'], 0.1, seed)
@@ -230,9 +231,12 @@ def _folder(
     size=None,
     offset=0,
     source=None,
+    table=None,
     seed=0,
 ):
-    options = dict(file_bands=file_bands, bands=bands, sensor=sensor, size=size, offset=offset, source=source)
+    options = dict(
+        file_bands=file_bands, bands=bands, sensor=sensor, size=size, offset=offset, source=source, table=table
+    )
     return folder_splits(root, labelset, seed, **options)
 
 
@@ -284,7 +288,9 @@ def _options(name, options):
     for key in options:
         if key not in allowed:
             raise TypeError(
-                f"load_dataset({name!r}) takes no option {key!r}; it takes {', '.join(['root', 'split', 'download', 'templates', *allowed])}{did_you_mean(key, allowed)}"
+                f"load_dataset({name!r}) takes no option {key!r}; "
+                f"it takes {', '.join(['root', 'split', 'download', 'templates', *allowed])}"
+                f"{did_you_mean(key, allowed)}"
             )
     given = options.get('labelset')
     if given is not None:
@@ -349,6 +355,7 @@ def load_dataset(
         return Joined([d for d in found.values()])
     if missing:
         raise FileNotFoundError(
-            f"{name} at {root} has no split {', '.join(missing)}; there is {', '.join(found)}: take one of them with split="
+            f"{name} at {root} has no split {', '.join(missing)}; "
+            f"there is {', '.join(found)}: take one of them with split="
         )
     return found[split] if split else Splits(*(found[s] for s in SPLITS))

@@ -49,12 +49,12 @@ def _imagenet_folders():
 
 
 def folder_classes(labels: LabelSet) -> dict[str, int]:
-    "Which class a folder name (as `name_key`) stands for: class names, their aliases, WordNet ids, EuroSAT's for its land cover."
+    "The class that a folder name (as `name_key`) stands for: class names, aliases, WordNet ids, EuroSAT's land cover."
     if labels.name == 'imagenet':
         return {wnid: k for k, wnid in enumerate(_imagenet_folders())}  # its class names repeat
     table = {name_key(n): k for k, names in enumerate(labels.aliases) for n in names}
     if labels == labelset('miniworld-landcover', labels.templates):
-        table |= {name_key(n): k for (n,), k in zip(labelset('eurosat').aliases, LANDCOVER_OF_EUROSAT)}
+        table |= {name_key(n): k for (n,), k in zip(labelset('eurosat').aliases, LANDCOVER_OF_EUROSAT, strict=True)}
     return table | {name_key(n): k for k, n in enumerate(labels.classnames)}
 
 # %% ../../nbs/data/published.ipynb #f76b9098
@@ -90,7 +90,8 @@ def find_root(root, folder: str, marker: str, what: str) -> Path:
     expect_folder(root, what)
     raise FileNotFoundError(
         f'{root} is not laid out as {what}: no {marker}; it holds {first_paths(root)}; '
-        "get the data with download=True where its owner allows it, or read images of your own with load_dataset('folder', root)"
+        'get the data with download=True where its owner allows it, '
+        "or read images of your own with load_dataset('folder', root)"
     )
 
 # %% ../../nbs/data/published.ipynb #0d9b72f1
@@ -103,7 +104,8 @@ def _class_folders(name, root, base, listfile, labels, folder_of, suffix=None, *
     unknown = sorted({p.parent.name for p in paths if name_key(p.parent.name) not in classes})
     if unknown:
         raise ValueError(
-            f'{base}: no class of {labels.name} is called {", ".join(unknown)}; classes are {", ".join(labels.classnames)}'
+            f'{base}: no class of {labels.name} is called {", ".join(unknown)}; '
+            f'classes are {", ".join(labels.classnames)}'
         )
     for folder in sorted(p for p in base.iterdir() if p.is_dir()):
         if not image_files(folder):
@@ -227,7 +229,8 @@ def read_bands(folders: dict, bands, size: int = 120) -> np.ndarray:
                     out[c] = file.read(1, out_shape=(size, size), resampling=Resampling.bilinear)
         except rasterio.errors.RasterioIOError as error:
             raise ValueError(
-                f'{there[str(band)]} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): fetch it again'
+                f'{there[str(band)]} cannot be decoded ({" ".join(str(error.__cause__ or error).split())}): '
+                'fetch it again'
             ) from error
     return out
 
@@ -488,6 +491,7 @@ class Sen12MS(PairedScenes):
             return (shares >= self.threshold).astype(np.uint8)
         if not shares.any():
             raise ValueError(
-                f'{self._file(i, "lc")}: no pixel has one of the {self.nomenclature} classes; take its line out of the split list'
+                f'{self._file(i, "lc")}: no pixel has one of the {self.nomenclature} classes; '
+                'take its line out of the split list'
             )
         return np.int64(shares.argmax())
