@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..compute import autocast, forward_precision, pick_device
+from ..data.fingerprints import recognised
 from ..data.scenes import alone_in, atomic_path, batches, load_tensors, naming_scenes, save_tensors
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import Exposure, LabelSet, templates as read_templates
@@ -342,7 +343,7 @@ def embed(
         ids=getattr(dataset, 'ids', None),
         captions=None if said is None else list(said),
         groups=None if groups is None else list(groups),
-        exposure={k: getattr(m, 'exposure', None) or Exposure.unknown() for k, m in encoders.items()},
+        exposure=recognised(encoders, dataset),
         **{k: getattr(dataset, k, None) for k in ('source', 'split')},
         dataset=getattr(dataset, 'name', None),
         **words,

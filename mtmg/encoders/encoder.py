@@ -33,6 +33,7 @@ from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
+from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import batches, put_in_place
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
@@ -294,6 +295,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
             self.save_pretrained(aside)
+            save_fingerprints(self.exposure, folder)
             for name in ('model.safetensors', 'config.json'):
                 put_in_place(Path(aside) / name, folder / name)
         return folder
@@ -314,7 +316,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
                 raise FileNotFoundError(f"no encoder in '{folder}': {file} is not there{other}")
         try:
             with redirect_stdout(None):
-                return super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
+                found = super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
+            found.exposure = with_fingerprints(found.exposure, name)
+            return found
         except (RuntimeError, ValueError, TypeError) as error:  # a foreign config.json, or weights of something else
             raise ValueError(
                 f"'{folder}' holds no encoder of mtmg that fits its config.json ({' '.join(str(error).split())[:160]})"
