@@ -21,6 +21,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'refine',
             'unseen_bands',
         ],
+        'claims': [
+            'band_statistics',
+            'Controls',
+            'controls',
+            'folds_of',
+            'known_white',
+            'statistics_answers',
+            'students_of',
+        ],
         'start': ['fitted_layer', 'fitting_tower', 'named_layer', 'new_student', 'start_from_teacher'],
         'aligning': [
             'align',

@@ -127,7 +127,7 @@ def new_student(
     backbone: str = 'vit_micro',
     bands=None,  # names of its bands; by default those of the data set
     start: str = 'teacher',  # 'teacher' (where the architecture is the teacher's), or 'random'
-    normalization: str = '',  # input scale (`mtmg.encoders`); '' for 'zscore' at the teacher's start, else the encoder's own
+    normalization: str = '',  # input scale (`mtmg.encoders`); '': 'zscore' at the teacher's start, else its own
     drop_path: float = 0.0,  # stochastic depth
     views=None,  # what the teacher sees of the same scenes, where it is not `dataset`
     seed: int = 0,

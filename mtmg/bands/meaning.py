@@ -199,6 +199,7 @@ class Meaning:
     metres: tuple | None = None  # height and width of a pixel on the ground
     found: tuple = ()  # what was found, in words
     assumed: tuple = ()  # what was assumed, in words: said once, at opening
+    empty: float = 0.0  # share of the pixels without data, of those that were looked at
 
     @property
     def unit(self) -> str:
@@ -211,6 +212,8 @@ class Meaning:
             f'{len(self.bands)} band{"s" * (len(self.bands) > 1)} of {self.sensor.name} ({names})',
             f'kept as {", ".join(UNITS[u] for u in self.unit.split(", ") if u in UNITS)}',
             *self.found,
+            *self.assumed,
+            *([f'no data in {self.empty:.1%} of the pixels'] if self.empty else []),
         ]
         return f'Meaning({"; ".join(about)})'
 
@@ -228,6 +231,7 @@ class Meaning:
             metres=self.metres and list(self.metres),
             found=list(self.found),
             assumed=list(self.assumed),
+            empty=self.empty,
         )
 
     def layer_bands(self, layers: Layers) -> tuple:
@@ -588,12 +592,6 @@ def find_meaning(
         found.append(f'no data is {value:g}')
     if mask:
         found.append(f'no data where {mask} says so')
-    if any(shares):
-        assumed.append(
-            f'no data in {np.mean(shares):.1%} of the pixels'
-            + (f' of {len(samples)} scenes' if len(samples) > 1 else '')
-            + ': filled with the mean of the others'
-        )
     meaning = Meaning(
         sensor,
         with_white(settled(there, sensor), white),
@@ -607,20 +605,20 @@ def find_meaning(
         first.metres,
         tuple(dict.fromkeys(found)),
         tuple(dict.fromkeys(assumed)),
+        float(np.mean(shares)) if shares else 0.0,
     )
     if say:
         meaning_said(meaning, first.where)
     return meaning
 
 
-def meaning_said(meaning: Meaning, where: str = '', stacklevel: int = 3):
-    "One warning of what was assumed, if anything was."
-    if meaning.assumed:
-        warnings.warn(
-            f'{where}: {"; ".join(meaning.assumed)}' if where else '; '.join(meaning.assumed),
-            UserWarning,
-            stacklevel=stacklevel,
-        )
+def meaning_said(meaning: Meaning, where: str = '', gaps: bool = True, stacklevel: int = 3):
+    "One warning of what was assumed, and of pixels without data (`gaps`), if there is anything to say."
+    said = list(meaning.assumed)
+    if gaps and meaning.empty:
+        said.append(f'no data in {meaning.empty:.1%} of the pixels: filled with the mean of the others')
+    if said:
+        warnings.warn(f'{where}: {"; ".join(said)}' if where else '; '.join(said), UserWarning, stacklevel=stacklevel)
 
 
 def _check_cirrus(order, samples, file_bands, assumed):

@@ -22,8 +22,9 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
+from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
-from ..bands.images import check_image, composite
+from ..bands.images import as_images, check_image, composite
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import autocast, forward_precision, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
@@ -189,8 +190,7 @@ class Clip:
     @torch.no_grad()
     def encode_image(self, images, bands=None, batch_size: int = 128) -> torch.Tensor:
         "Raw image embeddings (N, D), fp32, of images as `preprocess` takes them."
-        images = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.asarray(images))
-        images = images[None] if images.ndim == 3 else images
+        images = as_images(images, bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)
         with evaluating(self.model):
@@ -291,8 +291,19 @@ class Clip:
         if hasattr(self.tokenizer, 'save_pretrained'):
             self.tokenizer.save_pretrained(folder)
         save_fingerprints(self.exposure, folder)
+        facts = {
+            'architecture': self.name,
+            'weights': self.pretrained or 'random',
+            'picture': self.composite,
+            'hash': self.hash(),
+        }
+        write_card(folder, f'{self.name}, {self.pretrained}', 'clip', self.exposure, facts)
         atomic_write_json(folder / 'open_clip_config.json', config)  # last: a folder with it is whole
         return folder
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        "Upload the folder that `save` writes to huggingface.co, for `load_clip('hf-hub:OWNER/NAME')` and for open_clip."
+        return push_folder(self.save, repo_id, private, token)
 
 # %% ../../nbs/clip/model.ipynb #fe8627b9
 @contextmanager

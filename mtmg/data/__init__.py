@@ -56,6 +56,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'read_image',
             'read_layers',
             'resize',
+            'tags_beyond_end',
             'TIF_SUFFIXES',
             'Unreadable',
         ],

@@ -6,18 +6,17 @@
 __all__ = ['Raster', 'open_raster', 'Grid', 'tile_grid', 'read_tiles', 'raster_scenes']
 
 # %% ../../nbs/data/rasters.ipynb #b70aa995
-from dataclasses import dataclass
-from math import ceil, cos, hypot, radians
+from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 import warnings
 
 import numpy as np
 
-from .published import EUROSAT_FILE_BANDS
-from ..bands.sensors import RGB, S1_GRD, S1_GRD_LINEAR, S2_L1C, S2_L2A, SENSORS, as_bands, sensor_of
-from ..bands.images import remove_offset
+from ..bands.meaning import Meaning, filled, find_meaning, meaning_said
+from ..bands.sensors import joint_sensor
 from .products import find_product, gdal_source
-from .files import TIF_SUFFIXES, _tags_beyond_end, joint_sensor, known_bands
+from .files import ground_size, layers_of, tags_beyond_end, TIF_SUFFIXES
 from .scenes import ArrayDataset
 
 # %% ../../nbs/data/rasters.ipynb #e60a558d
@@ -33,8 +32,8 @@ class Raster:
     transform: object  # `affine.Affine`: (column, row) to coordinates
     crs: object  # `rasterio.crs.CRS`, or None
     nodata: float | None
-    masked: bool  # whether the file has a mask or an alpha channel
     metres: tuple | None  # height and width of a pixel on the ground, or None where that is not known
+    meaning: Meaning  # what its numbers mean
 
     def __repr__(self):
         names = ', '.join(self.bands) if len(self.bands) < 8 else f'{self.bands[0]} … {self.bands[-1]}'
@@ -44,130 +43,76 @@ class Raster:
             if self.crs is None
             else (f'pixels of {" x ".join(sizes)} m in ' if sizes else 'in ') + str(self.crs)
         )
+        found = [f for f in self.meaning.found if not f.startswith('no data is')]
         return (
-            f'Raster({self.path.name}: {self.shape[0]} x {self.shape[1]} pixels, {len(self.bands)} bands of {self.bands[0].sensor} ({names}), '
-            f'{self.dtype}, ' + ('' if self.nodata is None else f'no data is {self.nodata:g}, ') + f'{grid})'
+            f'Raster({self.path.name}: {self.shape[0]} x {self.shape[1]} pixels, '
+            f'{len(self.bands)} bands of {self.bands[0].sensor} ({names}), '
+            f'{self.dtype}, '
+            + ('' if self.nodata is None else f'no data is {self.nodata:g}, ')
+            + ''.join(f'{f}, ' for f in (*found, *self.meaning.assumed))
+            + f'{grid})'
         )
 
 # %% ../../nbs/data/rasters.ipynb #21826542
-def _at(t, column, row) -> tuple:
-    return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f  # affine 2 and 3 differ in operators
-
-
-def _metres(crs, transform, shape) -> tuple | None:
-    "height and width of a pixel on the ground, in the middle of the raster"
-    down, across = hypot(transform.b, transform.e), hypot(transform.a, transform.d)
-    if crs is None:
-        return None
-    if crs.is_geographic:  # degrees of a sphere: good to half a per cent
-        latitude = _at(transform, shape[1] / 2, shape[0] / 2)[1]
-        return down * 111_195, across * 111_195 * cos(radians(latitude))
-    return (down * crs.linear_units_factor[1], across * crs.linear_units_factor[1]) if crs.is_projected else None
-
-
-def _by_count(sample: np.ndarray) -> tuple | None:
-    "bands that nobody named, and the sign in some pixels (C, n) that they are these"
-    brightness, floating = sample.mean(1), sample.dtype.kind == 'f'
-    if len(sample) == 13 and sample.dtype != np.uint8:
-        darkest = int(brightness.argmin())
-        if darkest in (9, 10):  # EuroSAT keeps B8A at the end
-            return (
-                S2_L1C.bands if darkest == 10 else as_bands(EUROSAT_FILE_BANDS, S2_L1C)
-            ), f'the {darkest + 1}th is the darkest, as cirrus is'
-    if len(sample) == 12 and sample.dtype != np.uint8:
-        return S2_L2A.bands, 'as level 2A has them'
-    if len(sample) == 2 and floating:
-        sensor = S1_GRD if sample.min() < 0 else S1_GRD_LINEAR
-        return sensor.bands[:: 1 if brightness[0] > brightness[1] else -1], 'VV is the brighter one'
-    return None
-
-
-def _bands_of(file, path, file_bands, sensor) -> tuple:  # bands, channels
-    "which band is which"
-    colours = [c.name for c in file.colorinterp]
-    every = file_bands is not None and len(file_bands) == file.count  # then no channel is a mask, whatever it is tagged
-    channels = tuple(i + 1 for i, c in enumerate(colours) if every or c != 'alpha')
-    names = [file.descriptions[i - 1] for i in channels]
-    bands = known_bands(names, sensor) if all(names) and len(set(names)) == len(names) else None
-    if bands is None and file_bands is not None:
-        bands = (
-            file_bands
-            if len(file_bands) and all(hasattr(b, 'sensor') for b in file_bands)
-            else as_bands(file_bands, sensor)
-        )
-        if len(bands) != len(channels):
-            raise ValueError(f'{path}: {len(channels)} bands, but file_bands names {len(bands)} ({", ".join(bands)})')
-    if bands is None and file.dtypes[0] == 'uint8' and colours[:3] == ['red', 'green', 'blue']:
-        return RGB.bands, channels[:3]
-    if bands is not None:
-        return tuple(bands), channels
+def _looks(file, path, side: int = 128) -> list:
+    "windows from all over an open raster: three rows of three, or all of a small one"
     from rasterio.windows import Window
 
-    height, width = min(file.height, 256), min(file.width, 256)
-    sample = file.read(
-        channels, window=Window((file.width - width) // 2, (file.height - height) // 2, width, height)
-    ).reshape(len(channels), -1)
-    sample = sample[:, np.isfinite(sample).all(0) & (sample != (0 if file.nodata is None else file.nodata)).any(0)]
-    guess = _by_count(sample) if sample.shape[1] else None
-    if guess is None or (sensor is not None and guess[0][0].sensor != sensor.name):
-        said = (
-            f'named {", ".join(map(str, names[:3]))}{", …" if len(names) > 3 else ""}, which no sensor has,'
-            if all(names)
-            else 'without names'
-        )
-        raise ValueError(
-            f'{path}: {len(channels)} band{"s" * (len(channels) > 1)} {said}; give file_bands=[names in the order of the file], or the name of a sensor'
-        )
-    warnings.warn(
-        f'{path}: {len(channels)} bands without names, taken as {", ".join(guess[0])} ({guess[1]}); file_bands= says otherwise',
-        UserWarning,
-        stacklevel=3,
-    )
-    return tuple(guess[0]), channels
+    if max(file.shape) <= 2 * side:
+        return [layers_of(file, None, path)]
+    size = [min(side, n) for n in file.shape]
+    starts = [sorted({round((n - s) * k) for k in (0.1, 0.5, 0.9)}) for n, s in zip(file.shape, size, strict=True)]
+    return [
+        layers_of(file, Window(left, top, size[1], size[0]), path)
+        for top in sorted(starts[0], key=lambda t: abs(t - file.shape[0] / 2))
+        for left in sorted(starts[1], key=lambda t: abs(t - file.shape[1] / 2))
+    ]
 
 
 def open_raster(
     path,  # a GeoTIFF, another raster that GDAL reads, or a satellite product
-    file_bands=None,  # names of the bands of a file that carries none (a list, or a sensor's name for its order)
+    file_bands=None,  # names of the bands of a file that carries none: a list, a sensor's name, or 'eurosat'
     sensor=None,  # whose bands they are; None: as their names tell
+    **told,  # unit, scale, offset, nodata, mask, white: what the caller knows of the numbers, as `find_meaning` takes it
 ) -> Raster:
-    "The header of a raster; ValueError where it cannot be read or its bands are not known."
+    "The header of a raster and what its numbers mean; ValueError where it cannot be read or its bands are not known."
     import rasterio
 
     path = Path(path)
     if find_product(path) is None and not path.is_file():
         raise FileNotFoundError(f'{path} is a folder; name one raster' if path.is_dir() else f'{path} does not exist')
-    if isinstance(sensor, str):
-        sensor = sensor_of((), sensor)
-    if isinstance(file_bands, str):
-        file_bands = sensor_of((), file_bands).bands
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         try:
-            if path.suffix.lower() in TIF_SUFFIXES and _tags_beyond_end(path):
+            if path.suffix.lower() in TIF_SUFFIXES and tags_beyond_end(path):
                 raise ValueError('the file ends before its tags do')
             file = rasterio.open(gdal_source(path))
         except (rasterio.errors.RasterioError, ValueError) as error:
             raise ValueError(f'{path} is no raster that can be read ({" ".join(str(error).split())})') from None
     with file:
         try:
-            bands, channels = _bands_of(file, path, file_bands, sensor)
+            samples = _looks(file, path)
+            meaning = find_meaning(samples, sensor, file_bands, say=False, **told)
         except rasterio.errors.RasterioIOError as error:  # says itself no more than to see its cause
             raise ValueError(
                 f'{path} cannot be read ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it'
             ) from None
-        flags = {f.name for i in channels for f in file.mask_flag_enums[i - 1]}
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
+        meaning_said(meaning, str(path), gaps=False)  # a map shows where there is no data
+        channels = tuple(p + 1 for p in meaning.places(samples[0]))
+        stated = next((v for v in file.nodatavals if v is not None), None)
         return Raster(
             path,
-            bands,
+            meaning.bands,
             channels,
             file.shape,
             file.dtypes[channels[0] - 1],
             file.transform,
             file.crs,
-            file.nodata,
-            bool(flags & {'per_dataset', 'alpha'}),
-            _metres(file.crs, file.transform, file.shape),
+            stated if meaning.nodata is None else meaning.nodata,
+            ground_size(file.crs, file.transform, file.shape),
+            meaning,
         )
 
 # %% ../../nbs/data/rasters.ipynb #129a438d
@@ -218,36 +163,23 @@ def tile_grid(
     return grid
 
 # %% ../../nbs/data/rasters.ipynb #c1deafe9
-def _read(file, raster: Raster, top, left, height, width, nodata) -> tuple:  # (C, h, w) and (h, w) bool
-    "pixels of a window, and where they are data"
+def _read(file, raster: Raster, top, left, height, width) -> tuple:  # (C, h, w) and (h, w) bool
+    "numbers of a window in the sensor's unit, and where they are data"
     from rasterio.windows import Window
 
-    window = Window(left, top, width, height)
     try:
-        pixels = file.read(raster.channels, window=window)
+        layers = layers_of(file, Window(left, top, width, height), raster.path)
     except OSError as error:
         raise ValueError(
             f'{raster.path} cannot be decoded at row {top} ({" ".join(str(error.__cause__ or error).split())})'
         ) from None
-    valid = np.isfinite(pixels).all(0)
-    value = raster.nodata if nodata is None else nodata
-    measured = (
-        getattr(SENSORS.get(raster.bands[0].sensor), 'unit', None) != 'uint8'
-    )  # black is a colour, but no measurement
-    if value == 0 or (value is None and measured):
-        valid &= (pixels != 0).any(0)  # one band may well be 0, of a dark lake
-    elif value is not None:
-        valid &= (pixels != value).all(0)
-    if raster.masked:
-        valid &= file.dataset_mask(window=window) > 0
-    return pixels, valid
+    return raster.meaning.convert(layers, raster.bands)
 
 
-def _filled(pixels, valid) -> np.ndarray:
-    "a tile with the mean of its data where there is none"
-    if valid.all():
-        return pixels
-    return np.where(valid, pixels, np.array([band[valid].mean() for band in pixels], pixels.dtype)[:, None, None])
+def _told(raster: Raster, offset, nodata) -> Raster:
+    "a raster with what the caller says later"
+    more = {k: v for k, v in (('offset', offset), ('nodata', nodata)) if v is not None}
+    return replace(raster, meaning=replace(raster.meaning, **more)) if more else raster
 
 
 def _cell_shares(valid, step) -> np.ndarray:
@@ -260,10 +192,11 @@ def _cell_shares(valid, step) -> np.ndarray:
 def read_tiles(
     raster: Raster,
     grid: Grid,
-    offset: float = 0,  # to take off digital numbers
-    nodata: float | None = None,  # value without data; None: as the file says
+    offset: float | None = None,  # to take off digital numbers; None: as `open_raster` was told
+    nodata: float | None = None,  # value without data; None: as `open_raster` was told
     least: float = 0.5,  # share of data that a tile must hold to be given
     run: int = 32,  # tiles that are read at once
+    fill: bool = True,  # pixels without data hold the mean of the others; else 0
 ):
     "Row by row, (row, column, pixels (C, h, w) or None without data, share of data in the cells that the tile covers)."
     import rasterio
@@ -271,6 +204,7 @@ def read_tiles(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         file = rasterio.open(gdal_source(raster.path))
+    raster = _told(raster, offset, nodata)
     (height, width), (tall, wide) = (tuple(map(min, grid.tile, grid.shape)), grid.tile)
     with file:
         for row in range(grid.tiles[0]):
@@ -278,11 +212,7 @@ def read_tiles(
             for first in range(0, grid.tiles[1], run):
                 columns = range(first, min(first + run, grid.tiles[1]))
                 left = grid.start(1, first)
-                pixels, valid = _read(
-                    file, raster, top, left, height, grid.start(1, columns[-1]) + width - left, nodata
-                )
-                if offset:
-                    pixels = remove_offset(pixels, offset)
+                pixels, valid = _read(file, raster, top, left, height, grid.start(1, columns[-1]) + width - left)
                 shares = _cell_shares(valid[row * grid.step[0] - top :, first * grid.step[1] - left :], grid.step)
                 for column in columns:
                     x = grid.start(1, column) - left
@@ -291,7 +221,9 @@ def read_tiles(
                         part = None
                     else:
                         part = np.pad(
-                            _filled(part, there), ((0, 0), (0, tall - height), (0, wide - width)), 'symmetric'
+                            filled(part, there) if fill else np.where(there, part, 0),
+                            ((0, 0), (0, tall - height), (0, wide - width)),
+                            'symmetric',
                         )
                     yield row, column, part, shares[:, column - first : column - first + grid.over[1]]
 
@@ -302,20 +234,23 @@ def raster_scenes(
     stride: int | None = None,  # from scene to scene; None: they do not overlap
     file_bands=None,
     sensor=None,  # as `open_raster` takes them
-    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    offset: float | None = None,  # to take off digital numbers, such as 1000; None: as the tags of the file say
     nodata: float | None = None,  # value without data; None: as the file says
     least: float = 1.0,  # share of data that a scene must hold
+    **told,  # unit, scale, mask, white: as `open_raster` takes them
 ) -> ArrayDataset:
     "The tiles of a raster as scenes without labels, in memory."
-    raster = path if isinstance(path, Raster) else open_raster(path, file_bands, sensor)
+    told = dict(told, offset=offset, nodata=nodata)
+    raster = _told(path, offset, nodata) if isinstance(path, Raster) else open_raster(path, file_bands, sensor, **told)
+    whole = all(b.unit == 'DN' for b in raster.bands)  # a quarter of the room
     found = [
-        (f'{raster.path.stem}/{r}/{c}', tile_)
-        for r, c, tile_, _ in read_tiles(raster, tile_grid(raster.shape, tile, stride), offset, nodata, least)
+        (f'{raster.path.stem}/{r}/{c}', np.rint(tile_).clip(0, 65535).astype(np.uint16) if whole else tile_)
+        for r, c, tile_, _ in read_tiles(raster, tile_grid(raster.shape, tile, stride), least=least, fill=False)
         if tile_ is not None
     ]
     if not found:
         raise ValueError(f'{raster.path}: no tile of {tile} x {tile} pixels holds data in {least:.0%} of it')
-    ids, tiles = zip(*found)
+    ids, tiles = zip(*found, strict=True)
     return ArrayDataset(
         np.stack(tiles), ids=ids, name=raster.path.stem, sensor=joint_sensor(raster.bands), bands=raster.bands
     )

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from ..bands.sensors import as_bands
 from ..bands.images import composite
 from ..embed.passes import _describe_model, class_probabilities, zero_shot_head
-from ..data.files import TIF_SUFFIXES
+from ..bands.meaning import filled
+from ..data.files import TIF_SUFFIXES, layers_of
+from ..data.products import gdal_source
 from ..compute import pick_device
 from ..embed.passes import _encode, evaluating
 from ..data.rasters import Raster, open_raster, read_tiles, tile_grid
@@ -129,7 +131,7 @@ def predict_map(
     gsd: float | None = None,  # metres of a pixel that the model knows; None: the finest of its bands
     file_bands=None,
     sensor=None,  # as `open_raster` takes them
-    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    offset: float | None = None,  # to take off digital numbers, such as 1000; None: as the tags of the file say
     nodata: float | None = None,  # value without data; None: as the file says
     least: float = 0.5,  # share of data that a tile needs to be asked and a cell to be answered
     templates=None,
@@ -138,11 +140,14 @@ def predict_map(
     batch_size: int = 64,
     device: str = 'auto',
     progress: bool = True,
+    **told,  # unit, scale, mask, white: as `open_raster` takes them
 ) -> ClassMap:
     "The likeliest class of each cell of a raster, zero-shot."
     from tqdm.auto import tqdm
 
-    raster, size = path if isinstance(path, Raster) else open_raster(path, file_bands, sensor), tile or model.image_size
+    known = isinstance(path, Raster)
+    raster = path if known else open_raster(path, file_bands, sensor, offset=offset, nodata=nodata, **told)
+    size = tile or model.image_size
     grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), pick_device(device)
     if raster.crs is None:
         warnings.warn(
@@ -205,6 +210,7 @@ def predict_map(
         'stride': stride or size,
         'step': list(grid.step),
         'offset': offset,
+        'numbers': raster.meaning.to_dict(),
         'templates': list(labelset.templates),
         'model': _describe_model(model),
     }
@@ -357,7 +363,6 @@ def _load(cls, path: Path) -> ClassMap:
 def _picture(m: ClassMap, recipe: str, side: int) -> np.ndarray | None:
     "the raster, at most `side` pixels wide, as (H, W, 3); None where it is not there any more"
     import rasterio
-    from rasterio.enums import Resampling
 
     if not Path(m.about['raster']).is_file():
         return None
@@ -365,11 +370,13 @@ def _picture(m: ClassMap, recipe: str, side: int) -> np.ndarray | None:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         raster = open_raster(m.about['raster'], file_bands=as_bands(names, sensor))
-        with rasterio.open(raster.path) as file:
+        with rasterio.open(gdal_source(raster.path)) as file:
             scale = max(1, max(raster.shape) / side)
-            shape = len(raster.channels), *(max(1, round(n / scale)) for n in raster.shape)
-            pixels = np.nan_to_num(file.read(raster.channels, out_shape=shape, resampling=Resampling.average))
-    picture = composite(pixels, raster.bands, recipe, stretch=None if pixels.dtype == np.uint8 else 'percentile')
+            layers = layers_of(file, shape=tuple(max(1, round(n / scale)) for n in raster.shape))
+        pixels, valid = raster.meaning.convert(layers, raster.bands)
+    stretch = None if pixels.dtype == np.uint8 else 'percentile'
+    picture = composite(filled(pixels, valid), raster.bands, recipe, stretch, valid=valid)
+    picture = np.where(valid, picture, np.uint8(0))
     return picture.transpose(1, 2, 0)
 
 

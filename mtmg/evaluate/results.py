@@ -82,7 +82,7 @@ _NAMES = {
     'median_rank': 'median rank',
     'ece': 'ECE',
 }
-_NOT_PERCENT = ('median_rank', 'mean_rank')
+_NOT_PERCENT = ('median_rank', 'mean_rank', 'cosine')
 
 
 def _plain(x):

@@ -29,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'choose_alpha',
             'chosen_on',
             'Curve',
+            'embedding_shift',
             'features_at',
             'interpolate',
             'line_ends',

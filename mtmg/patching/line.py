@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['interpolate', 'Alpha', 'line_ends', 'named_after', 'choose_alpha', 'Curve', 'features_at', 'line_features',
-           'with_roles', 'chosen_on', 'scored', 'sweep']
+           'with_roles', 'chosen_on', 'scored', 'sweep', 'embedding_shift']
 
 # %% ../../nbs/patching/line.ipynb #0d9cd1d3
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from ..clip.model import Clip
 from ..compute import add_up, autocast, pick_device, share_of
 from ..data.fingerprints import Fingerprints
 from ..data.scenes import Splits, batches
-from ..evaluate.results import kept
+from ..evaluate.results import Result, kept, quantiles, resampled_means
 from ..evaluate.zeroshot import zero_shot
 from ..labels.labelsets import Exposure
 from .finetuning import PATCH_RECIPES, labelled
@@ -399,3 +399,26 @@ def _points(tuned, alphas) -> list:
     if not alphas or min(alphas) < 0 or max(alphas) > 1:
         raise ValueError(f'alphas are {alphas}; they must lie between 0 and 1')
     return sorted({0.0, *alphas})
+
+# %% ../../nbs/patching/line.ipynb #f56537ca
+def embedding_shift(
+    before,  # (N, D) embeddings of images by the CLIP as it was
+    after,  # (N, D) of the same images by the patched one
+    groups=None,  # (N,) clusters of images that are not independent
+) -> Result:
+    "The mean `cosine` between two embeddings of the same images with its 95 % interval; 1 where nothing has moved."
+    before, after = (torch.as_tensor(x).float() for x in (before, after))
+    if before.shape != after.shape:
+        raise ValueError(
+            f'embeddings of shape {tuple(before.shape)} before and {tuple(after.shape)} after; give the same images'
+        )
+    cosine = torch.nn.functional.cosine_similarity(before, after, dim=-1).double().numpy()  # (N,)
+    interval = quantiles(resampled_means(cosine, groups=groups))
+    return Result(
+        kind='embedding_shift',
+        cosine=float(cosine.mean()),
+        interval={'cosine': interval},
+        n=len(cosine),
+        metrics=['cosine'],
+        samples={'cosine': cosine},
+    )

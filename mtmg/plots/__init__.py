@@ -35,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'charts': [
             'plot_alpha',
             'plot_confusion',
+            'plot_embedding_shift',
             'plot_gains',
             'plot_gap_training',
             'plot_prompts',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNITS_OF', 'plot_alpha', 'plot_gap_training', 'plot_shift', 'plot_similarities', 'plot_confusion', 'plot_gains',
-           'plot_prompts']
+           'plot_prompts', 'plot_embedding_shift']
 
 # %% ../../nbs/plots/charts.ipynb #a235a0c0
 from itertools import zip_longest
@@ -521,4 +521,34 @@ def plot_prompts(
         xlabel=f'{score} ({len(rows)} template{"s" * (len(rows) > 1)}, {100 * (x.max() - x.min()):.1f} points apart)'
     )
     ax.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
+    return ax
+
+# %% ../../nbs/plots/charts.ipynb #1975122e
+@styled
+def plot_embedding_shift(
+    shifts: dict,  # {task: what `embedding_shift` returns, or its cosines (N,)}
+    ax=None,
+):
+    "Cosines between embeddings before and after patching, a box for each task. Returns the axes."
+    if not shifts:
+        raise ValueError('no task to draw; give {task: cosines}')
+    ax = axes_for(ax, (5.5, 1 + 0.4 * len(shifts)))
+    cosines = [np.asarray(getattr(s, 'samples', {}).get('cosine', s), dtype=float) for s in shifts.values()]
+    look = dict(mean=dict(marker='D', mfc=PALETTE[1], mec='black', ms=5), median=dict(color='black'))
+    ax.boxplot(
+        cosines,
+        orientation='horizontal',
+        whis=(2.5, 97.5),
+        showfliers=False,
+        showmeans=True,
+        widths=0.5,
+        meanprops=look['mean'],
+        medianprops=look['median'],
+    )
+    names = [f'{task} (mean {x.mean():.2f})' for task, x in zip(shifts, cosines)]
+    ax.set_yticks(range(1, len(names) + 1), names)
+    ax.invert_yaxis()
+    ax.set(
+        xlabel='cosine of the embeddings before and after patching', xlim=(min(0, *(x.min() for x in cosines)), 1.02)
+    )
     return ax
