@@ -35,7 +35,7 @@ from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
 from ..data.fingerprints import save_fingerprints, with_fingerprints
-from ..data.scenes import batches, put_in_place
+from ..data.scenes import batches, load_tensors, put_in_place, save_tensors
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
 ENCODER_NORMALIZATIONS = {
@@ -296,6 +296,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
             self.save_pretrained(aside)
             save_fingerprints(self.exposure, folder)
+            weights, notes = load_tensors(Path(aside) / 'model.safetensors')
+            save_tensors(Path(aside) / 'model.safetensors', weights, notes)  # with a checksum
             facts = {'backbone': self.backbone, 'bands': ', '.join(map(str, self.bands)), 'dimensions': self.embed_dim}
             write_card(aside, f'{self.backbone}, {len(self.bands)} bands', 'encoder', self.exposure, facts)
             for name in ('README.md', 'model.safetensors', 'config.json'):
@@ -316,12 +318,15 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
                     else ''
                 )
                 raise FileNotFoundError(f"no encoder in '{folder}': {file} is not there{other}")
+        load_tensors(Path(folder) / 'model.safetensors')  # compares the checksum
         try:
             with redirect_stdout(None):
                 found = super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
             found.exposure = with_fingerprints(found.exposure, name)
             return found
-        except (RuntimeError, ValueError, TypeError) as error:  # a foreign config.json, or weights of something else
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a foreign config.json, or weights of something else
             raise ValueError(
                 f"'{folder}' holds no encoder of mtmg that fits its config.json ({' '.join(str(error).split())[:160]})"
             ) from None
