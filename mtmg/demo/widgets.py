@@ -489,7 +489,9 @@ def app_files(folder, run=None) -> Path:
     return folder / 'mtmg.ipynb'
 
 
-_IDLE = 120  # seconds after which the models of a visitor who has gone are given up; a reload within them finds its kernel
+_IDLE = (
+    120  # seconds after which the models of a visitor who has gone are given up; a reload within them finds its kernel
+)
 
 
 def _check_port(port: int):
