@@ -35,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         'images': [
             'are_settled',
+            'as_images',
             'check_image',
             'composite',
             'INDICES',

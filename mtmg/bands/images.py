@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'INDICES', 'STATISTICS', 'NORMALIZATIONS', 'select', 'to_db', 'to_linear', 'valid_pixels', 'composite',
            'spectral_index', 'normalize', 'remove_offset', 'unit_of', 'to_unit', 'settled', 'are_settled', 'thinned',
-           'check_image']
+           'check_image', 'as_images']
 
 # %% ../../nbs/bands/images.ipynb #62f883b2
 from typing import Sequence
@@ -530,3 +530,35 @@ def check_image(
             x = x.clone() if _is_tensor(x) else x.copy()
             x[..., places, :, :] = part
     return x
+
+# %% ../../nbs/bands/images.ipynb #6ca39f08
+def as_images(
+    images,  # (N, C, H, W), (C, H, W), the same with channels last, a PIL image, or a list of such images
+    bands: Sequence[str] | None = None,  # names of the channels; None: RGB
+):  # tensor (N, C, H, W)
+    "Images as one batch. ValueError where they differ in size or have no channels."
+    import torch
+
+    if hasattr(images, 'convert'):
+        images = [images]
+    if isinstance(images, (list, tuple)):
+        parts = [_picture(i) if hasattr(i, 'convert') else torch.as_tensor(i) for i in images]
+        if len(sizes := {tuple(p.shape) for p in parts}) > 1:
+            raise ValueError(f'images of different sizes: {sorted(sizes)}')
+        if not parts:
+            raise ValueError('no images')
+        images = torch.stack(parts)
+    x = images if _is_tensor(images) else torch.as_tensor(np.asarray(images))
+    x = x[None] if x.ndim == 3 else x
+    if x.ndim != 4:
+        raise ValueError(f'images of shape {tuple(x.shape)}; give (N, C, H, W) or (C, H, W)')
+    channels = 3 if bands is None else len(bands)
+    return x.movedim(-1, 1) if x.shape[1] != channels == x.shape[-1] else x
+
+
+def _picture(image):
+    "a PIL image as (3, H, W), turned as its EXIF tag says"
+    import torch
+    from PIL import ImageOps
+
+    return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert('RGB'))).permute(2, 0, 1)

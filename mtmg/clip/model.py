@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
-from ..bands.images import check_image, composite
+from ..bands.images import as_images, check_image, composite
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import autocast, forward_precision, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
@@ -189,8 +189,7 @@ class Clip:
     @torch.no_grad()
     def encode_image(self, images, bands=None, batch_size: int = 128) -> torch.Tensor:
         "Raw image embeddings (N, D), fp32, of images as `preprocess` takes them."
-        images = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.asarray(images))
-        images = images[None] if images.ndim == 3 else images
+        images = as_images(images, bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)
         with evaluating(self.model):

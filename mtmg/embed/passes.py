@@ -17,7 +17,9 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from ..bands.images import as_images
 from ..compute import autocast, forward_precision, pick_device
+from ..data.folders import folder_scenes
 from ..data.scenes import alone_in, atomic_path, batches, load_tensors, naming_scenes, save_tensors
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import Exposure, LabelSet, templates as read_templates
@@ -396,28 +398,6 @@ class Predictions:
         return '\n'.join(lines + ([f'… and {len(self) - 10} more'] if len(self) > 10 else []))
 
 # %% ../../nbs/embed/passes.ipynb #ded43267
-def _stack(images) -> torch.Tensor:
-    "(C, H, W) or (N, C, H, W) as a batch; PIL images as RGB"
-    if isinstance(images, (list, tuple)) or hasattr(images, 'convert'):
-        images = [images] if hasattr(images, 'convert') else images
-        arrays = [
-            torch.from_numpy(np.array(i.convert('RGB'))).permute(2, 0, 1)
-            if hasattr(i, 'convert')
-            else torch.as_tensor(i)
-            for i in images
-        ]
-        if len({a.shape for a in arrays}) > 1:
-            raise ValueError(f'images of different sizes: {sorted({tuple(a.shape) for a in arrays})}')
-        if not arrays:
-            raise ValueError('no images')
-        images = torch.stack(arrays)
-    images = torch.as_tensor(images)
-    images = images[None] if images.ndim == 3 else images
-    if images.ndim != 4:
-        raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
-    return images
-
-
 class _Plain:
     "Images in memory as a data set without labels"
 
@@ -495,7 +475,7 @@ def class_probabilities(
 @torch.inference_mode()
 def predict(
     model,  # `Clip`, or an encoder with a text head for these classes
-    images,  # (N, C, H, W) or (C, H, W) in the sensor's unit, PIL images, or a `SceneDataset`
+    images,  # as `as_images` takes them, in the sensor's unit; a file, a folder, or a `SceneDataset`
     classnames=None,  # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
     bands=None,  # names of the channels; None for RGB (a data set brings its own)
     templates=None,  # prompts for plain names; None: `SATELLITE_TEMPLATES`
@@ -507,7 +487,14 @@ def predict(
     progress: bool = False,
 ) -> Predictions:
     "How likely each class is for each image, zero-shot."
-    dataset = images if hasattr(images, '__getitem__') and hasattr(images, 'bands') else _Plain(_stack(images), bands)
+    if isinstance(images, (str, Path)):
+        images = folder_scenes(images, size=getattr(model, 'image_size', None))
+    known = getattr(model, 'bands', None) if bands is None else bands
+    dataset = (
+        images
+        if hasattr(images, '__getitem__') and hasattr(images, 'bands')
+        else _Plain(as_images(images, known), bands)
+    )
     read = dict(batch_size=batch_size, num_workers=num_workers, progress='predicting' if progress else None)
     with evaluating(model, *([] if text is None else [text]), device=pick_device(device)):
         labelset, head, scale = zero_shot_head(model, classnames, templates, text, multilabel)

@@ -29,7 +29,7 @@ from mtmg.encoders.backbones import (
 )
 from ..clip.cards import write_card
 from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands
-from ..bands.images import STATISTICS, check_image, select
+from ..bands.images import STATISTICS, as_images, check_image, select
 from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
@@ -194,8 +194,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         self, images, bands: Sequence | None = None, batch_size: int = 128, missing: str = 'error'
     ) -> torch.Tensor:
         "Raw embeddings (N, D), fp32, of images as `preprocess` takes them."
-        images = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.asarray(images))
-        images = images[None] if images.ndim == 3 else images
+        images = as_images(images, bands or self.bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)
         with evaluating(self):
