@@ -22,6 +22,7 @@ import warnings
 from .. import __version__
 from . import commands
 from .options import check_yaml
+from ..data.scenes import naming_file
 
 # %% ../../nbs/cli/entry.ipynb #0b6e7594
 def comments(definition) -> dict:
@@ -113,7 +114,8 @@ class Command:
         for flag, value in zip(argv, [*argv[1:], '']):
             path = Path(value if flag == '--config' else flag.removeprefix('--config='))
             if flag.startswith('--config') and path.is_file():
-                check_yaml(path.read_text(encoding='utf-8', errors='replace'), str(path))
+                with naming_file(path, 'save it as UTF-8'):
+                    check_yaml(path.read_text(encoding='utf-8'), str(path))
         given = vars(self.parser().parse_args(argv))
         hints, positional, named = typing.get_type_hints(self.function), [], {}
         for name, p in inspect.signature(self.function).parameters.items():

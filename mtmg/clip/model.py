@@ -6,7 +6,7 @@
 __all__ = ['resize', 'warn_if_shrunk', 'evaluating', 'content_hash', 'Clip', 'load_clip']
 
 # %% ../../nbs/clip/model.ipynb #0d6afcdf
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import copy
 import hashlib
 import json
@@ -28,7 +28,7 @@ from ..bands.images import as_images, check_image, composite
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import autocast, forward_precision, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
-from ..data.scenes import atomic_path, atomic_write_json, save_tensors
+from ..data.scenes import atomic_path, atomic_write_json, naming_file, save_tensors
 from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848
@@ -391,6 +391,12 @@ def load_clip(
     name, pretrained, device = str(name), None if pretrained is None else str(pretrained), pick_device(device)
     source = find_source(name, pretrained, random)
     state = None if random else source.weights()  # before the model is built: what cannot be read fails at once
+    of_others = name.startswith(('hf-hub:', 'local-dir:')) or Path(name).is_dir()
+    with naming_file(name, 'save the model again') if of_others else nullcontext():  # a configuration may hold anything
+        return _assembled(source, state, name, pretrained, random, visual, composite, seed).to(device)
+
+
+def _assembled(source, state, name, pretrained, random, visual, composite, seed) -> Clip:
     model, tokenizer = _build(source, seed)
     if state is not None:
         _fill(model, state, repr(pretrained or name))
@@ -413,4 +419,4 @@ def load_clip(
         exposure,
         recipe,
         about.get('words'),
-    ).to(device)
+    )

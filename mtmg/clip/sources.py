@@ -133,7 +133,7 @@ _WEIGHT_FILES = (
 def _config_file(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"'{path}' is no json; save the model again") from None
     if not isinstance(config, dict) or 'model_cfg' not in config:
         raise ValueError(f"'{path}' has no 'model_cfg'; it is no configuration of open_clip")

@@ -148,7 +148,7 @@ class ZeroShotDemo(Demo):
         self.recipe = _field(W.Dropdown, 'composite', 330, 76)
         self.recipe.observe(lambda change: self._drawing or self.state.set(recipe=change.new), names='value')
         self.file = W.FileUpload(
-            accept='.tif,.tiff,.jpg,.jpeg,.png,.webp,.bmp',
+            accept='.tif,.tiff,.jp2,.jpg,.jpeg,.png,.webp,.bmp,.zip',
             description='upload a scene',
             multiple=False,
             layout=W.Layout(width='246px', margin='2px 2px 2px 84px'),

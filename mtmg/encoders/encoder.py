@@ -34,7 +34,7 @@ from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
-from ..data.scenes import batches, put_in_place
+from ..data.scenes import batches, load_tensors, put_in_place, save_tensors
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
 ENCODER_NORMALIZATIONS = {
@@ -294,6 +294,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
             self.save_pretrained(aside)
+            weights, notes = load_tensors(Path(aside) / 'model.safetensors')
+            save_tensors(Path(aside) / 'model.safetensors', weights, notes)  # with a checksum
             facts = {'backbone': self.backbone, 'bands': ', '.join(map(str, self.bands)), 'dimensions': self.embed_dim}
             write_card(aside, f'{self.backbone}, {len(self.bands)} bands', 'encoder', self.exposure, facts)
             for name in ('README.md', 'model.safetensors', 'config.json'):
@@ -314,10 +316,13 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
                     else ''
                 )
                 raise FileNotFoundError(f"no encoder in '{folder}': {file} is not there{other}")
+        load_tensors(Path(folder) / 'model.safetensors')  # compares the checksum
         try:
             with redirect_stdout(None):
                 return super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
-        except (RuntimeError, ValueError, TypeError) as error:  # a foreign config.json, or weights of something else
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a foreign config.json, or weights of something else
             raise ValueError(
                 f"'{folder}' holds no encoder of mtmg that fits its config.json ({' '.join(str(error).split())[:160]})"
             ) from None
