@@ -240,7 +240,7 @@ class Meaning:
 
     @cached_property
     def _in_order(self) -> bool:
-        return len(self.bands) == len(self.order) and None not in self.order
+        return tuple(self.bands) == tuple(self.order)
 
     @property
     def exact(self) -> bool:
@@ -297,6 +297,8 @@ class Meaning:
             and not self.offset
             and all(units[b.sensor] == w for b, w in zip(bands, wanted))
         ):
+            if set(wanted) == {'uint8'}:  # whole numbers of another type
+                return np.nan_to_num(pixels).round().clip(0, 255).astype(np.uint8)
             out = pixels.astype(np.float32)
             optical = [w in ('DN', 'reflectance') for w in wanted]
             if pixels.dtype.kind in 'if' and any(optical):

@@ -197,7 +197,7 @@ class ArrayDataset(SceneDataset):
     """Scenes in memory: `image` (N, C, H, W), `labels` (N,) or (N, K).
 
     What the numbers mean is found out here, once; `unit`, `scale`, `offset`, `nodata` and `white` say it, as
-    `mtmg.bands.find_meaning` takes them."""
+    `mtmg.bands.find_meaning` takes them; `meaning` is what it has found already."""
 
     def __init__(
         self,
@@ -218,12 +218,15 @@ class ArrayDataset(SceneDataset):
         offset=None,
         nodata=None,
         white=None,
+        meaning=None,
     ):
         self._stored, self._image = np.asarray(image), None
         if self._stored.ndim != 4:
             raise ValueError(f'images of shape {self._stored.shape}; give (N, C, H, W)')
         self.name, self.source, self.sensor, self.labelset, self.split = name, source or name, sensor, labelset, split
         self.bands = tuple(bands if bands is not None else sensor.bands if sensor is not None else ())
+        if meaning is not None:
+            self.bands = meaning.order
         if self.bands and len(self.bands) != self._stored.shape[1]:
             raise ValueError(
                 f'{self._stored.shape[1]} channels but {len(self.bands)} band names ({", ".join(self.bands)})'
@@ -241,7 +244,7 @@ class ArrayDataset(SceneDataset):
             if values is not None and len(values) != len(self._stored):
                 raise ValueError(f'{len(values)} {what} for {len(self._stored)} images')
         told = dict(unit=unit, scale=scale, offset=offset, nodata=nodata, white=white)
-        self.meaning = _array_meaning(self._stored, self.bands, sensor, name, told)
+        self.meaning = meaning or _array_meaning(self._stored, self.bands, sensor, name, told)
         if self.meaning is not None:
             self.bands = self.meaning.bands
 
@@ -257,8 +260,10 @@ class ArrayDataset(SceneDataset):
     def image(self) -> np.ndarray:
         "All images (N, C, H, W), in the unit of their sensor."
         if self._image is None:
-            exact = self.meaning is None or self.meaning.exact or not len(self)
-            self._image = self._stored if exact else np.stack([self._read(i)[0] for i in range(len(self))])
+            exact = self.meaning is None or (self.meaning.exact and self.meaning.bands == self.meaning.order)
+            self._image = (
+                self._stored if exact or not len(self) else np.stack([self._read(i)[0] for i in range(len(self))])
+            )
         return self._image
 
     @image.setter
