@@ -2,7 +2,7 @@
 # make test:       set up .venv and run the modules' tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format walkthroughs browser wheel readme docs export clean
+.PHONY: help setup quickstart test check format walkthroughs browser fuzz wheel readme docs export clean
 
 # Set up once: the stamp's name holds a checksum of the files that say what to install.
 STAMP := .venv/installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
@@ -41,6 +41,9 @@ walkthroughs: $(STAMP) ## execute the walkthroughs (SAVE=1 keeps their fresh out
 
 browser: $(STAMP) ## play with the four demos in a real browser (ARGS="--shots shots" keeps screenshots)
 	@$(RUN) tools/browser.py $(ARGS)
+
+fuzz: $(STAMP) ## damage files of every format that is read (SECONDS=600: a longer round, ARGS="--seed 7 tar": another)
+	@$(RUN) tools/fuzz.py --seconds $(or $(SECONDS),30) $(ARGS)
 
 wheel: $(STAMP) ## build the wheel and try it in a clean environment, from another folder
 	@$(RUN) tools/wheel.py

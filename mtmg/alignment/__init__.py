@@ -30,7 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'statistics_answers',
             'students_of',
         ],
-        'start': ['fitted_layer', 'fitting_tower', 'named_layer', 'new_student', 'start_from_teacher'],
+        'start': ['fitted_layer', 'fitting_tower', 'named_layer', 'new_student', 'start_from_teacher', 'uncut'],
         'aligning': [
             'align',
             'ALIGN_RECIPES',

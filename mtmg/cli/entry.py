@@ -22,6 +22,7 @@ import warnings
 from .. import __version__
 from . import commands
 from .options import check_yaml
+from ..data.scenes import naming_file
 
 # %% ../../nbs/cli/entry.ipynb #0b6e7594
 def comments(definition) -> dict:
@@ -81,7 +82,12 @@ class Command:
     "A function and the parser of its arguments, which is built when it is asked for."
 
     def __init__(self, function, presets: str | None = None):
-        self.function, self.where, self.name, self.help = function, presets, function.__name__, inspect.getdoc(function)
+        self.function, self.where, self.name, self.help = (
+            function,
+            presets,
+            function.__name__.rstrip('_'),
+            inspect.getdoc(function),
+        )
 
     def presets(self) -> dict:
         "The recipes by name that `changes` change; imported when they are asked for ('module:name')."
@@ -113,7 +119,8 @@ class Command:
         for flag, value in zip(argv, [*argv[1:], '']):
             path = Path(value if flag == '--config' else flag.removeprefix('--config='))
             if flag.startswith('--config') and path.is_file():
-                check_yaml(path.read_text(encoding='utf-8', errors='replace'), str(path))
+                with naming_file(path, 'save it as UTF-8'):
+                    check_yaml(path.read_text(encoding='utf-8'), str(path))
         given = vars(self.parser().parse_args(argv))
         hints, positional, named = typing.get_type_hints(self.function), [], {}
         for name, p in inspect.signature(self.function).parameters.items():
@@ -140,6 +147,7 @@ COMMANDS = {
         Command(commands.patch, 'mtmg.patching:PATCH_RECIPES'),
         Command(commands.align, 'mtmg.alignment:ALIGN_RECIPES'),
         Command(commands.predict),
+        Command(commands.map_),
         Command(commands.evaluate),
         Command(commands.compare),
         Command(commands.embed),
@@ -280,9 +288,15 @@ def main(argv: list | None = None) -> int:
     chosen, argv, debug = COMMANDS[argv[0]], _dashes(argv[1:]), '--debug' in argv
     with warnings.catch_warnings():
         if not debug:
-            warnings.showwarning = lambda message, category, *where: print(
-                f'warning: {_as_flags(" ".join(str(message).split()), chosen.flags())}', file=sys.stderr
-            )
+            said = set()
+
+            def show(message, category, *where):
+                line = f'warning: {_as_flags(" ".join(str(message).split()), chosen.flags())}'
+                if line not in said:  # several models see the same scenes, and each would say the same of them
+                    print(line, file=sys.stderr)
+                said.add(line)
+
+            warnings.showwarning = show
         try:
             from jsonargparse import ArgumentError
 

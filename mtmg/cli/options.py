@@ -120,9 +120,9 @@ class Run:
     overwrite: bool = False  # replace what another run has left in --out
 
     def __post_init__(self):
-        if self.num_workers < 0:
+        if not isinstance(self.num_workers, int) or self.num_workers < 0:
             raise ValueError(f'num_workers is {self.num_workers}; it must be 0 or more')
-        if not 0 <= self.seed < 2**32:
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**32):
             raise ValueError(f'seed is {self.seed}; it must be a whole number from 0 to {2**32 - 1}')
 
     def where(self, name):

@@ -7,6 +7,8 @@ __all__ = ['stratified_split', 'hold_out', 'split_folders', 'own_name', 'folder_
            'complete_splits', 'folder_splits', 'cifar10_splits', 'imagenet_splits', 'npz_scenes', 'TorchgeoScenes']
 
 # %% ../../nbs/data/folders.ipynb #a77f57cb
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 import warnings
 import zipfile
@@ -14,7 +16,8 @@ import zipfile
 import numpy as np
 import torch
 
-from ..bands.meaning import Layers, find_meaning
+from ..bands.images import settled
+from ..bands.meaning import Layers, find_meaning, known_meaning
 from mtmg.data.annotations import (
     feature_windows,
     find_table,
@@ -28,17 +31,16 @@ from .published import folder_classes, name_key
 from ..bands.sensors import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of, with_white
 from mtmg.data.files import (
     FileScenes,
-    check_pixels,
     expect_folder,
     first_paths,
     image_files,
     joint_sensor,
-    known_bands,
-    read_image,
+    layers_of,
+    open_files,
 )
 from .scenes import check_targets
 from ..labels.labelsets import LabelSet, labelset
-from .scenes import ArrayDataset, SceneDataset, Subset
+from .scenes import ArrayDataset, SceneDataset, Subset, spread
 
 # %% ../../nbs/data/folders.ipynb #a714e859
 def stratified_split(
@@ -149,37 +151,11 @@ def _classes(folders, labels, root, name):
     return labels, classes
 
 # %% ../../nbs/data/folders.ipynb #99a0da0c
-def _first_readable(paths, file_bands):
-    "path, pixels and names of the first image that can be decoded: a damaged one keeps no other from being read"
-    first = None
-    for path in paths:
-        try:
-            return path, *read_image(path, file_bands)
-        except (ValueError, OSError) as error:
-            first = first or error
-    raise first
-
-
-def _file_sensor(paths, file_bands, sensor):
-    "sensor, and the bands to deliver, of a folder with the images `paths`"
-    if isinstance(sensor, str):
-        sensor = sensor_of((), sensor)
-    if isinstance(file_bands, str):
-        file_bands = sensor_of((), file_bands).bands
-    path, pixels, named = _first_readable(paths, file_bands)
-    bands = known_bands(named, sensor) if named else None
-    if bands is None and file_bands is None and sensor is not None and len(sensor.bands) == len(pixels):
-        raise ValueError(
-            f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file], '
-            f'or file_bands={sensor.name!r} if they are {", ".join(sensor.bands)}'
-        )
-    if bands is None and file_bands is None:
-        raise ValueError(f'{path}: {len(pixels)} bands without names; give file_bands=[names in the order of the file]')
-    if bands is None:
-        bands = file_bands = as_bands(file_bands, sensor)  # aliases too
-    if sensor is None:
-        sensor = joint_sensor(bands)
-    return sensor, tuple(b for b in sensor.bands if b in bands), file_bands
+def _in_order(meaning, bands) -> tuple:
+    "the bands to deliver, in the order of the sensor"
+    if bands is None or isinstance(bands, str):
+        return tuple(b for b in meaning.sensor.bands if b in meaning.bands)
+    return tuple(meaning.sensor[b] for b in bands)
 
 # %% ../../nbs/data/folders.ipynb #e005766b
 def _labelled(folder: Path, labels, root: Path, table) -> tuple:  # paths, targets, label set, splits
@@ -246,14 +222,16 @@ def folder_scenes(
     split: str = 'all',
     *,
     root=None,  # where ids begin; None: `folder`
-    file_bands=None,  # names of the channels of tifs that carry none (a list, or a sensor's name for its order)
+    file_bands=None,  # names of the layers of tifs that carry none: a list, a sensor's name, or 'eurosat' (B8A last)
     bands=None,  # bands to deliver; None: all, in the sensor's order
     sensor=None,  # None: as the band names tell
     size: int | None = None,  # side in pixels; None: as stored, all alike
-    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    offset: float | None = None,  # to take off digital numbers, such as 1000; None: as the tags of the files say
     source: str | None = None,  # whose images; None: the label set's, or the folder's name
     name: str | None = None,  # None: `own_name` of the folder
     table=None,  # table of labels; None: the one that lies in the folder, if any
+    white=None,  # number that composites show as 255, or a name of `mtmg.bands.WHITES`; None: the sensor's
+    **told,  # unit, scale, nodata, mask: what the numbers mean, as `mtmg.bands.find_meaning` takes it; meaning: found
 ) -> FileScenes:
     "The images of one folder, or below it where a table names them; `splits` says the split of each, if it does."
     single = Path(folder).is_file() or find_product(folder) is not None
@@ -262,8 +240,10 @@ def folder_scenes(
     given = labels
     paths, targets, labels, splits = ([folder], None, None, None) if single else _labelled(folder, labels, root, table)
     source = source or (given and targets is not None and given.name) or own_name(root)
-    sensor, all_bands, file_bands = _file_sensor(paths, file_bands if file_bands is not None else bands, sensor)
-    bands = all_bands if bands is None or isinstance(bands, str) else tuple(sensor[b] for b in bands)
+    if isinstance(bands, str):  # the order of a sensor
+        file_bands, bands = file_bands or bands, None
+    meaning = told.pop('meaning', None) or open_files(paths, sensor, file_bands, bands, offset=offset, **told)
+    sensor, bands = meaning.sensor, _in_order(meaning, bands)
     scenes = FileScenes(
         paths,
         targets,
@@ -276,32 +256,14 @@ def folder_scenes(
         file_bands=file_bands,
         size=size,
         offset=offset,
+        white=white,
+        meaning=meaning,
         ids=[_scene_id(p, root) for p in paths],
     )
     scenes.splits = splits
     return scenes
 
 # %% ../../nbs/data/folders.ipynb #91e8f817
-def _layers(file, window, where: str) -> Layers:
-    "a window of an open raster, with what the file says of its numbers"
-    from rasterio.enums import MaskFlags
-
-    flags = {f for flags in file.mask_flag_enums for f in flags}
-    masked = flags & {MaskFlags.per_dataset, MaskFlags.alpha}
-    alpha = file.dataset_mask(window=window) > 0 if masked else None
-    return Layers(
-        file.read(window=window),
-        tuple(file.descriptions),
-        tuple(file.scales),
-        tuple(file.offsets),
-        tuple(file.units),
-        tuple(file.nodatavals),
-        alpha,
-        tuple(c.name for c in file.colorinterp),
-        where=where,
-    )
-
-
 def find_features(folder) -> Path | None:
     "The GeoJSON in a folder, or None; ValueError where there are several."
     found = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in ('.geojson', '.json') and _is_features(p))
@@ -315,6 +277,11 @@ def find_features(folder) -> Path | None:
 def _is_features(path: Path) -> bool:
     with open(path, 'rb') as file:
         return b'"FeatureCollection"' in file.read(4096)
+
+
+def _marked(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    "an image with 0 in every band where there is no data, by which its data set knows it; pictures stay as they are"
+    return image if image.dtype == np.uint8 else np.where(valid, image, 0)
 
 
 def feature_scenes(
@@ -333,6 +300,7 @@ def feature_scenes(
 ) -> ArrayDataset:
     "A patch for each feature, in memory; `groups` are the same for patches that overlap."
     import rasterio
+    from rasterio.windows import Window
 
     places = read_features(features, None, labels and labels.classnames)
     found, kept, groups = [], [], []
@@ -343,9 +311,7 @@ def feature_scenes(
         with file:
             windows = feature_windows(places, file.transform, file.crs, file.shape, size)
             here = [i for i, w in enumerate(windows) if w is not None and i not in kept]
-            found += [
-                _layers(file, ((w[0], w[0] + size), (w[1], w[1] + size)), str(path)) for w in (windows[i] for i in here)
-            ]
+            found += [layers_of(file, Window(w[1], w[0], size, size), path) for w in (windows[i] for i in here)]
         groups += [f'{number}/{g}' for g in overlapping([windows[i] for i in here], size)]
         kept += here
     if not kept:
@@ -356,13 +322,12 @@ def feature_scenes(
             UserWarning,
             stacklevel=2,
         )
-    spread = np.unique(np.linspace(0, len(found) - 1, 64).astype(int))
-    what = find_meaning([found[i] for i in spread], sensor, file_bands, bands, **meaning)
+    what = find_meaning([found[i] for i in spread(len(found))], sensor, file_bands, bands, **meaning)
     order = [b for b in what.sensor.bands if b in what.bands]
     place = [what.bands.index(b) for b in order]
     labels = labels or places.table.labelset(own_name(Path(features).parent))
     return ArrayDataset(
-        np.stack([what.read(patch)[0][place] for patch in found]),
+        np.stack([_marked(*what.convert(patch))[place] for patch in found]),
         places.table.targets(labels)[kept],
         [places.table.keys[i] for i in kept],
         name=name or own_name(Path(features).parent),
@@ -415,6 +380,9 @@ def _by_table(scenes) -> dict:
     return found
 
 
+_TOLD = ('unit', 'scale', 'nodata', 'mask')
+
+
 def folder_splits(root, labels: LabelSet | None = None, seed: int = 0, **options) -> dict:
     "train, val and test of a folder; `options` as of `folder_scenes`."
     if Path(root).is_file() or find_product(root) is not None:
@@ -445,9 +413,11 @@ def folder_splits(root, labels: LabelSet | None = None, seed: int = 0, **options
                 raise ValueError(
                     f'{place} has no folder {", ".join(lost[:3])}, which other splits have: a class without images'
                 )
-    return complete_splits(
-        {split: folder_scenes(place, labels, split, root=root, **options) for split, place in folders.items()}, seed
-    )
+    found = {}
+    for split, place in folders.items():
+        found[split] = folder_scenes(place, labels, split, root=root, **options)
+        options = {k: v for k, v in options.items() if k not in _TOLD} | {'meaning': found[split].meaning}  # of all
+    return complete_splits(found, seed)
 
 # %% ../../nbs/data/folders.ipynb #741425e7
 def cifar10_splits(root, labels: LabelSet | None = None, seed: int = 0, size: int | None = None) -> dict:
@@ -548,6 +518,8 @@ def npz_scenes(
     bands=None,  # names of the channels, where the file has none
     sensor=None,
     source: str | None = None,
+    white=None,  # number that composites show as 255
+    **told,  # unit, scale, offset, nodata: what the numbers mean, as `mtmg.bands.find_meaning` takes it
 ) -> ArrayDataset:
     "The scenes of an .npz file, bands in the sensor's order."
     path = Path(path)
@@ -576,21 +548,17 @@ def npz_scenes(
     names = _one_of(arrays, ('bands', 'band_names', 'channels')) if bands is None or 'bands' in arrays else bands
     if names is None and 3 in (image.shape[1], image.shape[3]) and image.dtype == np.uint8:
         names = RGB.bands
-    if names is None:
-        raise ValueError(f'{path}: {image.shape[1]} bands without names; give bands=[...]')
-    names = [str(b) for b in names]
-    if len(names) == image.shape[3] != image.shape[1]:
+    names = None if names is None else [str(b) for b in names]
+    if names is not None and len(names) == image.shape[3] != image.shape[1]:
         image = image.transpose(0, 3, 1, 2)  # channels last
-    if len(names) != image.shape[1]:
+    if names is not None and len(names) != image.shape[1]:
         raise ValueError(f'{path}: {image.shape[1]} channels but {len(names)} band names ({", ".join(names)})')
-    if isinstance(sensor, str):
-        sensor = sensor_of((), sensor)
-    have = as_bands(names, sensor)
-    if sensor is None:
-        sensor = joint_sensor(have)
-    order = [have.index(b) for b in sensor.bands if b in have]
-    image = image if order == list(range(len(order))) else image[:, order]
-    image = check_pixels(image, [have[i] for i in order], str(path))
+    samples = [Layers(image[i], where=str(path)) for i in spread(len(image))]
+    try:
+        meaning = find_meaning(samples, sensor, names, white=white, **told)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    meaning = replace(meaning, bands=tuple(b for c in meaning.sensor.bands for b in meaning.bands if b == c))
     label, labels = _named_labels(label, labels, _one_of(arrays, ('classnames', 'class_names', 'classes')), path)
     label = check_targets(label, labels, str(path))
     return ArrayDataset(
@@ -600,8 +568,8 @@ def npz_scenes(
         None if 'caption' not in arrays else [str(c) for c in arrays['caption']],
         name=f'npz {path.stem}',
         source=source or f'npz {path.stem}',
-        sensor=sensor,
-        bands=[have[i] for i in order],
+        sensor=meaning.sensor,
+        meaning=meaning,
         labelset=labels if label is not None else None,
         split=split,
     )
@@ -661,8 +629,7 @@ class TorchgeoScenes(SceneDataset):
         self.bands = tuple(b for b in canonical if b in have)
         self.sensor = sensor or joint_sensor(self.bands)
         self._order = [have.index(b) for b in self.bands]
-        if kind.startswith('EuroSAT'):
-            self.bands = with_white(self.bands, 'eurosat')
+        self.bands = settled(with_white(self.bands, 'eurosat' if kind.startswith('EuroSAT') else None), self.sensor)
         self.name, self.split = name or kind.lower(), split or getattr(dataset, 'split', None) or 'all'
         self.source = source or {
             'EuroSATSpatial': 'eurosat',
@@ -671,6 +638,17 @@ class TorchgeoScenes(SceneDataset):
         }.get(kind, kind.lower())
         self.labelset, self._class_of = self._labels(labels, kind) if 'label' in first else (None, None)
         self._targets = None
+
+    @cached_property
+    def meaning(self):
+        "What the numbers of torchgeo's samples mean: known of those that mtmg reads too, else found once."
+        if type(self.dataset).__name__.startswith(('EuroSAT', 'BigEarthNet', 'SEN12MS')):
+            return known_meaning(self.bands, self.sensor)
+        samples = [
+            Layers(self._stack(self.dataset[i])[self._order].numpy(), where=self.name)
+            for i in spread(len(self.dataset))
+        ]
+        return find_meaning(samples, self.sensor, tuple(b.but(unit=None) for b in self.bands))
 
     @staticmethod
     def _stack(sample):
@@ -735,14 +713,10 @@ class TorchgeoScenes(SceneDataset):
     def __getitem__(self, i):
         i = range(len(self))[i]
         found = self.dataset[i]
-        image = self._stack(found)[self._order].float()
-        if self.sensor.unit == 'uint8':
-            if image.max() <= 1 and image.max() > 0 and (image != image.round()).any():
-                image = image * 255
-            image = image.round().clamp(0, 255).to(torch.uint8)
-        else:
-            image = torch.from_numpy(check_pixels(image.numpy(), self.bands, f'{self.name}/{self.split}/{i}'))
-        sample = {'image': image, 'id': f'{self.name}/{self.split}/{i}'}
+        image, valid = self.meaning.read(Layers(self._stack(found)[self._order].numpy()))
+        sample = {'image': torch.from_numpy(np.ascontiguousarray(image)), 'id': f'{self.name}/{self.split}/{i}'}
+        if not valid.all():
+            sample['valid'] = torch.from_numpy(valid)
         if self.labelset is not None:
             target = self._target(found['label'])
             sample['label'] = int(target) if target.ndim == 0 else torch.as_tensor(target, dtype=torch.float32)

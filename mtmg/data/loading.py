@@ -229,19 +229,39 @@ def _folder(
     bands=None,
     sensor=None,
     size=None,
-    offset=0,
+    offset=None,
     source=None,
     table=None,
     seed=0,
+    unit=None,
+    scale=None,
+    nodata=None,
+    mask=None,
+    white=None,
 ):
     options = dict(
         file_bands=file_bands, bands=bands, sensor=sensor, size=size, offset=offset, source=source, table=table
-    )
+    ) | dict(unit=unit, scale=scale, nodata=nodata, mask=mask, white=white)
     return folder_splits(root, labelset, seed, **options)
 
 
-def _npz(name, root, wanted, labelset=None, bands=None, sensor=None, source=None, seed=0):
-    return complete_splits({'all': npz_scenes(root, labelset, bands=bands, sensor=sensor, source=source)}, seed)
+def _npz(
+    name,
+    root,
+    wanted,
+    labelset=None,
+    bands=None,
+    sensor=None,
+    source=None,
+    seed=0,
+    unit=None,
+    scale=None,
+    offset=None,
+    nodata=None,
+    white=None,
+):
+    told = dict(unit=unit, scale=scale, offset=offset, nodata=nodata, white=white)
+    return complete_splits({'all': npz_scenes(root, labelset, bands=bands, sensor=sensor, source=source, **told)}, seed)
 
 
 def _shards(name, root, wanted, labelset=None, bands=None, nomenclature=None, seed=0):

@@ -18,12 +18,12 @@ import warnings
 import numpy as np
 import torch
 
+from ..bands.meaning import FILE_ORDERS, Layers, known_meaning
 from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor, with_white
 from .catalog import unknown_name
 from mtmg.data.files import (
     FileScenes,
     channel_order,
-    check_pixels,
     expect_folder,
     first_paths,
     image_files,
@@ -115,21 +115,7 @@ def _class_folders(name, root, base, listfile, labels, folder_of, suffix=None, *
     )
 
 # %% ../../nbs/data/published.ipynb #904e8fb3
-EUROSAT_FILE_BANDS = (
-    'B01',
-    'B02',
-    'B03',
-    'B04',
-    'B05',
-    'B06',
-    'B07',
-    'B08',
-    'B09',
-    'B10',
-    'B11',
-    'B12',
-    'B8A',
-)  # B8A last
+EUROSAT_FILE_BANDS = FILE_ORDERS['eurosat']  # B8A last
 
 
 def eurosat(
@@ -250,6 +236,8 @@ class PairedScenes(SceneDataset):
             size,
         )
         self.sensor, self.bands = _paired(optical)[modality]
+        self.meaning = known_meaning(self.bands, self.sensor)  # published data sets need no look
+        self.bands = self.meaning.bands
 
     def _pixels(self, i) -> np.ndarray:
         raise NotImplementedError
@@ -276,13 +264,16 @@ class PairedScenes(SceneDataset):
 
     def __getitem__(self, i):
         i = range(len(self))[i]
-        pixels = self._pixels(i)
-        pixels = check_pixels(pixels, self.bands, self.ids[i])
+        pixels, valid = self.meaning.read(Layers(self._pixels(i)))
         image, target = torch.from_numpy(pixels), self.label(i)
         if self.size:
             image = resize(image, self.size)
         label = int(target) if np.ndim(target) == 0 else torch.as_tensor(target, dtype=torch.float32)
-        return {'image': image, 'label': label, 'id': self.ids[i]}
+        sample = {'image': image, 'label': label, 'id': self.ids[i]}
+        if not valid.all():
+            valid = torch.from_numpy(valid)
+            sample['valid'] = resize(valid[None].float(), self.size)[0] >= 0.5 if self.size else valid
+        return sample
 
 # %% ../../nbs/data/published.ipynb #4e857e64
 NOMENCLATURES = (5, 19, 43)

@@ -6,13 +6,14 @@
 __all__ = ['LOOKED_AT', 'AT_WORK', 'SceneDataset', 'Splits', 'Subset', 'check_targets', 'spread', 'ArrayDataset', 'collate',
            'valid_shares', 'Settled', 'settle', 'batches', 'naming_scenes', 'without_data', 'in_memory',
            'joined_groups', 'put_in_place', 'atomic_path', 'atomic_write_text', 'atomic_write_json', 'naming_file',
-           'save_tensors', 'load_tensors', 'hold_folder', 'release_folder', 'alone_in', 'realdata']
+           'save_tensors', 'load_tensors', 'hold_folder', 'clear_aside', 'release_folder', 'alone_in', 'realdata']
 
 # %% ../../nbs/data/scenes.ipynb #3eea3eec
 from contextlib import contextmanager, suppress
 import json
 import os
 from pathlib import Path
+import re
 import socket
 import struct
 import tempfile
@@ -196,7 +197,7 @@ class ArrayDataset(SceneDataset):
     """Scenes in memory: `image` (N, C, H, W), `labels` (N,) or (N, K).
 
     What the numbers mean is found out here, once; `unit`, `scale`, `offset`, `nodata` and `white` say it, as
-    `mtmg.bands.find_meaning` takes them."""
+    `mtmg.bands.find_meaning` takes them; `meaning` is what it has found already."""
 
     def __init__(
         self,
@@ -217,12 +218,15 @@ class ArrayDataset(SceneDataset):
         offset=None,
         nodata=None,
         white=None,
+        meaning=None,
     ):
         self._stored, self._image = np.asarray(image), None
         if self._stored.ndim != 4:
             raise ValueError(f'images of shape {self._stored.shape}; give (N, C, H, W)')
         self.name, self.source, self.sensor, self.labelset, self.split = name, source or name, sensor, labelset, split
         self.bands = tuple(bands if bands is not None else sensor.bands if sensor is not None else ())
+        if meaning is not None:
+            self.bands = meaning.order
         if self.bands and len(self.bands) != self._stored.shape[1]:
             raise ValueError(
                 f'{self._stored.shape[1]} channels but {len(self.bands)} band names ({", ".join(self.bands)})'
@@ -240,7 +244,7 @@ class ArrayDataset(SceneDataset):
             if values is not None and len(values) != len(self._stored):
                 raise ValueError(f'{len(values)} {what} for {len(self._stored)} images')
         told = dict(unit=unit, scale=scale, offset=offset, nodata=nodata, white=white)
-        self.meaning = _array_meaning(self._stored, self.bands, sensor, name, told)
+        self.meaning = meaning or _array_meaning(self._stored, self.bands, sensor, name, told)
         if self.meaning is not None:
             self.bands = self.meaning.bands
 
@@ -256,8 +260,10 @@ class ArrayDataset(SceneDataset):
     def image(self) -> np.ndarray:
         "All images (N, C, H, W), in the unit of their sensor."
         if self._image is None:
-            exact = self.meaning is None or self.meaning.exact or not len(self)
-            self._image = self._stored if exact else np.stack([self._read(i)[0] for i in range(len(self))])
+            exact = self.meaning is None or (self.meaning.exact and self.meaning.bands == self.meaning.order)
+            self._image = (
+                self._stored if exact or not len(self) else np.stack([self._read(i)[0] for i in range(len(self))])
+            )
         return self._image
 
     @image.setter
@@ -654,11 +660,20 @@ def hold_folder(
             break
         file.close()  # the one who held it has removed it meanwhile: once more
     _HELD[folder] = file, threading.current_thread()
+    clear_aside(folder)
     note = {'pid': os.getpid(), 'host': socket.gethostname(), 'since': time.strftime('%Y-%m-%d %H:%M')}
     with suppress(OSError):  # no room for a note: the lock holds all the same
         file.truncate(0)
         file.write(json.dumps(note))
         file.flush()
+
+
+def clear_aside(folder):
+    "Remove the temporary files of `atomic_path` that a killed command left in `folder`, which the caller holds."
+    for path in Path(folder).glob('.*'):
+        if found := re.fullmatch(r'\.(.+)\.[a-z0-9_]{8}(\.\w+)?', path.name):
+            if Path(found[1]).suffix == (found[2] or ''):
+                path.unlink(missing_ok=True)
 
 
 def release_folder(folder):

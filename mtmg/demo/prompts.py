@@ -9,18 +9,21 @@ __all__ = ['MAX_PROMPTS', 'MAX_LENGTH', 'MAX_BYTES', 'MAX_VALUES', 'BAND_ORDERS'
 # %% ../../nbs/demo/prompts.ipynb #351ba03c
 from collections import OrderedDict
 from contextlib import contextmanager
+import io
 from pathlib import Path
 import tempfile
 import warnings
+import zipfile
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data.published import EUROSAT_FILE_BANDS
-from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
+from ..bands.meaning import FILE_ORDERS, meaning_said
+from ..bands.sensors import S1_GRD, S2_L1C, S2_L2A, as_bands
 from ..clip.model import Clip
-from ..data.files import check_pixels, known_bands, read_image
+from ..data.annotations import scenes_below
+from ..data.files import open_files, read_layers
+from ..data.products import gdal_source
 from ..labels.labelsets import LabelSet
 
 # %% ../../nbs/demo/prompts.ipynb #55edb249
@@ -122,6 +125,8 @@ _FIRST_BYTES = {
     b'\xff\xd8\xff': '.jpg',
     b'\x89PNG\r\n\x1a\n': '.png',
     b'BM': '.bmp',
+    b'\0\0\0\x0cjP  \r\n\x87\n': '.jp2',
+    b'PK\3\4': '.zip',
 }
 
 
@@ -134,12 +139,14 @@ def image_suffix(content: bytes) -> str | None:
 
 def _dimensions(path) -> tuple:
     "width, height and channels, from the header alone"
-    if path.suffix == '.tif':
+    if path.is_dir() or path.suffix in ('', '.tif', '.jp2') or path.name.endswith('*'):
         import rasterio
 
+        source = gdal_source(path)
+        driver = {} if source.startswith('<') else dict(driver='GTiff' if path.suffix == '.tif' else 'JP2OpenJPEG')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            with rasterio.open(path, driver='GTiff') as file:
+            with rasterio.open(source, **driver) as file:
                 return file.width, file.height, file.count
     from PIL import Image
 
@@ -148,30 +155,38 @@ def _dimensions(path) -> tuple:
         with Image.open(path) as file:
             return *file.size, 3
 
+
+def _unpacked(content: bytes, folder: Path) -> Path:
+    "the one scene in a zip; nothing but images, by their first bytes, and the text of products is taken out of it"
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        members = [i for i in packed.infolist() if not i.is_dir()]
+        if len(members) > 500 or sum(i.file_size for i in members) > 4 * MAX_BYTES:
+            raise ValueError(
+                f'a zip of {len(members)} files; a demo takes one scene of at most {4 * MAX_BYTES >> 20} MB'
+            )
+        for member in members:
+            name = member.filename.rsplit('/', 1)[-1]
+            if name.startswith('.') or '__MACOSX' in member.filename:
+                continue
+            with packed.open(member) as file:
+                suffix = image_suffix(file.read(16))
+            text = name.endswith('.xml') and member.file_size < 10 * 2**20
+            if text or (suffix not in (None, '.zip') and name.lower().endswith((suffix, '.tiff', '.jpeg'))):
+                packed.extract(member, folder)
+    scenes = scenes_below(folder)
+    if len(scenes) != 1:
+        raise ValueError(f'a zip of {len(scenes)} scenes; pack one image, or the files of one product')
+    return scenes[0]
+
 # %% ../../nbs/demo/prompts.ipynb #ffd1c659
 #: What a tif without band names may hold, to choose from.
 BAND_ORDERS = {
     'as the file says': None,
     'Sentinel-2 L1C: B01 … B08 B8A … B12': S2_L1C.bands,
-    'EuroSAT: B01 … B12 B8A': as_bands(EUROSAT_FILE_BANDS, S2_L1C),
+    'EuroSAT: B01 … B12 B8A': as_bands(FILE_ORDERS['eurosat'], S2_L1C),
     'Sentinel-2 L2A: B01 … B08 B8A … B12, no B10': S2_L2A.bands,
     'Sentinel-1: VV VH': S1_GRD.bands,
 }
-
-
-def _upload_bands(pixels, named, order) -> tuple:
-    "the bands of an upload; ValueError where nobody knows them"
-    bands = known_bands(named) if named else None
-    if bands is None and BAND_ORDERS[order] is not None:
-        bands = BAND_ORDERS[order]
-    if bands is None and len(pixels) == 3 and pixels.dtype == np.uint8:
-        bands = RGB.bands
-    if bands is None:
-        names = f'named {", ".join(map(str, named[:3]))}{", …" if len(named) > 3 else ""}' if named else 'without names'
-        raise ValueError(f'{len(pixels)} band{"s" * (len(pixels) > 1)} {names}: say what they are under "bands"')
-    if len(bands) != len(pixels):
-        raise ValueError(f'{len(pixels)} bands, but "{order}" has {len(bands)}')
-    return bands
 
 
 def read_upload(
@@ -188,27 +203,33 @@ def read_upload(
     suffix = image_suffix(content)
     if suffix is None:
         raise ValueError(
-            f'{name} is no tif, jpg, png, webp or bmp ({"empty" if not content else "by its first bytes"})'
+            f'{name} is no tif, jp2, jpg, png, webp or bmp, nor a zip of one ({"empty" if not content else "by its first bytes"})'
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'upload{suffix}'
-        path.write_bytes(content)
         try:
+            if suffix == '.zip':
+                path = _unpacked(content, Path(folder))
+            else:
+                path.write_bytes(content)
             width, height, channels = _dimensions(path)
             if width * height * channels > MAX_VALUES:
                 raise ValueError(
-                    f'{width:,} x {height:,} pixels x {channels} bands; a demo takes at most {MAX_VALUES / 1e6:.0f} million values (mtmg predict takes large scenes)'
+                    f'{width:,} x {height:,} pixels x {channels} bands; a demo takes at most '
+                    f'{MAX_VALUES / 1e6:.0f} million values (mtmg predict takes large scenes)'
                 )
-            pixels, named = read_image(path)
-            bands = _upload_bands(pixels, named, order)
-            image = check_pixels(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32), bands, name)
+            meaning = open_files([path], file_bands=BAND_ORDERS[order], say=False)
+            image, valid = meaning.read(read_layers(path))
+            if not valid.any():
+                raise ValueError('no pixel holds data')
         except Exception as error:  # libraries report broken files as anything
-            message = (
-                one_line(error)
-                .replace(f'{path}: ', '')
-                .replace(str(path), 'the file')
-                .replace(path.name, 'the file')
-                .removeprefix(f'{name}: ')
-            )
-            raise ValueError(f'{name}: {message}') from None
-    return image, bands
+            message = one_line(error)
+            for said in (f'{path}: ', f'{name}: '):
+                message = message.replace(said, '')
+            message = message.replace(str(path), 'the file').replace(path.name, 'the file').replace(f'{folder}/', '')
+            message = message.partition('; give file_bands=')
+            raise ValueError(
+                f'{name}: {message[0]}' + ('; say what they are under "bands"' if message[1] else '')
+            ) from None
+    meaning_said(meaning, name)
+    return image, meaning.bands

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Sequence
 import warnings
+import zipfile
 
 import numpy as np
 import torch
@@ -515,9 +516,13 @@ def _read_array(path: Path):
     try:
         if path.suffix == '.npy':
             return torch.from_numpy(np.load(path, allow_pickle=False))
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as parts:  # torch does not look at its checksums
+                if (bad := parts.testzip()) is not None:
+                    raise ValueError(f'{bad} has changed since it was written')
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = ' '.join(str(error).split())[:160] or type(error).__name__
         raise ValueError(f'{path} holds no plain array or tensor, or is damaged ({reason})') from None
 
 
@@ -548,7 +553,8 @@ def _load(
     if isinstance(content, dict):  # {modality: features}, with the labels among them where they are called so
         labels = content.get('labels') if labels is None else labels
         content = {k: v for k, v in content.items() if k != 'labels' and isinstance(v, torch.Tensor) and v.ndim == 2}
-    return cls.from_arrays(content if isinstance(content, dict) else {modality: content}, labels=labels, **fields)
+    with naming_file(path, 'mend it or write it again'):
+        return cls.from_arrays(content if isinstance(content, dict) else {modality: content}, labels=labels, **fields)
 
 
 Embeddings.load = classmethod(_load)

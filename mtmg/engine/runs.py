@@ -61,9 +61,9 @@ def _claim(folder: Path, request: dict, overwrite: bool) -> bool:
     note = folder / 'run.json'
     try:
         found = json.loads(note.read_text()) if note.exists() else None
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found.get('request'), dict):
         found = None
     left = (AT_WORK, '.run.json.')  # by a kill in the first moment
     others = (

@@ -13,6 +13,7 @@ import io
 import json
 import os
 from pathlib import Path
+import re
 import shutil
 import tarfile
 import zlib
@@ -24,13 +25,14 @@ from ...bands.images import composite
 from ...bands.sensors import Band, RGB, Sensor, SENSORS
 from ..files import joint_sensor
 from mtmg.data.scenes import (
-    alone_in,
     AT_WORK,
+    SceneDataset,
+    Splits,
+    alone_in,
     atomic_path,
     atomic_write_json,
     atomic_write_text,
-    SceneDataset,
-    Splits,
+    clear_aside,
 )
 
 # %% ../../../nbs/data/shards/layout.ipynb #3080c540
@@ -67,6 +69,9 @@ def list_tar(path) -> tuple[list, str | None]:
                 after = f' after {members[-1][0]}' if members else ''
                 return members, f'{path}: ends at byte {end}{after}, without the mark of a whole tar'
             if not any(header):
+                while rest := file.read(1 << 20):
+                    if any(rest):
+                        return members, f'{path}: goes on behind its end at byte {position}'
                 return members, None
             try:
                 info = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
@@ -74,6 +79,8 @@ def list_tar(path) -> tuple[list, str | None]:
                 after = f' after {members[-1][0]}' if members else ''
                 return members, f'{path}: broken header at byte {position}{after} ({error})'
             start = position + 512
+            if info.size < 0:
+                return members, f'{path}: {info.name} has a negative size'
             if start + info.size > end:
                 return (
                     members,
@@ -81,6 +88,9 @@ def list_tar(path) -> tuple[list, str | None]:
                 )
             if info.type == tarfile.GNUTYPE_LONGNAME:
                 long_name = file.read(info.size).rstrip(b'\0').decode('utf-8', 'surrogateescape')
+            elif info.type == tarfile.XHDTYPE:  # what Python's tarfile writes for long names
+                found = re.search(rb'\d+ path=([^\n]*)\n', file.read(info.size))
+                long_name = found[1].decode('utf-8', 'surrogateescape') if found else None
             else:
                 if info.isreg():
                     members.append((long_name or info.name, start, info.size))
@@ -505,8 +515,7 @@ def _write_alone(dataset, folder: Path, layout, plan, rows, scene_bytes, num_wor
             f'writing {sum(len(rows[i]) for i in todo):,} scenes needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free at {folder}; make room or take another --out'
         )
     atomic_write_json(part / 'split.json', plan)
-    for left in (*part.glob('.*.tar*'), *part.glob('.*.npz*')):
-        left.unlink()  # of a run that was killed
+    clear_aside(part)
     _write_all(_Jobs(dataset, part, todo, rows, layout), len(rows), num_workers, progress)
     atomic_write_text(part / 'nsamples.txt', f'{len(dataset)}\n')
     atomic_write_text(part / 'nshards.txt', f'{len(rows)}\n')
@@ -625,7 +634,9 @@ class Shard:
             )
         for row, (_, sums) in enumerate(sealed):
             for ext, crc in sums.items():
-                if ext in self.at and ext != 'json':
+                if ext not in self.at:
+                    raise ValueError(f'{self.path}: member {self.keys[row]}.{ext} is missing')
+                if ext != 'json':
                     self.at[ext][row, 2] = crc
         self._check_labels(labels)
         self.ids = np.array([str(n.get('id', k)) for n, k in zip(notes, self.keys)])

@@ -31,6 +31,7 @@ from mtmg.data.shards.layout import (
     Shard,
     decode_picture,
     list_tar,
+    npy_header,
     sensor_from_dict,
     sensor_to_dict,
     write_shards,
@@ -150,8 +151,12 @@ class ShardScenes(SceneDataset):
         )
         self.name, self.source, self.sensor = top['name'], top['source'], sensor_from_dict(top['sensor'])
         self.bands = with_white([self.sensor[b] for b in top['bands']], top.get('white'))
-        self.labelset = labels or (top['labelset'] and LabelSet.from_dict(top['labelset']))
-        self._picture, self._arrays = top['image'], top['arrays']
+        self.labelset = labels
+        if labels is None and top['labelset'] is not None:
+            self.labelset = LabelSet.from_dict(top['labelset'])
+        self._picture, self._arrays = top['image'], list(top['arrays'])
+        if not all(isinstance(x, str | None) for x in (self.name, self.source, self._picture)):
+            raise ValueError('a name that is no text')
         for array in self._arrays:
             array['ext'], array['dtype'] = str(array['ext']), np.dtype(array['dtype']).name
             if not all(type(c) is int and 0 <= c < len(self.bands) for c in array['channels']):
@@ -171,11 +176,29 @@ class ShardScenes(SceneDataset):
             raise ValueError(
                 f'{self.shards[0].path}: scenes have no picture; they have .{", .".join(self.shards[0].at)}'
             )
+        if plan:
+            self._check_shape(tuple(plan['shape']))
         cut = any(shard.problem for shard in self.shards)
         if plan and not cut and len(self) != plan['scenes']:
             raise ValueError(
                 f'{self.folder / self.split}: {len(self)} scenes in {len(self.shards)} shards, but split.json says {plan["scenes"]}; '
                 'write the shards again'
+            )
+
+    def _check_shape(self, shape):
+        "members of another size than this shape has are of another data set"
+        fits = shape == self._first_shape() if not self._arrays else shape[0] == len(self.bands)
+        for array in self._arrays:
+            values = len(array['channels']) * shape[1] * shape[2]
+            size = (
+                len(npy_header((len(array['channels']), *shape[1:]), array['dtype']))
+                + values * np.dtype(array['dtype']).itemsize
+            )
+            fits = fits and all((shard.at[f'{array["ext"]}.npy'][:, 1] == size).all() for shard in self.shards)
+        if not fits:
+            raise ValueError(
+                f'{self.folder / self.split / "split.json"} says that scenes are {shape}, and those in the tars are not; '
+                'write the shards again, or with --overwrite'
             )
 
     def _read_targets(self):

@@ -14,6 +14,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 import torch
 
+from ...bands.images import settled
 from ...bands.sensors import S1_GRD, S2_L1C, S2_L2A, Sensor
 from ..scenes import SceneDataset
 from mtmg.data.worlds.landscape import (
@@ -320,7 +321,7 @@ class MiniWorld(SceneDataset):
         self.name, self.split, self.seed, self.n = variant, split, int(seed), int(n)
         _, labels, self._planner, self.source = VARIANTS[variant]
         self.sensor = VARIANTS[variant].sensor
-        self.bands, self.labelset = self.sensor.bands, labelset(labels)
+        self.bands, self.labelset = settled(self.sensor.bands), labelset(labels)
 
     def __len__(self):
         return self.n
