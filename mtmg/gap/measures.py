@@ -99,7 +99,7 @@ def _potentials(x, t=2.0, block=1024) -> torch.Tensor:
 
 
 def uniformity(x, t: float = 2) -> float:
-    "Log of the mean Gaussian potential between different rows (Wang and Isola 2020): 0 is one point, lower is more spread."
+    "Log of the mean Gaussian potential between rows (Wang and Isola 2020): 0 is one point, lower is more spread."
     x = unit(x, 'x')
     _at_least(x, 2, 'a pair')
     return float(_potentials(x, t).mean().log())
@@ -484,7 +484,10 @@ class GapReport(dict):
         return [_table(columns, names) for columns, names in ((self, _OF_PAIRS), (self.modalities, _OF_ONE)) if columns]
 
     def legend(self) -> str:
-        return f'{self.n:,} scenes, k = {self.k}; [95 % interval by subsampling without replacement]; (value if there were no gap: noise floor or chance)'
+        return (
+            f'{self.n:,} scenes, k = {self.k}; [95 % interval by subsampling without replacement]; '
+            '(value if there were no gap: noise floor or chance)'
+        )
 
     def __repr__(self):
         out = []
@@ -523,7 +526,8 @@ def _report_inputs(embeddings, modalities, text) -> tuple:
     lengths = {m: len(f) for m, f in rows.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
-            f'modalities of different lengths ({", ".join(f"{m} {n}" for m, n in lengths.items())}): row i must be the same scene in each'
+            f'modalities of different lengths ({", ".join(f"{m} {n}" for m, n in lengths.items())}): '
+            'row i must be the same scene in each'
         )
     wanted = text != 'none' and text is not None and (modalities is None or 'text' in modalities) and 'text' not in rows
     prompts = None

@@ -354,7 +354,7 @@ def _vocabulary(record: dict) -> set:
 class Exposure:
     "The images and the class names that a model has seen, stage by stage."
 
-    records: tuple = ()  # of dicts: stage, source, dataset, split, labelset, classnames; images: a digest of fingerprints
+    records: tuple = ()  # of dicts: stage, source, dataset, split, labelset, classnames; images, a digest
     known: bool = True  # False where something was seen that nobody recorded
     images: Mapping = field(default_factory=dict, compare=False, repr=False)  # {digest: `Fingerprints`}
 
