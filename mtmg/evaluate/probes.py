@@ -17,9 +17,9 @@ from ..embed.embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
 from mtmg.evaluate.zeroshot import (
     TIE,
-    _multi_label,
-    _say_what_is_odd,
-    _single_label,
+    multi_label_numbers,
+    warn_if_odd,
+    single_label_numbers,
     average_precision,
     expected_hits,
     places,
@@ -224,7 +224,7 @@ class _Sets:
         if self.multilabel and self.truth.shape[1] != self.classes:
             raise ValueError(f'{self.classes} classes in train, {self.truth.shape[1]} in test')
         self.classnames = tuple(names) if names is not None else tuple(map(str, range(self.classes)))
-        self.labels = self.truth  # what `_single_label` and `_multi_label` read
+        self.labels = self.truth  # what `single_label_numbers` and `multi_label_numbers` read
         support = self.y.sum(0) if self.multilabel else torch.bincount(self.y, minlength=self.classes)
         self.present = (support > 0).nonzero().flatten()
         if not self.multilabel and len(self.present) < 2:
@@ -242,7 +242,7 @@ class _Sets:
                 UserWarning,
                 stacklevel=4,
             )
-        _say_what_is_odd(self, kind)
+        warn_if_odd(self, kind)
 
     def clusters(self, groups):
         return self.embeddings.groups if groups is None and self.embeddings is not None else groups
@@ -250,9 +250,9 @@ class _Sets:
     def measure(self, scores, scale, groups, resamples, seed):
         groups = self.clusters(groups)
         if self.multilabel:
-            values, samples = _multi_label(self, scores.cpu().numpy(), None, groups, resamples, seed)
+            values, samples = multi_label_numbers(self, scores.cpu().numpy(), None, groups, resamples, seed)
         else:
-            values, samples = _single_label(
+            values, samples = single_label_numbers(
                 self, [(0, scores)], scale, (1, 5), self.classes <= 100, groups, resamples, seed
             )
         return values, samples | {'groups': groups}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TIE', 'LEVEL', 'cosines64', 'count_above', 'places', 'expected_hits', 'average_precision', 'WeightedMap', 'Task',
-           'calibration_error', 'confusion_matrix', 'choose_thresholds', 'zero_shot', 'prompt_table', 'nearest',
-           'assign_jointly', 'transductive']
+           'calibration_error', 'confusion_matrix', 'single_label_numbers', 'choose_thresholds', 'multi_label_numbers',
+           'warn_if_odd', 'zero_shot', 'prompt_table', 'nearest', 'assign_jointly', 'transductive']
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #9d55a7cb
 from typing import Sequence
@@ -317,7 +317,7 @@ def _mean(x):
     return float(np.nanmean(x)) if np.isfinite(np.asarray(x, float)).any() else None
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #45755faa
-def _single_label(task: Task, blocks, scale, ks, ap, groups, resamples, seed) -> tuple:
+def single_label_numbers(task: Task, blocks, scale, ks, ap, groups, resamples, seed) -> tuple:
     "Numbers and per-scene values of a task with one label a scene"
     labels, c = task.labels.numpy(), task.classes
     ks = [k for k in ks if k <= c]
@@ -384,7 +384,7 @@ def choose_thresholds(scores, labels) -> np.ndarray:
     return out
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #9923e307
-def _multi_label(task: Task, scores: np.ndarray, threshold, groups, resamples, seed) -> tuple:
+def multi_label_numbers(task: Task, scores: np.ndarray, threshold, groups, resamples, seed) -> tuple:
     "Numbers and per-scene values of a task with several labels a scene"
     truth = task.labels.numpy().astype(bool)
     each = np.array([average_precision(scores[:, c], truth[:, c]) for c in range(task.classes)])
@@ -421,7 +421,7 @@ def _multi_label(task: Task, scores: np.ndarray, threshold, groups, resamples, s
     }, {'map': stat}
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #69898fda
-def _say_what_is_odd(task: Task, kind: str):
+def warn_if_odd(task: Task, kind: str):
     "A warning for a test set that cannot carry the conclusion"
     import warnings
 
@@ -485,14 +485,14 @@ def zero_shot(
 ) -> Result:
     "How well images find their class by its text alone."
     task = Task(images, modality, labels, text, classnames, label_names, multilabel, logit_scale)
-    _say_what_is_odd(task, 'zero_shot')
+    warn_if_odd(task, 'zero_shot')
     groups = task.groups if groups is None else groups
     if task.multilabel:
         scores = np.concatenate([s.cpu().numpy() for _, s in task.cosines()])
-        values, samples = _multi_label(task, scores, _thresholds(task, threshold, validation), groups, resamples, seed)
+        values, samples = multi_label_numbers(task, scores, _thresholds(task, threshold, validation), groups, resamples, seed)
     else:
         ap = task.classes <= 100 if ap is None else ap
-        values, samples = _single_label(task, task.cosines(), task.logit_scale, ks, ap, groups, resamples, seed)
+        values, samples = single_label_numbers(task, task.cosines(), task.logit_scale, ks, ap, groups, resamples, seed)
     about = circumstances('zero_shot', task.embeddings, [task.modality] if task.modality else [], task.labelset)
     return Result(
         about | values | {'n': len(task.images), 'classes': task.classes, 'logit_scale': task.logit_scale},
@@ -631,12 +631,12 @@ def transductive(
         raise ValueError('transductive zero-shot gives each image one class; these labels are multi-hot')
     if len(task.images) < 2:
         raise ValueError('transductive zero-shot needs more than one image')
-    _say_what_is_odd(task, 'transductive')
+    warn_if_odd(task, 'transductive')
     groups = task.groups if groups is None else groups
     cosines = torch.cat([s for _, s in task.cosines()])
     z = assign_jointly(task.images, (task.logit_scale * cosines).softmax(1), neighbours, steps)
-    before, _ = _single_label(task, [(0, cosines)], task.logit_scale, (1,), False, None, 0, seed)
-    values, samples = _single_label(task, [(0, z)], None, (1, 5), False, groups, resamples, seed)
+    before, _ = single_label_numbers(task, [(0, cosines)], task.logit_scale, (1,), False, None, 0, seed)
+    values, samples = single_label_numbers(task, [(0, z)], None, (1, 5), False, groups, resamples, seed)
     about = circumstances('transductive', task.embeddings, [task.modality] if task.modality else [], task.labelset)
     return Result(
         about

@@ -14,28 +14,18 @@ import numpy as np
 import torch
 
 from mtmg.gap.measures import (
-    agreement,
     alignment,
-    centroid_angle,
     centroid_gap,
-    cone,
-    gap_vector,
+    gap_report,
     half_samples,
-    hubness,
-    mixing,
-    neighbours,
-    noise_floor,
     pair_distance,
+    prior_text,
+    prompt_gap,
     relative_gap,
-    separability,
-    squared_gap,
-    subsample_interval,
     uniformity,
+    unit_pair,
 )
-from .measures import _pair
 from ..embed.embeddings import Embeddings, unit
-from .measures import Estimate, GapReport, MEASURES, gap_report
-from .measures import _class_text, _prompt_gap
 from ..evaluate.ranking import retrieval
 from ..evaluate.zeroshot import zero_shot
 
@@ -47,7 +37,7 @@ def shift(
     delta=None,  # (D,) gap vector to move along; None: that of x and y
 ) -> tuple:  # unit rows (N, D), (M, D)
     "Both modalities moved along the gap vector, each half of the way (Liang et al. 2022)."
-    x, y = _pair(x, y, paired=False)
+    x, y = unit_pair(x, y, paired=False)
     delta = x.mean(0) - y.mean(0) if delta is None else torch.as_tensor(delta).to(x)
     return unit(x - amount / 2 * delta), unit(y + amount / 2 * delta)
 
@@ -57,7 +47,7 @@ def procrustes(
     y,  # (N, D) the same scenes
 ) -> torch.Tensor:  # (D, D) rotation: x @ rotation is near y
     "The orthogonal map that brings the unit rows of `x` closest to those of `y`."
-    x, y = (z.double() for z in _pair(x, y))
+    x, y = (z.double() for z in unit_pair(x, y))
     u, _, v = torch.linalg.svd(x.T @ y + 1e-9 * len(x) * torch.eye(x.shape[1]).to(x))
     return (u @ v).float()
 
@@ -69,7 +59,7 @@ def hub_bias(
     block: int = 1024,
 ) -> torch.Tensor:  # (M,)
     "How much each answer is asked for by the bank: what the inverted softmax takes off its score (Smith et al. 2017)."
-    bank, gallery = _pair(bank, gallery, paired=False)
+    bank, gallery = unit_pair(bank, gallery, paired=False)
     return (
         torch.cat([torch.logsumexp(beta * (g @ bank.T), 1) for g in gallery.split(block)]).sub(np.log(len(bank))) / beta
     )
@@ -160,7 +150,7 @@ def _delta(train, query, gallery):
     q, g, text = _sides(train, query, gallery)
     if gallery != 'text':
         return q.mean(0) - g.mean(0)
-    total, count = _class_text(text, train.labels, len(q))
+    total, count = prior_text(text, train.labels, len(q))
     return q.mean(0) - total.sum(0) / count.sum()
 
 
@@ -238,7 +228,7 @@ def _judge(train, test, query, gallery, probe=True) -> dict:
         out |= {m: found[m] for m in ('R@1', 'R@10') if m in found}
     else:
         out['centroid_gap'] = float(
-            _prompt_gap(unit(test[query]), unit(test.text), test.labels, half_samples(len(test), 2))['centroid_gap']
+            prompt_gap(unit(test[query]), unit(test.text), test.labels, half_samples(len(test), 2))['centroid_gap']
         )
     if test.text is not None and test.labels is not None:
         result = zero_shot(test, query, resamples=0)

@@ -16,17 +16,8 @@ from typing import Sequence
 
 from ..bands.sensors import did_you_mean
 from mtmg.labels.nomenclatures import (
-    CLC_CODES,
     EUROSAT_FOLDERS,
-    LANDCOVER_OF_EUROSAT,
     NOMENCLATURES,
-    ben43_to_5,
-    ben43_to_19,
-    igbp_scene_label,
-    igbp_scene_labels,
-    igbp_shares,
-    igbp_to_sen12ms,
-    igbp_to_sen12ms9,
 )
 
 # %% ../../nbs/labels/labelsets.ipynb #3663c8ee
