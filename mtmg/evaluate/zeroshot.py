@@ -489,7 +489,9 @@ def zero_shot(
     groups = task.groups if groups is None else groups
     if task.multilabel:
         scores = np.concatenate([s.cpu().numpy() for _, s in task.cosines()])
-        values, samples = multi_label_numbers(task, scores, _thresholds(task, threshold, validation), groups, resamples, seed)
+        values, samples = multi_label_numbers(
+            task, scores, _thresholds(task, threshold, validation), groups, resamples, seed
+        )
     else:
         ap = task.classes <= 100 if ap is None else ap
         values, samples = single_label_numbers(task, task.cosines(), task.logit_scale, ks, ap, groups, resamples, seed)
