@@ -489,9 +489,7 @@ class ZeroShotHead:
     def probabilities(self, features: torch.Tensor, multilabel: bool = False) -> torch.Tensor:  # (N, D) -> (N, C)
         "Probabilities of the classes; independent ones for a label set of several labels."
         multilabel = multilabel or self.labelset.multilabel
-        return class_probabilities(
-            features, self.directions, self.logit_scale, multilabel, self.logit_bias, self.other
-        )
+        return class_probabilities(features, self.directions, self.logit_scale, multilabel, self.logit_bias, self.other)
 
 
 def _as_labelset(classnames, kept, templates, multilabel) -> LabelSet:
@@ -571,6 +569,4 @@ def predict(
         head = zero_shot_head(model, classnames, templates, text, multilabel)
         forward = {'image': Forward(model, device, precision)}
         out = _stream(forward, dataset, {}, len(dataset), torch.float32, read)
-    return Predictions(
-        head.labelset.classnames, head.probabilities(out.values['image'], multilabel), list(dataset.ids)
-    )
+    return Predictions(head.labelset.classnames, head.probabilities(out.values['image'], multilabel), list(dataset.ids))

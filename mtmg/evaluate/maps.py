@@ -169,9 +169,7 @@ def predict_map(
             if not count.any():  # the first tiles
                 warn_if_far([model], tiles, raster.bands, raster.path.name)
             features = forward(tiles, raster.bands)
-            for (r, c, _), p in zip(
-                waiting, head.probabilities(features, multilabel).numpy()
-            ):
+            for (r, c, _), p in zip(waiting, head.probabilities(features, multilabel).numpy()):
                 covered = slice(r, r + grid.over[0]), slice(c, c + grid.over[1])
                 total[:, *covered] += p[:, None, None]
                 count[covered] += 1
