@@ -29,6 +29,7 @@ from ..bands.images import as_images, check_image, composite
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
+from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import atomic_write_json, naming_file, save_tensors
 from .sources import Source, find_source, without_retries
 
@@ -323,6 +324,7 @@ class Clip:
         save_tensors(folder / 'open_clip_model.safetensors', self.model.state_dict(), {'format': 'pt'})
         if hasattr(self.tokenizer, 'save_pretrained'):
             self.tokenizer.save_pretrained(folder)
+        save_fingerprints(self.exposure, folder)
         facts = {
             'architecture': self.name,
             'weights': self.pretrained or 'random',
@@ -482,6 +484,7 @@ def _assembled(source, state, name, pretrained, random, visual, composite, seed,
     saved = source.config.get('mtmg') or {}
     about = {} if random else saved
     exposure = Exposure() if random else Exposure.from_dict(about.get('exposure'))
+    exposure = with_fingerprints(exposure, name)
     weights, recipe = pretrained or about.get('pretrained') or ('random' if random else None), about.get('recipe')
     if visual is not None:  # whatever made the rest, it has not made this tower
         weights, recipe = ', '.join(filter(None, (weights, f'image tower of {Path(visual).name}'))), None

@@ -20,10 +20,11 @@ import torch
 
 from ..bands.images import as_images
 from ..compute import agrees, autocast, forward_precision, pick_device
+from ..data.fingerprints import recognised
 from ..data.folders import folder_scenes
 from ..data.scenes import alone_in, atomic_path, batches, load_tensors, naming_scenes, save_tensors
 from .embeddings import as_features, as_labels, Embeddings, unit
-from ..labels.labelsets import Exposure, LabelSet, templates as read_templates
+from ..labels.labelsets import LabelSet, templates as read_templates
 from ..encoders.brightness import say_if_far
 
 # %% ../../nbs/embed/passes.ipynb #9a106ae3
@@ -378,7 +379,7 @@ def embed(
         ids=getattr(dataset, 'ids', None),
         captions=None if said is None else list(said),
         groups=None if groups is None else list(groups),
-        exposure={k: getattr(m, 'exposure', None) or Exposure.unknown() for k, m in encoders.items()},
+        exposure=recognised(encoders, dataset),
         **{k: getattr(dataset, k, None) for k in ('source', 'split')},
         dataset=getattr(dataset, 'name', None),
         **words,

@@ -36,6 +36,7 @@ from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
+from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import batches, load_tensors, put_in_place, save_tensors
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
@@ -307,6 +308,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
             self.save_pretrained(aside)
+            save_fingerprints(self.exposure, folder)
             weights, notes = load_tensors(Path(aside) / 'model.safetensors')
             save_tensors(Path(aside) / 'model.safetensors', weights, notes)  # with a checksum
             facts = {'backbone': self.backbone, 'bands': ', '.join(map(str, self.bands)), 'dimensions': self.embed_dim}
@@ -332,7 +334,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         load_tensors(Path(folder) / 'model.safetensors')  # compares the checksum
         try:
             with redirect_stdout(None):
-                return super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
+                found = super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
+            found.exposure = with_fingerprints(found.exposure, name)
+            return found
         except (OSError, MemoryError):
             raise
         except Exception as error:  # a foreign config.json, or weights of something else
