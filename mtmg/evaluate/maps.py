@@ -21,7 +21,7 @@ from ..bands.images import composite
 from ..embed.passes import Forward, _describe_model, zero_shot_head
 from ..bands.meaning import filled
 from ..data.files import TIF_SUFFIXES, layers_of
-from ..data.products import gdal_source
+from ..data.products import gdal_source, is_raster
 from ..compute import pick_device
 from ..embed.passes import evaluating
 from ..data.rasters import Raster, open_raster, read_tiles, tile_grid
@@ -364,7 +364,7 @@ def _picture(m: ClassMap, recipe: str, side: int) -> np.ndarray | None:
     "the raster, at most `side` pixels wide, as (H, W, 3); None where it is not there any more"
     import rasterio
 
-    if not Path(m.about['raster']).is_file():
+    if not is_raster(m.about['raster']):
         return None
     names, sensor = m.about['bands'], m.about['sensor']
     with warnings.catch_warnings():
