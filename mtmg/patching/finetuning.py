@@ -47,7 +47,7 @@ PATCH_RECIPES = {
     'default': PatchRecipe(
         preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=4.0
     ),
-    'plain': PatchRecipe(preset='plain', lr=1e-3, weight_decay=0.1, epochs=2, warmup_steps=200, flips='dihedral'),
+    'plain': PatchRecipe(preset='plain', lr=1e-3, weight_decay=0.1, epochs=1, warmup_steps=200, flips='dihedral'),
     'paper': PatchRecipe(
         preset='paper',
         lr=1e-5,
