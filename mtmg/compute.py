@@ -444,4 +444,3 @@ def lowered_if_right(
         return low
     warnings.warn(f'{name} embeds otherwise in bf16 than in fp32 on this {x.device.type}; fp32 is used', stacklevel=3)
     return None
-
