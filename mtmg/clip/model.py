@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
-from ..bands.images import as_images, check_image, composite
+from ..bands.images import as_images, check_image, composite, settle_images
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import autocast, forward_precision, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
@@ -192,6 +192,8 @@ class Clip:
         images = as_images(images, bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)
+        if bands is not None:  # the unit of all images together, whatever the size of a batch
+            images, bands = settle_images(images, bands)
         with evaluating(self.model):
             rows = [
                 self.model.encode_image(self.preprocess(part.to(self.device), bands)).float()
