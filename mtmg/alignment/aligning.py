@@ -22,6 +22,7 @@ from ..bands.images import select
 from ..bands.sensors import as_bands
 from ..clip.model import Clip, content_hash
 from ..compute import add_up, autocast, pick_device, share_of, sharing
+from ..data.fingerprints import known_images
 from ..data.scenes import SceneDataset, Splits, batches, naming_scenes
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
@@ -436,6 +437,7 @@ def record_alignment(student: ModalityEncoder, teacher: Clip, task: Task, reques
             split=d.split,
             labelset=learnt and learnt.name,
             classnames=learnt.classnames if learnt else (),
+            images=known_images(teacher.exposure, d),
         )
     student.exposure = exposure
     if task.labelset is not None:

@@ -82,7 +82,12 @@ class Command:
     "A function and the parser of its arguments, which is built when it is asked for."
 
     def __init__(self, function, presets: str | None = None):
-        self.function, self.where, self.name, self.help = function, presets, function.__name__, inspect.getdoc(function)
+        self.function, self.where, self.name, self.help = (
+            function,
+            presets,
+            function.__name__.rstrip('_'),
+            inspect.getdoc(function),
+        )
 
     def presets(self) -> dict:
         "The recipes by name that `changes` change; imported when they are asked for ('module:name')."
@@ -142,6 +147,7 @@ COMMANDS = {
         Command(commands.patch, 'mtmg.patching:PATCH_RECIPES'),
         Command(commands.align, 'mtmg.alignment:ALIGN_RECIPES'),
         Command(commands.predict),
+        Command(commands.map_),
         Command(commands.evaluate),
         Command(commands.compare),
         Command(commands.embed),
@@ -282,9 +288,15 @@ def main(argv: list | None = None) -> int:
     chosen, argv, debug = COMMANDS[argv[0]], _dashes(argv[1:]), '--debug' in argv
     with warnings.catch_warnings():
         if not debug:
-            warnings.showwarning = lambda message, category, *where: print(
-                f'warning: {_as_flags(" ".join(str(message).split()), chosen.flags())}', file=sys.stderr
-            )
+            said = set()
+
+            def show(message, category, *where):
+                line = f'warning: {_as_flags(" ".join(str(message).split()), chosen.flags())}'
+                if line not in said:  # several models see the same scenes, and each would say the same of them
+                    print(line, file=sys.stderr)
+                said.add(line)
+
+            warnings.showwarning = show
         try:
             from jsonargparse import ArgumentError
 

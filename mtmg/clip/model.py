@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 import re
 import tempfile
@@ -26,9 +27,10 @@ from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
 from ..bands.images import as_images, check_image, composite, settle_images
 from .checkpoints import describe_keys, load_weights, read_checkpoint
-from ..compute import autocast, forward_precision, pick_device
+from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
-from ..data.scenes import atomic_path, atomic_write_json, naming_file, save_tensors
+from ..data.fingerprints import save_fingerprints, with_fingerprints
+from ..data.scenes import atomic_write_json, naming_file, save_tensors
 from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848
@@ -117,10 +119,12 @@ class Clip:
         recipe: dict | None = None,  # how it was made, in plain types
         words: Sequence[str] | None = None,  # the only words its text tower was trained on; None for no limit
     ):
-        self.model, self.tokenizer, self.name, self.pretrained = model.eval(), tokenizer, name, pretrained
+        self.model, self.tokenizer = patchify(model).eval(), tokenizer
+        self.name, self.pretrained = name, pretrained
         self.model_cfg, self.composite, self.recipe = copy.deepcopy(model_cfg or {}), composite, dict(recipe or {})
         self.exposure = Exposure.unknown() if exposure is None else exposure
         self.words = None if words is None else frozenset(words)
+        self.concluded = ()  # by `load_clip`, about the file: one sentence each
 
     @property
     def visual(self) -> nn.Module:
@@ -144,6 +148,12 @@ class Clip:
         return self.model.logit_scale.exp().item()
 
     @property
+    def logit_bias(self) -> float | None:
+        "What a model trained with the sigmoid loss (SigLIP) adds to scale x cosine; None for a CLIP of the softmax."
+        bias = getattr(self.model, 'logit_bias', None)
+        return None if bias is None else bias.item()
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -156,6 +166,18 @@ class Clip:
         size = sum(p.numel() for p in self.model.parameters()) / 1e6
         weights = f', {self.pretrained}' if self.pretrained else ''
         return f'Clip({self.name}{weights}: {self.image_size} px, {self.embed_dim} dimensions, {size:.1f} M parameters, {self.device})'
+
+    def describe(self) -> str:
+        "One line: architecture, activation, input, scale and bias of the logits."
+        cfg, bias = self.preprocess_cfg, self.logit_bias
+        timm = self.model_cfg.get('vision_cfg', {}).get('timm_model_name')
+        act = 'the activation of timm' if timm else 'QuickGELU' if self.model_cfg.get('quick_gelu') else 'GELU'
+        numbers = lambda v: ' '.join(f'{x:.3g}' for x in v)
+        return (
+            f'{self.name} of {self.image_size} px with {act}, input mean {numbers(cfg["mean"])} and deviation '
+            f'{numbers(cfg["std"])} ({cfg["interpolation"]}, {cfg["resize_mode"]}), logit scale {self.logit_scale:.4g}'
+            + (f' and bias {bias:.4g}' if bias is not None else '')
+        )
 
     def _square(self, images, bands) -> torch.Tensor:
         "images of a sensor to (N, 3, S, S), floats of 0 … 1"
@@ -195,24 +217,44 @@ class Clip:
         if bands is not None:  # the unit of all images together, whatever the size of a batch
             images, bands = settle_images(images, bands)
         with evaluating(self.model):
+            dtype = next(self.visual.parameters()).dtype
             rows = [
-                self.model.encode_image(self.preprocess(part.to(self.device), bands)).float()
+                self.model.encode_image(self.preprocess(part.to(self.device), bands).to(dtype)).float()
                 for part in images.split(batch_size)
             ]
         return torch.cat(rows)
 
-    def _check_words(self, texts):
-        "a word that the text tower was never shown has an embedding, but one that means nothing"
-        if self.words is None:
-            return
-        unknown = dict.fromkeys(w for t in texts for w in re.findall('[a-z]+', t.lower()) if w not in self.words)
-        if unknown:
-            warnings.warn(
-                f'{self.name} was not trained on the word{"s" * (len(unknown) > 1)} {", ".join(map(repr, unknown))}: what '
-                f'it makes of such a prompt means nothing; it knows {len(self.words)} words (clip.words)',
-                UserWarning,
-                stacklevel=4,
-            )  # past no_grad
+    def lowered(self, dtype: torch.dtype = torch.bfloat16) -> 'Clip':
+        "A twin for inference whose image tower is in `dtype`; it shares the text tower."
+        twin = copy.copy(self)
+        twin.model = copy.copy(self.model)
+        twin.model.__dict__['_modules'] = self.model._modules | {'visual': lowered(self.visual, dtype)}
+        return twin
+
+    def _tokens(self, texts) -> torch.Tensor:
+        "(M, context) tokens; a warning where a text has words that mean nothing here, or does not fit"
+        tokens = self.tokenizer(texts) if texts else torch.zeros(0, 1, dtype=torch.long)
+        inner = getattr(self.tokenizer, 'tokenizer', None)
+        pad = getattr(inner, 'pad_token_id', None) or 0
+        count = lambda t: len(inner(t)['input_ids']) if inner is not None else len(self.tokenizer.encode(t)) + 2
+        full = [texts[i] for i in (tokens[:, -1] != pad).nonzero().flatten().tolist()]
+        said, cut = [], [t for t in full if count(t) > tokens.shape[1]]
+        if self.words is not None:
+            words = dict.fromkeys(w for t in texts for w in re.findall('[a-z]+', t.lower()))
+            unknown = ', '.join(repr(w) for w in words if w not in self.words)
+            if unknown:
+                said.append(
+                    f'{self.name} was not trained on the word{"s" * (", " in unknown)} {unknown}: what it makes of '
+                    f'such a prompt means nothing; it knows {len(self.words)} words (clip.words)'
+                )
+        if cut:
+            said.append(
+                f'{len(cut)} of {len(texts)} texts are longer than the {tokens.shape[1]} tokens that {self.name} reads, '
+                f'and the rest was cut off: {cut[0][:60]!r}{"…" * (len(cut[0]) > 60)}'
+            )
+        for message in said:
+            warnings.warn(message, UserWarning, stacklevel=4)  # past the caller's no_grad
+        return tokens
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
@@ -220,12 +262,9 @@ class Clip:
         if isinstance(texts, str):
             raise ValueError(f"texts is one text, '{texts}'; give a list of them")
         texts = list(texts)
-        self._check_words(texts)
+        parts = self._tokens(texts).split(batch_size)
         with evaluating(self.model):
-            rows = [
-                self.model.encode_text(self.tokenizer(texts[i : i + batch_size]).to(self.device)).float()
-                for i in range(0, len(texts), batch_size)
-            ]
+            rows = [self.model.encode_text(part.to(self.device)).float() for part in parts]
         return torch.cat(rows) if texts else torch.zeros(0, self.embed_dim, device=self.device)
 
     @torch.no_grad()
@@ -233,15 +272,11 @@ class Clip:
         "Zero-shot head (C, D): per class the mean of its normalised prompt embeddings, normalised again."
         prompts = find_labelset(labelset).prompts()
         of = torch.tensor([c for c, texts in enumerate(prompts) for _ in texts], device=self.device)
-        texts = [t for row in prompts for t in row]
-        self._check_words(texts)
+        tokens = self._tokens([t for row in prompts for t in row])
         total = torch.zeros(len(prompts), self.embed_dim, device=self.device)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore' if self.words is not None else 'default')  # said once, above
-            for i in range(0, len(texts), batch_size):  # 80,000 prompts of ImageNet need the memory of one batch
-                total.index_add_(
-                    0, of[i : i + batch_size], F.normalize(self.encode_text(texts[i : i + batch_size]), dim=-1)
-                )
+        with evaluating(self.model):
+            for rows, part in zip(of.split(batch_size), tokens.split(batch_size)):  # in the memory of one batch
+                total.index_add_(0, rows, F.normalize(self.model.encode_text(part.to(self.device)).float(), dim=-1))
         return F.normalize(total, dim=-1)  # the direction of the sum is that of the mean
 
     def clone(self) -> 'Clip':
@@ -291,6 +326,7 @@ class Clip:
         save_tensors(folder / 'open_clip_model.safetensors', self.model.state_dict(), {'format': 'pt'})
         if hasattr(self.tokenizer, 'save_pretrained'):
             self.tokenizer.save_pretrained(folder)
+        save_fingerprints(self.exposure, folder)
         facts = {
             'architecture': self.name,
             'weights': self.pretrained or 'random',
@@ -319,7 +355,12 @@ def _no_random_warning():
         logging.getLogger().removeFilter(drop)
 
 
-def _build(source: Source, seed: int):
+def _without_network(what: str, error: Exception) -> ValueError:
+    reason = ' '.join(str(error).split())[:120]
+    return ValueError(f'{what} cannot be made ({reason}); it may need the package transformers, or a network')
+
+
+def _build(source: Source, seed: int, image_size: int | None = None):
     "an open_clip model with random weights that depend on the seed alone, and its tokenizer"
     import open_clip
 
@@ -331,14 +372,15 @@ def _build(source: Source, seed: int):
             atomic_write_json(Path(folder) / 'open_clip_config.json', {'model_cfg': source.config['model_cfg']})
             name = f'local-dir:{folder}'
         torch.manual_seed(seed)
-        model = open_clip.create_model(name, load_weights=False, pretrained_text=False, force_preprocess_cfg=cfg)
+        options = dict(load_weights=False, pretrained_text=False, force_preprocess_cfg=cfg)
+        what = 'the text tower'
         try:
             with without_retries():
+                model = open_clip.create_model(name, force_image_size=image_size, **options)
+                what = 'the tokenizer'
                 return model, open_clip.get_tokenizer(name)
-        except Exception as error:  # those of SigLIP and the like need transformers, and a download
-            raise ValueError(
-                f"the tokenizer of '{name}' cannot be made ({' '.join(str(error).split())[:120]}); it may need the package transformers, or a network"
-            ) from None
+        except (OSError, ImportError, ValueError) as error:  # those of transformers need it, and a download
+            raise _without_network(f"{what} of '{source.open_clip_name or 'this folder'}'", error) from None
 
 
 _BOOKKEEPING = (
@@ -351,25 +393,73 @@ _BOOKKEEPING = (
 )
 
 
-def _fill(model: nn.Module, state: dict, source: str):
-    "full weights into both towers, from any layout that open_clip converts; ValueError where a tower would stay random"
+def _fit_positions(model: nn.Module, state: dict) -> str | None:
+    "positions of another image size, resized to the grid of `model`; the sentence that says so"
+    from open_clip.model import resize_pos_embed
+    from timm.layers import resample_abs_pos_embed
+
+    own, before = model.state_dict(), {}
+    for key in ('visual.positional_embedding', 'visual.trunk.pos_embed'):
+        if key in own and key in state and own[key].shape != state[key].shape:
+            before[key] = tuple(state[key].shape)
+    if not before:
+        return None
+    key, shape = next(iter(before.items()))
+    if key == 'visual.positional_embedding':
+        side = math.isqrt(shape[0] - 1)
+        if side**2 != shape[0] - 1 or shape[1] != own[key].shape[1]:
+            return None  # another architecture, as `load_weights` will say
+        resize_pos_embed(state, model)
+        new = math.isqrt(len(own[key]) - 1)
+    else:
+        trunk = model.visual.trunk
+        new, prefix = trunk.patch_embed.grid_size, trunk.num_prefix_tokens
+        side = math.isqrt(shape[1] - prefix)
+        if side**2 != shape[1] - prefix or shape[2] != own[key].shape[2]:
+            return None
+        state[key] = resample_abs_pos_embed(state[key], list(new), num_prefix_tokens=prefix)
+        new = new[0]
+    return (
+        f'its positions are for {side} x {side} patches and were resized to {new} x {new}; '
+        'image_size= builds the model for another image size'
+    )
+
+
+def _fit_temperature(state: dict, source: str) -> str | None:
+    "the logarithm of the temperature where a file keeps the temperature itself; the sentence that says so"
+    scale = state.get('logit_scale')
+    if scale is None:
+        return None
+    value = float(scale)
+    if not math.isfinite(value):
+        raise ValueError(f'{source}: its logit_scale is {value}; a CLIP keeps the logarithm of the scale, such as 4.6')
+    if value <= 7:  # exp(7) = 1097; CLIP stops at 100, and SigLIP at about 120
+        return None
+    state['logit_scale'] = scale.log()
+    return f'its logit_scale is {value:g}, which cannot be a logarithm: it is taken for the scale itself'
+
+
+def _fill(model: nn.Module, state: dict, source: str) -> list:
+    "full weights into both towers, from any layout that open_clip converts; what had to be changed, in words"
     from open_clip.factory import convert_state_dict, convert_to_custom_text_state_dict
 
-    state = convert_state_dict(model, state)
+    if getattr(state, 'layout', '') == 'transformers':
+        source = f'{source} (in the layout of transformers)'
+    state = dict(convert_state_dict(model, state))
     if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'):
         state = convert_to_custom_text_state_dict(state)
     own = model.state_dict()
-    for key in (
-        {'logit_scale', 'logit_bias'} & own.keys() & state.keys()
-    ):  # a scalar in some files, of length 1 in others
+    for key in {'logit_scale', 'logit_bias'} & own.keys() & state.keys():  # a scalar here, of length 1 there
         state[key] = state[key].reshape(own[key].shape)
+    said = [_fit_temperature(state, source), _fit_positions(model, state)]
     lost = [k for k in own if k not in state and k != 'logit_scale']
     if lost and not any(k.startswith('visual.') for k in lost):
         raise ValueError(
-            f"{source} has no whole text tower, missing {describe_keys(lost)}; load what it was fine-tuned from, and this "
-            f"file as its image tower: load_clip(name, pretrained=tag, visual={source})"
+            f'{source} has no whole text tower, missing {describe_keys(lost)}; load what it was fine-tuned from, and '
+            f'this file as its image tower: load_clip(name, pretrained=tag, visual={source})'
         )
     load_weights(model, state, source, may_miss=('logit_scale',), ignore=_BOOKKEEPING)
+    return [s for s in said if s]
 
 
 def _fill_visual(model: nn.Module, path):
@@ -379,46 +469,61 @@ def _fill_visual(model: nn.Module, path):
     load_weights(model.visual, tower or state, f"image tower of '{path}'")
 
 # %% ../../nbs/clip/model.ipynb #a9d8ca74
+def _assembled(source, state, name, pretrained, random, visual, composite, seed, image_size) -> Clip:
+    "the CLIP of a source and its state dict, with what was concluded about it"
+    model, tokenizer = _build(source, seed, image_size)
+    concluded = list(source.said)
+    if state is not None:
+        concluded += _fill(model, state, repr(pretrained or name))
+        concluded += getattr(state, 'notes', ())
+        if beside := getattr(state, 'beside', ()):
+            concluded.append(f'left out beside the CLIP: {describe_keys(beside)}')
+    if visual is not None:
+        _fill_visual(model, visual)
+    model_cfg = copy.deepcopy(source.config['model_cfg'])
+    if image_size is not None:
+        model_cfg['vision_cfg']['image_size'] = image_size
+    saved = source.config.get('mtmg') or {}
+    about = {} if random else saved
+    exposure = Exposure() if random else Exposure.from_dict(about.get('exposure'))
+    exposure = with_fingerprints(exposure, name)
+    weights, recipe = pretrained or about.get('pretrained') or ('random' if random else None), about.get('recipe')
+    if visual is not None:  # whatever made the rest, it has not made this tower
+        weights, recipe = ', '.join(filter(None, (weights, f'image tower of {Path(visual).name}'))), None
+        exposure = Exposure(exposure.records, known=False)
+    clip = Clip(
+        model,
+        tokenizer,
+        saved.get('name') or name,
+        weights,
+        model_cfg,
+        composite or saved.get('composite') or 'true_color',
+        exposure,
+        recipe,
+        about.get('words'),
+    )
+    clip.concluded = (clip.describe(), *concluded)
+    return clip
+
+
 def load_clip(
     name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
     pretrained: str | None = None,  # for a model of open_clip: a tag such as 'openai', or a file of weights
     random: bool = False,  # random weights, on purpose
     device='auto',
     visual=None,  # a file with an image tower alone, put over that of `pretrained`
-    composite: str
-    | None = None,  # recipe of the RGB composite; None for the one saved with the model, else 'true_color'
+    composite: str | None = None,  # recipe of the RGB composite; None for the one saved with the model, or 'true_color'
     seed: int = 0,  # of random weights
+    image_size: int | None = None,  # side in pixels; None for the architecture's. Positions are resized to it
+    preprocess=None,  # of a file: the tag whose input it has, or mean, std, … by name; None: what the tags share
 ) -> Clip:
     "A CLIP from any form of checkpoint; refuses to go on without weights unless `random=True`."
     name, pretrained, device = str(name), None if pretrained is None else str(pretrained), pick_device(device)
-    source = find_source(name, pretrained, random)
+    source = find_source(name, pretrained, random, preprocess)
     state = None if random else source.weights()  # before the model is built: what cannot be read fails at once
     of_others = name.startswith(('hf-hub:', 'local-dir:')) or Path(name).is_dir()
     with naming_file(name, 'save the model again') if of_others else nullcontext():  # a configuration may hold anything
-        return _assembled(source, state, name, pretrained, random, visual, composite, seed).to(device)
-
-
-def _assembled(source, state, name, pretrained, random, visual, composite, seed) -> Clip:
-    model, tokenizer = _build(source, seed)
-    if state is not None:
-        _fill(model, state, repr(pretrained or name))
-    if visual is not None:
-        _fill_visual(model, visual)
-    saved = source.config.get('mtmg') or {}
-    about = {} if random else saved
-    exposure = Exposure() if random else Exposure.from_dict(about.get('exposure'))
-    weights, recipe = pretrained or about.get('pretrained') or ('random' if random else None), about.get('recipe')
-    if visual is not None:  # whatever made the rest, it has not made this tower
-        weights, recipe = ', '.join(filter(None, (weights, f'image tower of {Path(visual).name}'))), None
-        exposure = Exposure(exposure.records, known=False)
-    return Clip(
-        model,
-        tokenizer,
-        saved.get('name') or name,
-        weights,
-        source.config['model_cfg'],
-        composite or saved.get('composite') or 'true_color',
-        exposure,
-        recipe,
-        about.get('words'),
-    )
+        clip = _assembled(source, state, name, pretrained, random, visual, composite, seed, image_size).to(device)
+    if len(clip.concluded) > 1:
+        warnings.warn(f'{pretrained or name}: {"; ".join(clip.concluded)}', UserWarning, stacklevel=2)
+    return clip

@@ -37,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'valid_shares',
             'without_data',
         ],
+        'fingerprints': ['Fingerprints', 'Overlap', 'known_images', 'overlaps', 'recognised'],
         'files': [
             'Audit',
             'audit',

@@ -46,6 +46,21 @@ class Unreadable(ValueError):
     "An image that is whole, and that mtmg does not read: the message says what to do."
 
 
+def _opened(path):
+    "a picture, opened; `Unreadable` where it is too large to be one"
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        most = 2 * Image.MAX_IMAGE_PIXELS
+        found = ''.join(c for c in str(error).split('pixels')[0] if c.isdigit())
+        raise Unreadable(
+            f'{int(found):,} pixels, more than the {most:,} that a picture may have; '
+            'save it as a tif, which mtmg reads in tiles'
+        ) from None
+
+
 def _photo_layers(path) -> Layers:
     from PIL import Image, ImageOps
 
@@ -54,11 +69,18 @@ def _photo_layers(path) -> Layers:
     deep = (
         head[:8] == b'\x89PNG\r\n\x1a\n' and head[24:25] == b'\x10'
     )  # Pillow would cut it down to 8 bits and say nothing
-    with Image.open(path) as image:
+    with warnings.catch_warnings(), _opened(path) as image:
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # photographs of 100 million pixels are usual
         if deep or image.mode.startswith(('I', 'F')):
             raise Unreadable(
                 '16 bits a channel or more, which a picture has not: save it as a tif with named bands, '
                 'or as a picture of 8 bits'
+            )
+        if image.mode == 'CMYK':
+            warnings.warn(
+                f'{path}: colours for print (CMYK), turned into red, green and blue without a profile',
+                UserWarning,
+                stacklevel=4,
             )
         image = ImageOps.exif_transpose(image)
         clear = 'A' in image.getbands() or 'transparency' in image.info
@@ -139,6 +161,9 @@ def _raster_layers(path, part=None) -> Layers:
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(gdal_source(path)) as file:
             window = None
+            if part is not None and len(file.subdatasets) > 1:
+                said = f'{path}: the first of {len(file.subdatasets)} pages is read; write the others to files of their own'
+                warnings.warn(said, UserWarning, stacklevel=4)
             if part is not None and max(file.shape) > part:
                 height, width = (min(part, n) for n in file.shape)
                 window = Window((file.width - width) // 2, (file.height - height) // 2, width, height)

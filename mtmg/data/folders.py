@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from ..bands.images import settled
-from ..bands.meaning import Layers, find_meaning
 from ..bands.meaning import Layers, find_meaning, known_meaning
 from mtmg.data.annotations import (
     feature_windows,
@@ -36,6 +35,7 @@ from mtmg.data.files import (
     first_paths,
     image_files,
     joint_sensor,
+    layers_of,
     open_files,
 )
 from .scenes import check_targets
@@ -264,26 +264,6 @@ def folder_scenes(
     return scenes
 
 # %% ../../nbs/data/folders.ipynb #91e8f817
-def _layers(file, window, where: str) -> Layers:
-    "a window of an open raster, with what the file says of its numbers"
-    from rasterio.enums import MaskFlags
-
-    flags = {f for flags in file.mask_flag_enums for f in flags}
-    masked = flags & {MaskFlags.per_dataset, MaskFlags.alpha}
-    alpha = file.dataset_mask(window=window) > 0 if masked else None
-    return Layers(
-        file.read(window=window),
-        tuple(file.descriptions),
-        tuple(file.scales),
-        tuple(file.offsets),
-        tuple(file.units),
-        tuple(file.nodatavals),
-        alpha,
-        tuple(c.name for c in file.colorinterp),
-        where=where,
-    )
-
-
 def find_features(folder) -> Path | None:
     "The GeoJSON in a folder, or None; ValueError where there are several."
     found = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in ('.geojson', '.json') and _is_features(p))
@@ -297,6 +277,11 @@ def find_features(folder) -> Path | None:
 def _is_features(path: Path) -> bool:
     with open(path, 'rb') as file:
         return b'"FeatureCollection"' in file.read(4096)
+
+
+def _marked(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    "an image with 0 in every band where there is no data, by which its data set knows it; pictures stay as they are"
+    return image if image.dtype == np.uint8 else np.where(valid, image, 0)
 
 
 def feature_scenes(
@@ -315,6 +300,7 @@ def feature_scenes(
 ) -> ArrayDataset:
     "A patch for each feature, in memory; `groups` are the same for patches that overlap."
     import rasterio
+    from rasterio.windows import Window
 
     places = read_features(features, None, labels and labels.classnames)
     found, kept, groups = [], [], []
@@ -325,9 +311,7 @@ def feature_scenes(
         with file:
             windows = feature_windows(places, file.transform, file.crs, file.shape, size)
             here = [i for i, w in enumerate(windows) if w is not None and i not in kept]
-            found += [
-                _layers(file, ((w[0], w[0] + size), (w[1], w[1] + size)), str(path)) for w in (windows[i] for i in here)
-            ]
+            found += [layers_of(file, Window(w[1], w[0], size, size), path) for w in (windows[i] for i in here)]
         groups += [f'{number}/{g}' for g in overlapping([windows[i] for i in here], size)]
         kept += here
     if not kept:
@@ -338,13 +322,12 @@ def feature_scenes(
             UserWarning,
             stacklevel=2,
         )
-    spread = np.unique(np.linspace(0, len(found) - 1, 64).astype(int))
-    what = find_meaning([found[i] for i in spread], sensor, file_bands, bands, **meaning)
+    what = find_meaning([found[i] for i in spread(len(found))], sensor, file_bands, bands, **meaning)
     order = [b for b in what.sensor.bands if b in what.bands]
     place = [what.bands.index(b) for b in order]
     labels = labels or places.table.labelset(own_name(Path(features).parent))
     return ArrayDataset(
-        np.stack([what.read(patch)[0][place] for patch in found]),
+        np.stack([_marked(*what.convert(patch))[place] for patch in found]),
         places.table.targets(labels)[kept],
         [places.table.keys[i] for i in kept],
         name=name or own_name(Path(features).parent),

@@ -20,6 +20,7 @@ import torch
 from ..bands.images import as_images
 from ..bands.sensors import RGB, as_bands, joint_sensor
 from ..compute import autocast, forward_precision, pick_device
+from ..data.fingerprints import recognised
 from ..data.folders import folder_scenes
 from mtmg.data.scenes import (
     alone_in,
@@ -362,7 +363,7 @@ def embed(
         captions=None if said is None else list(said),
         groups=None if groups is None else list(groups),
         valid=out.values['valid'],
-        exposure={k: getattr(m, 'exposure', None) or Exposure.unknown() for k, m in encoders.items()},
+        exposure=recognised(encoders, dataset),
         **{k: getattr(dataset, k, None) for k in ('source', 'split')},
         dataset=getattr(dataset, 'name', None),
         **words,

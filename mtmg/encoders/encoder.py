@@ -7,6 +7,7 @@ __all__ = ['ENCODER_NORMALIZATIONS', 'default_statistics', 'fit_square', 'Modali
 
 # %% ../../nbs/encoders/encoder.ipynb #4d0a26b2
 from contextlib import redirect_stdout
+import copy
 from dataclasses import replace
 from pathlib import Path
 import tempfile
@@ -30,10 +31,12 @@ from mtmg.encoders.backbones import (
 from ..clip.cards import write_card
 from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands
 from ..bands.images import STATISTICS, are_settled, as_images, check_image, select, settled
+from ..compute import lowered, patchify
 from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
+from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import batches, load_tensors, put_in_place, save_tensors, settle
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
@@ -97,6 +100,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         weights: str | None = None,  # name of the weights that it started from
         teacher: str | None = None,  # content hash of the CLIP that it was aligned with
         logit_scale: float | None = None,  # of the teacher
+        logit_bias: float | None = None,  # of the teacher, where it was trained with the sigmoid loss
         labelset: dict | None = None,  # of the text head
         exposure: dict | None = None,
         recipe: dict | None = None,  # how it was aligned, in plain types
@@ -112,12 +116,12 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             if backbone in SATMAE_SIZES
             else build_backbone(backbone, len(self.bands), image_size, drop_path, seed=None)
         )
-        self.trunk, self.proj = network.net, nn.Linear(network.features, embed_dim)
+        self.trunk, self.proj = patchify(network.net), nn.Linear(network.features, embed_dim)
         nn.init.trunc_normal_(self.proj.weight, std=0.02)  # as timm begins its linear layers
         nn.init.zeros_(self.proj.bias)
         self.backbone, self.embed_dim, self.image_size = backbone, embed_dim, network.image_size
         self.normalization, self.drop_path, self.weights, self.teacher = normalization, drop_path, weights, teacher
-        self.logit_scale, self.recipe = logit_scale, dict(recipe or {})
+        self.logit_scale, self.logit_bias, self.recipe = logit_scale, logit_bias, dict(recipe or {})
         self.labelset = None if labelset is None else LabelSet.from_dict(labelset)
         self.exposure = Exposure() if exposure is None else Exposure.from_dict(exposure)
         mean, std = default_statistics(self.bands, normalization == 'zscore-sqrt')
@@ -201,12 +205,18 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             return torch.zeros(0, self.embed_dim, device=self.device)
         images = self._select(images, bands, missing)  # the unit of all images together, whatever the size of a batch
         with evaluating(self):
-            return torch.cat(
-                [
-                    self(self.preprocess(part.to(self.device), settled(self.bands))).float()
-                    for part in images.split(batch_size)
-                ]
-            )
+            dtype = self.proj.weight.dtype
+            rows = [
+                self(self.preprocess(part.to(self.device), settled(self.bands)).to(dtype)).float()
+                for part in images.split(batch_size)
+            ]
+        return torch.cat(rows)
+
+    def lowered(self, dtype: torch.dtype = torch.bfloat16) -> 'ModalityEncoder':
+        "A twin for inference whose network is in `dtype`; what is done to the input stays in fp32."
+        twin = copy.copy(self)
+        twin.__dict__['_modules'] = {k: lowered(m, dtype) for k, m in self._modules.items()}
+        return twin
 
     @torch.no_grad()
     def fit_normalization(self, images, bands: Sequence | None = None, batch_size: int = 256) -> 'ModalityEncoder':
@@ -242,7 +252,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # a band that never changes stays at 0
         return self
 
-    def set_text_head(self, labelset: LabelSet, head: torch.Tensor, logit_scale: float, teacher_hash: str):
+    def set_text_head(
+        self, labelset: LabelSet, head: torch.Tensor, logit_scale: float, teacher_hash: str, logit_bias=None
+    ):
         "Keep the teacher's text head (C, D), so that the encoder classifies by itself."
         if tuple(head.shape) != (len(labelset), self.embed_dim):
             raise ValueError(
@@ -250,6 +262,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             )
         self.text_head = F.normalize(head.detach().float(), dim=-1).to(self.device)
         self.labelset, self.logit_scale, self.teacher = labelset, float(logit_scale), teacher_hash
+        self.logit_bias = None if logit_bias is None else float(logit_bias)
 
     def head(self, labelset: LabelSet | None = None) -> torch.Tensor:
         "The teacher's text head (C, D); ValueError for other classes than those it was kept for."
@@ -283,6 +296,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             'weights': self.weights,
             'teacher': self.teacher,
             'logit_scale': self.logit_scale,
+            'logit_bias': self.logit_bias,
             'labelset': None if self.labelset is None else self.labelset.to_dict(),
             'exposure': self.exposure.to_dict(),
             'recipe': self.recipe,
@@ -300,6 +314,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
             self.save_pretrained(aside)
+            save_fingerprints(self.exposure, folder)
             weights, notes = load_tensors(Path(aside) / 'model.safetensors')
             save_tensors(Path(aside) / 'model.safetensors', weights, notes)  # with a checksum
             facts = {'backbone': self.backbone, 'bands': ', '.join(map(str, self.bands)), 'dimensions': self.embed_dim}
@@ -325,7 +340,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         load_tensors(Path(folder) / 'model.safetensors')  # compares the checksum
         try:
             with redirect_stdout(None):
-                return super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
+                found = super().from_pretrained(name, strict=True, **kwargs).eval()  # it prints where it reads from
+            found.exposure = with_fingerprints(found.exposure, name)
+            return found
         except (OSError, MemoryError):
             raise
         except Exception as error:  # a foreign config.json, or weights of something else

@@ -6,13 +6,10 @@
 __all__ = ['exposure']
 
 # %% ../../nbs/evaluate/audit.ipynb #747c3e7d
+from ..data.fingerprints import overlaps
 from ..embed.embeddings import Embeddings
+from .results import Result, score_of
 from ..labels.labelsets import Exposure, LabelSet, is_zero_shot, labelset
-from .probes import few_shot, knn, linear_probe, logistic_regression
-from .ranking import retrieval, retrieval_both
-from .results import Result, compare, kept, load_result, over_runs, results_table, score_of
-from .zeroshot import transductive
-from .zeroshot import average_precision, choose_thresholds, prompt_table, zero_shot
 
 # %% ../../nbs/evaluate/audit.ipynb #52ffe272
 def _source_and_names(task, source):
@@ -32,13 +29,29 @@ def _source_and_names(task, source):
     return source or getattr(test, 'source', None) or getattr(test, 'name', None), names
 
 
+def _about(record: dict, overlap) -> dict:
+    "one comparison of images, in plain types"
+    counted = {k: getattr(overlap, k) for k in ('same', 'alike', 'plain', 'images', 'distinct')}
+    return {k: record[k] for k in ('stage', 'dataset', 'split')} | counted | {'said': str(overlap)}
+
+
+def _relation(seen: Exposure, score: str, source, split) -> str:
+    "what a model has to do with a data set, in words"
+    here = [r for r in seen.records if r['source'] == source and source is not None]
+    if score == 'these very images':
+        return score
+    if here and split is not None and split not in {r['split'] for r in here if r['stage'] != 'pretraining'}:
+        return f'same data set, another split; {score}'
+    return score
+
+
 def exposure(
     model,  # a `Clip`, an encoder, an `Exposure`, `Embeddings` (with `modality`), or anything: a stranger's is unknown
     task,  # a data set or its splits, the name of one, or a `LabelSet` (with `source`)
     source: str | None = None,  # whose images, where the task does not say
     modality: str | None = None,
 ) -> Result:
-    "What `model` had seen of the task before: `score`, whether that is `zero_shot`, and the `records` about these images."
+    "What `model` had seen of the task before: `score`, whether that is `zero_shot`, the `records`, and what images say."
     if isinstance(model, Embeddings):
         if modality not in model.exposure:
             raise ValueError(
@@ -48,9 +61,13 @@ def exposure(
     seen = model if isinstance(model, Exposure) else getattr(model, 'exposure', None)
     seen = seen if isinstance(seen, Exposure) else Exposure.unknown()
     source, names = _source_and_names(task, source)
-    score = score_of(seen, source, names)
+    test = getattr(task, 'test', task)  # Splits
+    found = [] if isinstance(task, (str, LabelSet)) else overlaps(seen, test)
+    score = 'these very images' if any(overlap for _, overlap in found) else score_of(seen, source, names)
     return Result(
         kind='exposure',
+        relation=_relation(seen, score, source, getattr(test, 'split', None)),
+        images=[_about(record, overlap) for record, overlap in found],
         score=score,
         zero_shot=is_zero_shot(score) if score != 'unknown' else None,
         source=source,

@@ -8,7 +8,7 @@ __all__ = ['TEMPLATES', 'LABELSETS', 'STAGES', 'SCORES', 'check_template', 'Lazy
 
 # %% ../../nbs/labels/labelsets.ipynb #e167a7b0
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import re
@@ -328,7 +328,14 @@ def labelset(
 
 # %% ../../nbs/labels/labelsets.ipynb #358d5a92
 STAGES = ('pretraining', 'patching', 'alpha', 'alignment')
-SCORES = ('seen labels', 'same images, other nomenclature', 'unseen classes', 'unseen data set', 'unknown')
+SCORES = (
+    'these very images',
+    'seen labels',
+    'same images, other nomenclature',
+    'unseen classes',
+    'unseen data set',
+    'unknown',
+)
 
 
 def is_zero_shot(score: str) -> bool:
@@ -347,8 +354,9 @@ def _vocabulary(record: dict) -> set:
 class Exposure:
     "The images and the class names that a model has seen, stage by stage."
 
-    records: tuple = ()  # of dicts: stage, source, dataset, split, labelset, classnames
+    records: tuple = ()  # of dicts: stage, source, dataset, split, labelset, classnames; images: a digest of fingerprints
     known: bool = True  # False where something was seen that nobody recorded
+    images: Mapping = field(default_factory=dict, compare=False, repr=False)  # {digest: `Fingerprints`}
 
     def __post_init__(self):
         object.__setattr__(self, 'records', tuple(self.records))
@@ -374,6 +382,8 @@ class Exposure:
         split: str | None = None,  # its split
         labelset: LabelSet | str | None = None,  # the nomenclature; a `LabelSet` brings its class names
         classnames: Sequence[str] | None = None,  # the classes seen; none for images without labels
+        images=None,  # the images seen: `mtmg.data.Fingerprints`, or the digest of some
+        by: str | None = None,  # 'content' where the images themselves tell, and not the names
     ) -> 'Exposure':
         "The exposure with one record more."
         if stage not in STAGES:
@@ -393,12 +403,20 @@ class Exposure:
             'labelset': labelset,
             'classnames': list(classnames),
         }
-        return replace(self, records=(*self.records, record)) if record not in self.records else self
+        kept = dict(self.images)
+        if images is not None:
+            record['images'] = images if isinstance(images, str) else images.digest()
+            if not isinstance(images, str):
+                kept[record['images']] = images
+        if by is not None:
+            record['by'] = by
+        records = self.records if record in self.records else (*self.records, record)
+        return replace(self, records=records, images=kept)
 
     def merge(self, other: 'Exposure') -> 'Exposure':
         "What either has seen."
         new = tuple(r for r in other.records if r not in self.records)
-        return Exposure(self.records + new, self.known and other.known)
+        return Exposure(self.records + new, self.known and other.known, {**self.images, **other.images})
 
     def score(self, source: str | None, labelset: LabelSet | str | Sequence[str]) -> str:
         "The name, one of `SCORES`, that a score of this model on these images with these class names must carry."
@@ -408,6 +426,8 @@ class Exposure:
         here = [r for r in self.records if r['source'] == source]
         if source is None or not here:
             return 'unseen data set' if self.known and source is not None else 'unknown'
+        if any(r.get('by') == 'content' for r in here):
+            return 'these very images'
         seen = {c for r in here for c in r['classnames']}
         left_out = any(names <= _vocabulary(r) for r in here)  # the words were at hand, these classes were not shown
         if names <= seen or (left_out and names & seen):
@@ -428,6 +448,9 @@ class Exposure:
         exposure = cls((), bool(d.get('known', False)))
         for r in d.get('records', ()):
             exposure = exposure.add(
-                **{k: r.get(k) for k in ('stage', 'source', 'dataset', 'split', 'labelset', 'classnames')}
+                **{
+                    k: r.get(k)
+                    for k in ('stage', 'source', 'dataset', 'split', 'labelset', 'classnames', 'images', 'by')
+                }
             )
         return exposure

@@ -22,6 +22,7 @@ from ..engine.steps import Recipe, dihedral
 from ..engine.stage import Stage, settings
 from ..embed.passes import dataset_hash
 from ..compute import add_up, gathered, rank, share_of, sharing, world_size
+from ..data.fingerprints import Fingerprints
 from ..data.scenes import ArrayDataset, Splits, batches, naming_scenes
 from ..engine.steps import derived_seed, step_seed
 from .tower import Lora
@@ -46,7 +47,7 @@ PATCH_RECIPES = {
     'default': PatchRecipe(
         preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=4.0
     ),
-    'plain': PatchRecipe(preset='plain', lr=1e-3, weight_decay=0.1, epochs=2, warmup_steps=200, flips='dihedral'),
+    'plain': PatchRecipe(preset='plain', lr=1e-3, weight_decay=0.1, epochs=1, warmup_steps=200, flips='dihedral'),
     'paper': PatchRecipe(
         preset='paper',
         lr=1e-5,
@@ -207,13 +208,13 @@ def labelled(dataset, what: str = 'patching'):
     return dataset
 
 
-def record(tuned: Clip, clip: Clip, request: dict, datasets):
+def record(tuned: Clip, clip: Clip, request: dict, datasets, images):
     "Write into `tuned` how it was made from `clip`, and what it has seen."
     tuned.recipe, tuned.exposure = json.loads(json.dumps(request)), clip.exposure
     tuned.pretrained = ', '.join(
         filter(None, (clip.pretrained, f"patched on {' and '.join(d.name for d in datasets)}"))
     )
-    for d in datasets:
+    for d, seen in zip(datasets, images):
         tuned.exposure = tuned.exposure.add(
             'patching',
             source=d.source,
@@ -221,6 +222,7 @@ def record(tuned: Clip, clip: Clip, request: dict, datasets):
             split=d.split,
             labelset=d.labelset.name,
             classnames=d.labelset.classnames,
+            images=Fingerprints.of(seen),
         )
 
 
@@ -253,7 +255,7 @@ def finetune(
     )
     running.fit(stage, seen)
     stage.finish()
-    record(tuned, clip, request, [dataset])
+    record(tuned, clip, request, [dataset], [seen])
     tuned.recipe['pictures'] = picture_statistics(clip, seen)
     running.close()
     return tuned.to(clip.device)

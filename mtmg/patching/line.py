@@ -14,6 +14,7 @@ import torch
 
 from ..clip.model import Clip
 from ..compute import add_up, autocast, pick_device, share_of
+from ..data.fingerprints import Fingerprints
 from ..data.scenes import Splits, batches
 from ..evaluate.results import Result, kept, quantiles, resampled_means
 from ..evaluate.zeroshot import zero_shot
@@ -319,6 +320,7 @@ def chosen_on(tasks) -> Exposure:
             split='val',
             labelset=task.labelset.name,
             classnames=task.labelset.classnames,
+            images=Fingerprints.of(task.val, limit=2000),
         )
     return seen
 

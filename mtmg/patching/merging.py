@@ -303,7 +303,7 @@ def finetune_jointly(
     stage = JointStage(tuned, heads, union, recipe, recipe.steps(len(union)), running.seed)
     running.fit(stage, union)
     stage.finish()
-    record(tuned, clip, request, datasets)
+    record(tuned, clip, request, datasets, datasets)
     tuned.recipe['pictures'] = picture_statistics(clip, *datasets)
     running.close()
     return tuned.to(clip.device)

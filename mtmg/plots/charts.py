@@ -26,8 +26,6 @@ from mtmg.plots.style import (
     MARKERS,
     PALETTE,
     RIGHT,
-    save_figure,
-    STYLE,
     styled,
     WRONG,
 )

@@ -13,19 +13,12 @@ import warnings
 
 import numpy as np
 
-from .charts import plot_confusion, plot_gains, plot_prompts, plot_similarities
-from .charts import plot_alpha, plot_gap_training, plot_shift
-from .pictures import plot_retrieval_grid, plot_scenes, plot_spectra, scene_card
 from mtmg.plots.style import (
     GREY,
-    HATCHES,
-    LINES,
     MARKERS,
     PALETTE,
-    STYLE,
     in_words,
     label_points,
-    save_figure,
     styled,
 )
 from .style import as_array, figure_grid

@@ -51,6 +51,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'kept_rows',
             'line_sentence',
             'MARGIN',
+            'POINTS',
             'measure',
             'Models',
             'PROBED',

@@ -17,6 +17,7 @@ import warnings
 import numpy as np
 
 from ..alignment import ALIGN_RECIPES, align
+from ..alignment import controls as judge
 from ..bands import composite
 from ..clip import load_clip
 from ..data import Splits, load_dataset
@@ -25,7 +26,7 @@ from ..data.rasters import Raster, open_raster, raster_scenes
 from ..data.scenes import atomic_write_json, batches, in_memory
 from ..demo import explore, keep_scenes
 from ..embed import Predictions, embed, unit, versions
-from ..encoders import create_encoder
+from ..encoders import ModalityEncoder, create_encoder
 from ..engine.runs import claimed
 from ..evaluate import assign_jointly, linear_probe, plot_map, predict_map, retrieval, zero_shot
 from ..evaluate.probes import STRENGTHS
@@ -33,7 +34,7 @@ from ..gap import gap_report
 from ..labels import labelset
 from ..patching import PATCH_RECIPES, finetune, interpolate, sweep
 from ..plots import in_words, save_figure
-from .controls import RGB_NAMES, band_mean_accuracy, run_controls
+from .controls import band_mean_accuracy
 from .method import MARGIN, SHAPES, Models
 from mtmg.quickstart.report import (
     Table,
@@ -185,6 +186,15 @@ def _has_colours(bands) -> bool:
     return all(any(b.answers_to(c) for b in bands) for c in ('red', 'green', 'blue'))
 
 
+def _made(folder: Path, make, load):
+    "a model that an interrupted run has finished, else a new one, which is kept"
+    if any((folder / name).is_file() for name in ('config.json', 'open_clip_config.json')):
+        return load(str(folder))
+    model = make()
+    model.save(folder)
+    return model
+
+
 def _measures(models: Models, world: Splits, seed, options) -> tuple:  # (results, Embeddings)
     "zero-shot, linear probe, and with a student retrieval and gap, on the test split"
     every = {'clip': models.clip, 'rgb': models.patched}
@@ -195,10 +205,9 @@ def _measures(models: Models, world: Splits, seed, options) -> tuple:  # (result
         }
         every['untrained'].fit_normalization(next(batches(world.train, 512))['image'], world.train.bands)
     judged = [m for m in every if m != 'untrained']
-    test = embed(every, world.test, text=models.patched, precision='auto', **options)
+    test = embed(every, world.test, text=models.patched, **options)
     train, val = (
-        embed({m: every[m] for m in judged}, d, text=models.patched, precision='auto', **options)
-        for d in (world.train, world.val)
+        embed({m: every[m] for m in judged}, d, text=models.patched, **options) for d in (world.train, world.val)
     )
     results = {'zero_shot': {m: zero_shot(test, m) for m in judged}}
     results['linear_probe'] = {
@@ -227,7 +236,11 @@ def _labelled_run(found: Found, clip, out, controls, seed, options) -> tuple:  #
 
     tuned = timed(
         'fine-tuning',
-        lambda: finetune(clip, world.train, patch_recipe, seed=seed, out=out / 'work' / 'patching', **options),
+        lambda: _made(
+            out / 'work' / 'tuned',
+            lambda: finetune(clip, world.train, patch_recipe, seed=seed, out=out / 'work' / 'patching', **options),
+            load_clip,
+        ),
     )
     curve = timed(
         'choosing alpha', lambda: sweep(clip, tuned, [world], supported, report='ends', precision='auto', **options)
@@ -236,18 +249,19 @@ def _labelled_run(found: Found, clip, out, controls, seed, options) -> tuple:  #
     if found.wide and _has_colours(world.train.bands):
         student = timed(
             'aligning',
-            lambda: align(patched, world.train, align_recipe, seed=seed, out=out / 'work' / 'alignment', **options),
+            lambda: _made(
+                out / 'student',
+                lambda: align(patched, world.train, align_recipe, seed=seed, out=out / 'work' / 'alignment', **options),
+                ModalityEncoder.from_pretrained,
+            ),
         )
     models = Models(clip, tuned, curve, patched, student, seconds)
     results, test = timed('measuring', lambda: _measures(models, world, seed, options))
     results['kept'] = curve.kept(MARGIN)
-    if controls and student is not None and set(RGB_NAMES) <= {str(b) for b in student.bands}:
-        results['controls'] = timed(
-            'controls',
-            lambda: run_controls(
-                models, world, patch_recipe, align_recipe, seed, options['device'], options['progress']
-            ),
-        )
+    if controls and student is not None and not world.labelset.multilabel:
+        judged = timed('controls', lambda: judge(patched, world, align_recipe, seeds=(seed,), **options))
+        simple = judged.accuracy('logistic regression')
+        results['controls'] = {'table': judged.rows(), 'simple': simple, 'notes': judged.notes}
     elif controls and not world.labelset.multilabel:
         simple = band_mean_accuracy(world)
         results['controls'] = {
@@ -267,9 +281,13 @@ def _unlabelled_run(found: Found, clip, out, seed, options) -> tuple:  # (studen
     models, student = {'clip': clip}, None
     if found.wide and _has_colours(scenes.bands) and not words.multilabel:
         recipe = recipe_for(ALIGN_RECIPES['unlabelled'])
-        student = align(clip, scenes, recipe, labelset=words, seed=seed, out=out / 'work' / 'alignment', **options)
+        student = _made(
+            out / 'student',
+            lambda: align(clip, scenes, recipe, labelset=words, seed=seed, out=out / 'work' / 'alignment', **options),
+            ModalityEncoder.from_pretrained,
+        )
         models['ms'] = student
-    E = embed(models, scenes, text=clip, precision='auto', **options)
+    E = embed(models, scenes, text=clip, **options)
     said = {m: (E.logit_scale * unit(E[m]) @ unit(E.text).T).softmax(1) for m in models}
     if len(scenes) > 1:
         said['together'] = assign_jointly(unit(E['clip']), said['clip'])
@@ -433,16 +451,13 @@ def run(
                     for r in results['answers']['agreement'][:2]
                 ),
             ]
-        if student is not None:
-            student.save(out / 'student')
         figures = draw_figures(E, scenes, out / 'figures', curve, confusion, seed)
         raster = map or found.raster
         if raster is not None:
             mapped = predict_map(
                 student or (models.patched if models else clip),
                 raster,
-                None if student is not None else scenes.labelset,
-                text=clip,
+                None if student is not None else E.labelset,
                 device=device,
                 progress=progress,
                 offset=options.get('offset', 0),
