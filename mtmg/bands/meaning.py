@@ -374,6 +374,11 @@ def known_meaning(
     )
 
 # %% ../../nbs/bands/meaning.ipynb #3bd2d136
+def _of_l2a(names) -> Sensor | None:
+    "level 2A, where a layer is there that it alone has"
+    return S2_L2A if {'SCL', 'AOT', 'WVP'} & {str(n).strip().upper() for n in names} else None
+
+
 def _level(where) -> Sensor | None:
     "the level of Sentinel-2 that a path names"
     found = {m.upper() for m in re.findall(r'(?i)l(?:1c|2a)(?![a-z0-9])', str(where))}
@@ -395,7 +400,7 @@ def _first_order(
             and 'B10' not in named
         ):
             here = [b for b in named if b]
-            if len(here) < 12 and (level := _level(first.where)):
+            if len(here) < 12 and (level := _level(first.where) or _of_l2a(first.names)):
                 named = as_named(named, level)
         if (
             first.pixels.dtype != np.uint8

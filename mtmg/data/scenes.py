@@ -6,13 +6,14 @@
 __all__ = ['LOOKED_AT', 'AT_WORK', 'SceneDataset', 'Splits', 'Subset', 'check_targets', 'spread', 'ArrayDataset', 'collate',
            'valid_shares', 'Settled', 'settle', 'batches', 'naming_scenes', 'without_data', 'in_memory',
            'joined_groups', 'put_in_place', 'atomic_path', 'atomic_write_text', 'atomic_write_json', 'naming_file',
-           'save_tensors', 'load_tensors', 'hold_folder', 'release_folder', 'alone_in', 'realdata']
+           'save_tensors', 'load_tensors', 'hold_folder', 'clear_aside', 'release_folder', 'alone_in', 'realdata']
 
 # %% ../../nbs/data/scenes.ipynb #3eea3eec
 from contextlib import contextmanager, suppress
 import json
 import os
 from pathlib import Path
+import re
 import socket
 import struct
 import tempfile
@@ -659,11 +660,20 @@ def hold_folder(
             break
         file.close()  # the one who held it has removed it meanwhile: once more
     _HELD[folder] = file, threading.current_thread()
+    clear_aside(folder)
     note = {'pid': os.getpid(), 'host': socket.gethostname(), 'since': time.strftime('%Y-%m-%d %H:%M')}
     with suppress(OSError):  # no room for a note: the lock holds all the same
         file.truncate(0)
         file.write(json.dumps(note))
         file.flush()
+
+
+def clear_aside(folder):
+    "Remove the temporary files of `atomic_path` that a killed command left in `folder`, which the caller holds."
+    for path in Path(folder).glob('.*'):
+        if found := re.fullmatch(r'\.(.+)\.[a-z0-9_]{8}(\.\w+)?', path.name):
+            if Path(found[1]).suffix == (found[2] or ''):
+                path.unlink(missing_ok=True)
 
 
 def release_folder(folder):

@@ -489,6 +489,11 @@ def app_files(folder, run=None) -> Path:
     return folder / 'mtmg.ipynb'
 
 
+_IDLE = (
+    120  # seconds after which the models of a visitor who has gone are given up; a reload within them finds its kernel
+)
+
+
 def _check_port(port: int):
     if not 0 < port < 65536:
         raise ValueError(f'port {port} is not one of 1 … 65535')
@@ -531,8 +536,12 @@ def demo(
             '--Voila.log_level=ERROR',
             '--template=mtmg',
             '--show_tracebacks=False',
+            f'--MappingKernelManager.cull_idle_timeout={_IDLE}',  # of which no page is open any more
+            f'--MappingKernelManager.cull_interval={_IDLE // 4}',
             *([] if browser else ['--no-browser']),
         ]
         from voila.app import Voila
 
-        Voila.launch_instance(arguments, tornado_settings={'websocket_max_message_size': 2 * MAX_BYTES})
+        # a page of another site that resolves to this machine asks with a foreign Host header: refused
+        settings = {'websocket_max_message_size': 2 * MAX_BYTES, 'allow_remote_access': False}
+        Voila.launch_instance(arguments, tornado_settings=settings)

@@ -51,8 +51,9 @@ def far_pictures(clip, images: torch.Tensor, bands) -> str | None:
     white = next((w for b, w in zip(bands, whites, strict=True) if w and b.answers_to('red')), None)
     if not known or white is None:
         return None
-    mean = float(clip.compose(images, bands).float().mean() / 255)
-    noise = 3 * known['between'] * (1 / len(images) + 1 / known['pictures']) ** 0.5
+    means = clip.compose(images, bands).float().mean((1, 2, 3)) / 255
+    mean, n = float(means.mean()), len(means)
+    noise = 3 * (known['between'] ** 2 / known['pictures'] + float(means.var(correction=0)) / n) ** 0.5
     if abs(mean - known['mean']) <= noise:
         return None
     fits = fitting_white(clip, images, bands, known['mean'])

@@ -14,7 +14,7 @@ import torch
 from ..embed.embeddings import Embeddings, as_labels, unit
 from ..embed.embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
-from .zeroshot import TIE, average_precision, expected_hits, places
+from .zeroshot import LEVEL, TIE, average_precision, cosines64, count_above, expected_hits
 
 # %% ../../nbs/evaluate/ranking.ipynb #82d24e8f
 def _log_choose(n, k):
@@ -45,28 +45,74 @@ class Ranks:
         return (self.above + (self.level + 1) / (self.right + 1)).double().numpy()
 
 # %% ../../nbs/evaluate/ranking.ipynb #71048b04
-def _block(n_gallery) -> int:
-    "queries at a time: scores that fit into the cache, but for a very large gallery enough of them to make its reading worth while"
-    return max(1, min(4096, max(4_000_000 // max(1, n_gallery), min(256, 64_000_000 // max(1, n_gallery)))))
+def _mask_of(right, rows: torch.Tensor, n_gallery: int) -> torch.Tensor:  # (b, G) bool
+    "which entries are right for some queries, from positions (Q, P) padded with -1 or a function of rows"
+    if callable(right):
+        return right(rows)
+    at = right[rows]
+    mask = torch.zeros(len(at), n_gallery + 1, dtype=torch.bool)
+    return mask.scatter_(1, at.where(at >= 0, n_gallery), True)[:, :n_gallery]
+
+
+def _recount(queries, gallery, own, right, rows) -> tuple:  # of (r,): above, level, and right ones among those
+    "ranks of the queries at `rows`, with everything near their best right answer computed again in float64"
+    parts, step = [], max(1, 1_000_000 // len(gallery))
+    for at in rows.split(step):
+        x = queries[at]
+        scores = x @ gallery.T - own[at, None]  # (b, G)
+        i, j = (scores.abs() <= TIE).nonzero(as_tuple=True)
+        if len(i) > 64 * len(x):  # a collapsed encoder: all are near
+            s = cosines64(x, gallery)[i, j]
+        else:
+            s = torch.cat(
+                [
+                    torch.cosine_similarity(x[a].double(), gallery[b].double())
+                    for a, b in zip(i.split(4096), j.split(4096))
+                ]
+            )
+        is_right = _mask_of(right, at.cpu(), len(gallery)).to(x.device)[i, j]
+        best = s.new_full((len(x),), -torch.inf).scatter_reduce_(0, i[is_right], s[is_right], 'amax')
+        above, level = s > best[i] + LEVEL, (s - best[i]).abs() <= LEVEL
+        count = lambda which: torch.bincount(i[which], minlength=len(x))
+        parts.append(((scores > TIE).sum(1) + count(above), count(level), count(level & is_right)))
+    return tuple(torch.cat(column) for column in zip(*parts))
+
+
+def _recounted(queries, gallery, own, right, above, level) -> Ranks:
+    "`Ranks` of counts in float32, recounted where several entries are near the right answer"
+    rights, near = torch.ones_like(level), (level != 1).nonzero().flatten()
+    if len(near):
+        above[near], level[near], rights[near] = _recount(queries, gallery, own, right, near)
+    return Ranks(above, level, rights)
 
 
 def rank_queries(
     queries: torch.Tensor,  # (Q, D), unit vectors
     gallery: torch.Tensor,  # (G, D), unit vectors
-    right,  # (Q, P) gallery positions of the right answers, padded with -1; or a function of a block of rows -> (b, G) mask
+    right,  # (Q, P) gallery positions of the right answers, padded with -1; or a function of rows -> (b, G) mask
+    tile: int = 2048,  # queries and gallery entries at once; memory is a few tiles
 ) -> Ranks:
-    "Exact ranks, a block of queries at a time."
-    parts, step = [], _block(len(gallery))
-    for i in range(0, len(queries), step):
-        scores = queries[i : i + step] @ gallery.T  # (b, G)
+    "Exact ranks, tile by tile."
+    n, parts = len(gallery), []
+    starts = range(0, n, tile)
+    for rows in torch.arange(len(queries)).split(256 if callable(right) else tile):
+        x = queries[rows.to(queries.device)]
         if callable(right):
-            own = scores.masked_fill(~right(slice(i, i + step)).to(scores.device), -torch.inf)
+            mask = _mask_of(right, rows, n).to(x.device)
+            best = [(x @ gallery[j : j + tile].T).masked_fill_(~mask[:, j : j + tile], -torch.inf) for j in starts]
+            own = torch.stack([b.amax(1) for b in best]).amax(0)
         else:
-            at = right[i : i + step].to(scores.device)
-            own = scores.gather(1, at.clamp(min=0)).masked_fill(at < 0, -torch.inf)
-        best = own.amax(1)
-        parts.append((*places(scores, best), (own > (best - TIE)[:, None]).sum(1)))
-    return Ranks(*(torch.cat(column) for column in zip(*parts)))
+            at = right[rows].to(x.device)
+            score = lambda p: (x * gallery[p.clamp(min=0)]).sum(1).masked_fill(p < 0, -torch.inf)
+            own = torch.stack([score(p) for p in at.T]).amax(0)
+        above, at_least = torch.zeros(2, len(x), dtype=torch.int64, device=x.device)
+        for j in starts:
+            scores = x @ gallery[j : j + tile].T
+            above += count_above(scores, own + TIE)
+            at_least += count_above(scores, own - TIE)
+        parts.append((own, above, at_least - above))
+    own, above, level = (torch.cat(column) for column in zip(*parts))
+    return _recounted(queries, gallery, own, right, above, level)
 
 # %% ../../nbs/evaluate/ranking.ipynb #77a410f4
 def _count_true(mask: torch.Tensor, dim: int) -> torch.Tensor:
@@ -107,25 +153,27 @@ def rank_pairs(
         ):
             torch.gt(scores, bound + (-TIE if c % 2 else TIE), out=mask)
             counts[c, at : at + tile] += _count_true(mask, dim)
-    one = torch.ones(n, dtype=torch.int64)
-    return tuple(Ranks(counts[c, :n], counts[c + 1, :n] - counts[c, :n], one) for c in (0, 2))
+    right = torch.arange(n)[:, None]
+    level = counts[1::2, :n] - counts[::2, :n]
+    sides = ((a, b, counts[0, :n], level[0]), (b, a, counts[2, :n], level[1]))
+    return tuple(_recounted(x, y, own[:n], right, above, near) for x, y, above, near in sides)
 
 # %% ../../nbs/evaluate/ranking.ipynb #003e4342
 def _level_gains(scores, gains, k):
-    "Expected gains of the first k, for one row with ties"
+    "Expected gains of the first k, for one row of float64 scores with ties"
     order = np.argsort(-scores, kind='stable')
     s, gain = scores[order], gains[order].astype(float)
-    group = np.r_[0, (np.diff(s) < -TIE).cumsum()]
+    group = np.r_[0, (np.diff(s) < -LEVEL).cumsum()]
     return (np.bincount(group, gain) / np.bincount(group))[group[:k]]
 
 
-def _first_gains(scores: torch.Tensor, gains: torch.Tensor, k: int) -> np.ndarray:
-    "Gains (b, k) of the first k answers of each row, expected where scores are level"
+def _first_gains(scores: torch.Tensor, gains: torch.Tensor, k: int, exact) -> np.ndarray:
+    "Gains (b, k) of the first k answers of each row, expected where scores are level in `exact(row)`, float64"
     values, index = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     first = gains.gather(1, index)[:, :k].double().cpu().numpy()
     close = (values[:, :-1] - values[:, 1:] <= TIE).any(1)
     for i in close.nonzero().flatten().tolist():
-        first[i] = _level_gains(scores[i].cpu().numpy(), gains[i].cpu().numpy(), k)
+        first[i] = _level_gains(exact(i), gains[i].cpu().numpy(), k)
     return first
 
 # %% ../../nbs/evaluate/ranking.ipynb #3c2b2499
@@ -138,7 +186,7 @@ def rank_classes(
     exclude_self: bool = False,  # query i is gallery item i: leave it out
 ) -> dict:  # {measure: (Q,) values, NaN for a query without right answers}
     "Ranking measures per query, right answers being those that share a label."
-    out, top, step = {}, max(ks, default=1), _block(len(gallery))
+    out, top, step = {}, max(ks, default=1), max(1, 4_000_000 // len(gallery))
     gallery_labels, query_labels = gallery_labels.to(gallery.device), query_labels.to(queries.device)
     for i in range(0, len(queries), step):
         scores, mine = queries[i : i + step] @ gallery.T, query_labels[i : i + step]
@@ -150,7 +198,14 @@ def rank_classes(
         if exclude_self:
             at = torch.arange(len(scores), device=scores.device)
             scores[at, i + at], gains[at, i + at] = -2, 0
-        first, right = _first_gains(scores, gains, top), (gains > 0).cpu().numpy()
+
+        def exact(row, i=i):
+            s = cosines64(queries[i + row : i + row + 1], gallery)[0]
+            if exclude_self:
+                s[i + row] = -2
+            return s.cpu().numpy()
+
+        first, right = _first_gains(scores, gains, top, exact), (gains > 0).cpu().numpy()
         total = right.sum(1)
         nothing = np.where(total > 0, 0.0, np.nan)
         keep = np.ones(right.shape[1], bool)
@@ -162,7 +217,7 @@ def rank_classes(
             keep[:] = True
         part = {'map': full}
         hit = (
-            _first_gains(scores, (gains > 0).to(gains), top) if mine.ndim == 2 else first
+            _first_gains(scores, (gains > 0).to(gains), top, exact) if mine.ndim == 2 else first
         )  # expected over ties, as `first`
         place = np.arange(1, top + 1)
         precision = hit.cumsum(1) / place[: hit.shape[1]]

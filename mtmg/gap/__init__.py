@@ -48,5 +48,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'shift',
             'shift_sweep',
         ],
+        'effects': [
+            'gap_parts',
+            'GapParts',
+            'joint_clustering',
+            'JointClusters',
+            'mixed_search',
+            'MixedSearch',
+            'Prediction',
+            'predictions',
+        ],
     },
 )

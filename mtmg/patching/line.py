@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..clip.model import Clip
-from ..compute import add_up, autocast, pick_device, share_of
+from ..compute import add_up, agrees, autocast, forward_precision, lowered, pick_device, share_of
 from ..data.fingerprints import Fingerprints
 from ..data.scenes import Splits, batches
 from ..evaluate.results import Result, kept, quantiles, resampled_means
@@ -258,14 +258,23 @@ def features_at(
     "(points, N, D) embeddings of every scene by the tower at every point; each batch is decoded and prepared once."
     moving = clip.clone().to(pick_device(device))
     tower = moving.visual.state_dict()
+    mode = forward_precision(precision, moving.device)
+    low = lowered(moving.visual) if mode == 'bf16' else None  # rounded once a point, and not in every layer anew
     out = torch.zeros(len(points), len(dataset), clip.embed_dim)
     shares = share_of(len(dataset), batch_size)
-    for batch in batches(dataset, batch_size, shares, num_workers, progress):
+    for step, batch in enumerate(batches(dataset, batch_size, shares, num_workers, progress)):
         x = moving.preprocess(batch['image'].to(moving.device), dataset.bands)
+        if step == 0 and precision == 'auto' and low is not None and not agrees(low(x.bfloat16()), moving.visual(x)):
+            low = None  # this tower cannot be rounded
         for features, point in zip(out, points):
             set_point(tower, point)
-            with autocast(precision, moving.device):
-                features[batch['index']] = moving.visual(x).float().cpu()
+            if low is None:
+                with autocast('tf32' if mode == 'tf32' else 'fp32', moving.device):
+                    features[batch['index']] = moving.visual(x).cpu()
+            else:
+                for k, w in low.state_dict().items():
+                    w.copy_(tower[k])
+                features[batch['index']] = low(x.bfloat16()).float().cpu()
     for features in out:
         add_up(features)  # (N, D) at a time
     return out
@@ -361,7 +370,7 @@ def sweep(
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
-    precision: str = 'fp32',  # of the forward passes; or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
+    precision: str = 'fp32',  # or 'bf16' (the tower is rounded), or 'auto': bf16 where it is fast and agrees with fp32
 ) -> Curve:
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
     alphas, tasks = _points(tuned, alphas), with_roles(patching, supported)

@@ -25,11 +25,14 @@ from ...bands.images import composite
 from ...bands.sensors import Band, RGB, Sensor, SENSORS
 from ..files import joint_sensor
 from mtmg.data.scenes import (
-    alone_in,
     AT_WORK,
+    SceneDataset,
+    Splits,
+    alone_in,
     atomic_path,
     atomic_write_json,
     atomic_write_text,
+    clear_aside,
     SceneDataset,
     settle,
     Splits,
@@ -520,8 +523,7 @@ def _write_alone(dataset, folder: Path, layout, plan, rows, scene_bytes, num_wor
             f'writing {sum(len(rows[i]) for i in todo):,} scenes needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free at {folder}; make room or take another --out'
         )
     atomic_write_json(part / 'split.json', plan)
-    for left in (*part.glob('.*.tar*'), *part.glob('.*.npz*')):
-        left.unlink()  # of a run that was killed
+    clear_aside(part)
     _write_all(_Jobs(dataset, part, todo, rows, layout), len(rows), num_workers, progress)
     atomic_write_text(part / 'nsamples.txt', f'{len(dataset)}\n')
     atomic_write_text(part / 'nshards.txt', f'{len(rows)}\n')
