@@ -33,9 +33,7 @@ from mtmg.data.scenes import (
     atomic_write_json,
     atomic_write_text,
     clear_aside,
-    SceneDataset,
     settle,
-    Splits,
     without_data,
 )
 
