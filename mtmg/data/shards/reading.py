@@ -310,15 +310,15 @@ class ShardScenes(SceneDataset):
 
     def __getitems__(self, indices):
         images = np.empty((len(indices), *self.shape), np.uint8 if not self._arrays else np.float32)
-        samples = []
-        for i, image in zip(indices, images):
+        whole, samples = torch.from_numpy(images), []  # one tensor, of which a batch is made without a copy
+        for i, image, given in zip(indices, images, whole, strict=True):
             s, row = self.place(range(len(self))[i])
             shard = self.shards[s]
             try:
                 self.read(s, row, image)
             except (ValueError, OSError) as error:
                 raise ValueError(f'{shard.path}: scene {shard.keys[row]} cannot be read ({error})') from error
-            sample = {'image': torch.from_numpy(image), 'id': str(shard.ids[row])}
+            sample = {'image': given, 'id': str(shard.ids[row])}
             if self.targets is not None:
                 target = self.targets[i]
                 sample['label'] = int(target) if target.ndim == 0 else torch.as_tensor(target, dtype=torch.float32)
