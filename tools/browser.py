@@ -59,7 +59,7 @@ def served(run: str | None, folder: str):
         'demo',
         '--port',
         str(port),
-        *(['--run', str(Path(run).resolve())] if run else []),
+        *([str(Path(run).resolve())] if run else []),
     ]
     server = subprocess.Popen(
         command, cwd=folder, env=os.environ | {'MTMG_CACHE': folder}, stdin=subprocess.DEVNULL, start_new_session=True
@@ -160,7 +160,7 @@ class Player:
         page.on(
             'request',
             lambda r: (
-                r.url.startswith(('http://localhost:', 'ws://localhost:', 'data:', 'blob:'))
+                r.url.startswith(('http://localhost:', 'ws://localhost:', 'data:', 'blob:', 'file:'))
                 or self.problems.append(f'asks the network for {r.url}')
             ),
         )
@@ -538,10 +538,119 @@ def retrieval(p: Player, models):
         p.refused('at most 200')
 
 
+def explorer(p: Player, file: Path):
+    "the joint space as a file from the disk: click, lasso, colours, shift, without a network"
+    page = p.page
+    page.goto(file.resolve().as_uri())
+    data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
+    at = lambda m, i: page.evaluate(f'window.mtmg.screen({m}, {i})')
+    box = page.locator('canvas').bounding_box()
+    place = lambda m, i: (box['x'] + at(m, i)[0], box['y'] + at(m, i)[1])
+    chosen = lambda: page.evaluate('window.mtmg.state()')
+    with p.step('a click chooses a scene and shows its neighbours in every modality'):
+        page.mouse.click(*place(0, 3))
+        said = chosen()
+        near = min(range(data['n']), key=lambda i: sum((a - b) ** 2 for a, b in zip(at(0, i), at(0, 3), strict=True)))
+        assert said['point'] >= 0 and said['picked'] == [], said
+        assert (
+            said['point'] in (3, near)
+            or sum((a - b) ** 2 for a, b in zip(at(0, 3), at(0, said['point']), strict=True)) < 600
+        )
+        cells = page.locator('#neighbours td').count()
+        assert cells == len(data['modalities']) ** 2, f'{cells} cells of neighbours'
+        assert page.locator('#spectrum svg').count() == int('spectra' in data)
+        p.shot('12-explorer-click')
+    with p.step('a lasso around everything selects every scene'):
+        x, y, w, h = (box[k] for k in ('x', 'y', 'width', 'height'))
+        corners = [(x + 2, y + 2), (x + w - 2, y + 2), (x + w - 2, y + h - 2), (x + 2, y + h - 2)]
+        page.mouse.move(*corners[0])
+        page.mouse.down()
+        for corner in (*corners[1:], corners[0]):
+            page.mouse.move(*corner, steps=4)
+        page.mouse.up()
+        assert len(chosen()['picked']) == data['n'], f'{len(chosen()["picked"])} of {data["n"]} scenes'
+        assert page.locator('#chosen button').count() == min(60, data['n'])
+        p.shot('13-explorer-lasso')
+    with p.step('a thumbnail chooses its scene'):
+        page.locator('#chosen button').nth(2).click()
+        assert (
+            chosen()['point'] >= 0 and f'scene {data["ids"][chosen()["point"]]}' in page.locator('#said').inner_text()
+        )
+    for color in page.locator('#color option').evaluate_all('all => all.map(e => e.value)'):
+        with p.step(f'coloured by {color}'):
+            before = page.evaluate("document.getElementById('canvas').toDataURL()")
+            page.locator('#color').select_option(color)
+            assert color == 'modality' or page.evaluate("document.getElementById('canvas').toDataURL()") != before
+            assert page.locator('#legend span').count() > 1
+    if len(data['modalities']) > 1:
+        with p.step('the shift moves the points'):
+            page.locator('#map').select_option(label='PCA')
+            before = at(1, 0)
+            page.locator('#frame').evaluate("e => { e.value = e.max; e.dispatchEvent(new Event('input')) }")
+            assert at(1, 0) != before and 'shift along the gap: 1' in page.locator('#frameof').inner_text()
+    with p.step('400 pixels wide, nothing is cut'):
+        page.set_viewport_size({'width': 400, 'height': 900})
+        page.wait_for_timeout(300)
+        wide = page.evaluate('document.documentElement.scrollWidth')
+        assert wide <= 400, f'the page is {wide} pixels wide'
+        p.shot('14-explorer-400')
+    page.set_viewport_size({'width': 1200, 'height': 1000})
+
+
+def report(p: Player, file: Path):
+    "the report of a run from the disk, wide, narrow and printed"
+    page = p.page
+    page.goto(file.resolve().as_uri())
+    for width in (1280, 400):
+        with p.step(f'the report at {width} pixels'):
+            page.set_viewport_size({'width': width, 'height': 1000})
+            page.wait_for_timeout(200)
+            wide = page.evaluate('document.documentElement.scrollWidth')
+            assert wide <= width, f'the page is {wide} pixels wide'
+            assert page.locator('.answer p').count() >= 1 and page.locator('h2').count() >= 3
+            p.shot(f'15-report-{width}')
+    with p.step('the report on paper'):
+        assert len(page.pdf(format='A4')) > 10_000
+    page.set_viewport_size({'width': 1200, 'height': 1000})
+
+
+def folder_pages(run: str | None, folder: str) -> list:
+    "(what to do, page) of the pages that a run has; for a small run the joint space is written here"
+    found = (
+        [(act, Path(run) / name) for act, name in ((explorer, 'explore.html'), (report, 'report.html'))] if run else []
+    )
+    found = [(act, file) for act, file in found if file.is_file()]
+    if not any(act is explorer for act, _ in found):
+        from mtmg.demo import explore
+
+        models = told(run, folder)
+        explore(
+            models.embeddings,
+            Path(folder) / 'explore.html',
+            models.scenes,
+            modalities=list(models.embeddings.features)[1:3],
+        )
+        found.append((explorer, Path(folder) / 'explore.html'))
+    return found
+
+
+def narrow(p: Player, models):
+    "the demo on a telephone"
+    with p.step('400 pixels wide, no tab is cut'):
+        p.page.set_viewport_size({'width': 400, 'height': 900})
+        for title in p.page.get_by_role('tab').all_inner_texts():
+            p.open_tab(title)
+            p.page.wait_for_timeout(300)
+            wide = p.tab.first.evaluate('e => e.scrollWidth - e.clientWidth')
+            p.shot(f'16-narrow-{title}')
+            assert wide <= 4, f'{title} is {wide} pixels too wide'
+        p.page.set_viewport_size({'width': 1200, 'height': 1000})
+
+
 def main() -> int:
     "Play; the exit status."
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--run', help='folder of mtmg quickstart; by default a small run is made')
+    parser.add_argument('--run', help='folder of mtmg quickstart or mtmg run; by default a small run is made')
     parser.add_argument('--shots', type=Path, help='folder for screenshots')
     args = parser.parse_args()
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -573,13 +682,25 @@ def main() -> int:
                 page.locator('.mtmg-answers').first.wait_for(timeout=PAGE_LIMIT)
             print(f'the first answer stands after {time.perf_counter() - start:.1f} s', flush=True)
             title = page.title()
-            for act in (zero_shot, alpha, gap, retrieval):
+            own = (
+                args.run and (Path(args.run) / 'scenes.npz').is_file()
+            )  # its classes and scenes are not those of the steps
+            for act in (narrow,) if own else (zero_shot, alpha, gap, retrieval, narrow):
                 print(f'{act.__name__}: {act.__doc__}', flush=True)
                 try:
                     act(player, models.result())
                 except Exception:  # between two steps
                     player.counts[1] += 1
                     traceback.print_exc()
+            pages = folder_pages(args.run, folder)
+            for act, file in pages:
+                print(f'{act.__name__}: {act.__doc__}', flush=True)
+                try:
+                    act(player, file)
+                except Exception:
+                    player.counts[1] += 1
+                    traceback.print_exc()
+            page.goto(address, timeout=PAGE_LIMIT, wait_until='commit')
             with player.step('nothing typed was run, nothing was asked of the network, and the console is clean'):
                 assert page.title() == title, 'a script ran'
                 assert not player.problems, '\n'.join(player.problems)

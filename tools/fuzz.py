@@ -5,7 +5,8 @@ python tools/fuzz.py --seconds 600      a longer one
 python tools/fuzz.py --seed 7 tar json  another round, of some formats
 
 A format whose files carry checksums must never give other values than were written without a warning that names the
-file. One without (pictures, tif, json that a person may edit) may give others, of the same kind. Inputs that fail are kept, with what was raised, in --keep.
+file. One without (pictures, tif, json that a person may edit) may give others, of the same kind. Inputs that fail are
+kept in --keep, with what was raised.
 """
 
 import argparse
@@ -429,7 +430,8 @@ def main() -> int:
         names = given.names or list(found)
         rows = {n: fuzz(n, found[n], given.seconds / len(names), given.seed, given.keep, given.most) for n in names}
     print(
-        f'{"format":24} {"tried":>7} {"as it was":>10} {"refused":>8} {"warned":>7} {"other":>6} {"escaped":>8} {"silent":>7}'
+        f'{"format":24} {"tried":>7} {"as it was":>10} {"refused":>8} {"warned":>7} {"other":>6} '
+        f'{"escaped":>8} {"silent":>7}'
     )
     for name, row in rows.items():
         print(

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
-from ..bands.images import as_images, check_image, composite
+from ..bands.images import as_images, check_image, composite, settle_images
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
@@ -214,6 +214,8 @@ class Clip:
         images = as_images(images, bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)
+        if bands is not None:  # the unit of all images together, whatever the size of a batch
+            images, bands = settle_images(images, bands)
         with evaluating(self.model):
             dtype = next(self.visual.parameters()).dtype
             rows = [
@@ -229,7 +231,7 @@ class Clip:
         twin.model.__dict__['_modules'] = self.model._modules | {'visual': lowered(self.visual, dtype)}
         return twin
 
-    def _tokens(self, texts) -> torch.Tensor:
+    def tokens(self, texts) -> torch.Tensor:
         "(M, context) tokens; a warning where a text has words that mean nothing here, or does not fit"
         tokens = self.tokenizer(texts) if texts else torch.zeros(0, 1, dtype=torch.long)
         inner = getattr(self.tokenizer, 'tokenizer', None)
@@ -260,7 +262,7 @@ class Clip:
         if isinstance(texts, str):
             raise ValueError(f"texts is one text, '{texts}'; give a list of them")
         texts = list(texts)
-        parts = self._tokens(texts).split(batch_size)
+        parts = self.tokens(texts).split(batch_size)
         with evaluating(self.model):
             rows = [self.model.encode_text(part.to(self.device)).float() for part in parts]
         return torch.cat(rows) if texts else torch.zeros(0, self.embed_dim, device=self.device)
@@ -270,7 +272,7 @@ class Clip:
         "Zero-shot head (C, D): per class the mean of its normalised prompt embeddings, normalised again."
         prompts = find_labelset(labelset).prompts()
         of = torch.tensor([c for c, texts in enumerate(prompts) for _ in texts], device=self.device)
-        tokens = self._tokens([t for row in prompts for t in row])
+        tokens = self.tokens([t for row in prompts for t in row])
         total = torch.zeros(len(prompts), self.embed_dim, device=self.device)
         with evaluating(self.model):
             for rows, part in zip(of.split(batch_size), tokens.split(batch_size)):  # in the memory of one batch

@@ -58,7 +58,7 @@ def _refuse_activation_beside(path: Path, name: str, model_cfg: dict):
         quick = clip_of_transformers(json.loads(beside.read_text(encoding='utf-8')), beside).get('quick_gelu')
     except (OSError, ValueError):
         return  # there is none, or it is not about this CLIP
-    _refuse_wrong_activation(name, path.name, {'quick_gelu': quick}, model_cfg)
+    _refuse_wrong_activation(name, f'{path.name} (transformers)', {'quick_gelu': quick}, model_cfg)
 
 
 @contextmanager

@@ -428,18 +428,22 @@ def remote_files(name: str) -> list[tuple[str, str, str]]:
 
     spec = getattr(torchgeo.datasets, _TORCHGEO[name])
     if name == 'bigearthnet-v1':
-        return [(f['url'], f['filename'], f['md5']) for f in (*spec.metadata.values(), *spec.splits_metadata.values())]
+        files = (*spec.metadata.values(), *spec.splits_metadata.values())
+        return [(f['url'], f['filename'], f.get('sha256') or f['md5']) for f in files]
     if name == 'bigearthnet-v2':
         return [
-            (spec.url.format(file), file, md5)
+            (spec.url.format(file), file, checksum)
             for part in spec.metadata_locs.values()
-            for file, md5 in part['files'].items()
+            for file, checksum in part['files'].items()
         ]
+    # torchgeo 0.8 has md5 sums, 0.10 has sha256
+    whole = getattr(spec, 'sha256', None) or spec.md5
+    parts = getattr(spec, 'split_sha256s', None) or spec.split_md5s
     if name == 'resisc45':
-        lists = [(spec.split_urls[s], f'resisc45-{s}.txt', spec.split_md5s[s]) for s in spec.splits]
-        return [(spec.url, spec.filename, spec.md5), *lists]
-    lists = [(spec.url + spec.split_filenames[s], spec.split_filenames[s], spec.split_md5s[s]) for s in spec.splits]
-    return [(spec.url + spec.filename, spec.filename, spec.md5), *lists]
+        lists = [(spec.split_urls[s], f'resisc45-{s}.txt', parts[s]) for s in spec.splits]
+        return [(spec.url, spec.filename, whole), *lists]
+    lists = [(spec.url + spec.split_filenames[s], spec.split_filenames[s], parts[s]) for s in spec.splits]
+    return [(spec.url + spec.filename, spec.filename, whole), *lists]
 
 # %% ../../nbs/data/catalog.ipynb #6c9ece46
 def download(
@@ -449,8 +453,8 @@ def download(
 ) -> Path:
     "Fetch and unpack a data set as torchgeo lays it out."
     root = Path(root)
-    for url, filename, md5 in remote_files(name):
-        fetch(url, root / filename, md5, progress)
+    for url, filename, checksum in remote_files(name):
+        fetch(url, root / filename, checksum, progress)
     if name == 'cifar10':
         from torchvision.datasets import CIFAR10
 

@@ -280,12 +280,24 @@ class ArrayDataset(SceneDataset):
     def __len__(self):
         return len(self._stored)
 
-    def __getitem__(self, i):
-        image, valid = self._read(i)
-        sample = {
-            'image': _sample_image(image),
-            'id': self.ids[i] if self._ids else f'{self.name}/{self.split}/{i}',
-        }
+    def _in_one(self, indices) -> torch.Tensor | None:
+        "(N, C, H, W) of scenes that are kept as they are given and hold data everywhere; None where they do not"
+        meaning, stored = self.meaning, self._stored
+        picture = all(getattr(b, 'sensor', None) == RGB.name for b in self.bands)
+        keeps = stored.dtype == np.uint8 and (picture or meaning is None)
+        if meaning is not None:
+            as_given = meaning.exact and meaning.nodata is None and meaning.mask is None
+            if not as_given or stored.dtype not in (np.uint8, np.uint16) or (picture and not keeps):
+                return None
+        image = np.empty((len(indices), *stored.shape[1:]), np.uint8 if keeps else np.float32)
+        for row, i in zip(image, indices, strict=True):
+            if meaning is not None and not picture and not stored[i][0].all():
+                return None  # perhaps pixels without data
+            np.copyto(row, stored[i], casting='unsafe')
+        return torch.from_numpy(image)
+
+    def _sample(self, i, image, valid=None) -> dict:
+        sample = {'image': image, 'id': self.ids[i] if self._ids else f'{self.name}/{self.split}/{i}'}
         if valid is not None:
             sample['valid'] = torch.from_numpy(valid)
         if self._targets is not None:
@@ -294,7 +306,35 @@ class ArrayDataset(SceneDataset):
             sample['caption'] = self.captions[i]
         return sample
 
+    def __getitem__(self, i):
+        image, valid = self._read(i)
+        return self._sample(i, _sample_image(image), valid)
+
+    def __getitems__(self, indices):
+        one_by_one = type(self).__getitem__ is not ArrayDataset.__getitem__  # a subclass with scenes of its own
+        images = None if one_by_one or not len(indices) else self._in_one(indices)
+        if images is None:
+            return [self[i] for i in indices]
+        return [self._sample(i, image) for i, image in zip(indices, images, strict=True)]
+
 # %% ../../nbs/data/scenes.ipynb #65d8b704
+def _stacked(images: list) -> torch.Tensor:
+    "images (C, H, W) as one batch; those that already lie one behind the other are not copied"
+    first, size = images[0], images[0].numel()
+    whole = first.untyped_storage()
+    if first.is_contiguous() and whole.nbytes() >= len(images) * size * first.element_size():
+        start = first.storage_offset()
+        if all(
+            x.dtype == first.dtype
+            and x.untyped_storage().data_ptr() == whole.data_ptr()
+            and x.storage_offset() == start + i * size
+            and x.is_contiguous()
+            for i, x in enumerate(images)
+        ):
+            return first.as_strided((len(images), *first.shape), (size, *first.stride()))
+    return torch.stack(images)
+
+
 def collate(samples: list) -> dict:
     """Scenes to one batch: `image` (N, C, H, W), `label`, `id`, `caption` (None where the scenes have none), and
     `valid` (N, H, W), where they hold data (None: everywhere)."""
@@ -310,7 +350,7 @@ def collate(samples: list) -> dict:
         whole = torch.ones(samples[0]['image'].shape[-2:], dtype=torch.bool)
         valid = torch.stack([whole if s.get('valid') is None else s['valid'] for s in samples])
     return {
-        'image': torch.stack([s['image'] for s in samples]),
+        'image': _stacked([s['image'] for s in samples]),
         'label': label,
         'id': [s['id'] for s in samples],
         'caption': caption,

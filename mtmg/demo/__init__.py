@@ -43,6 +43,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'AlphaState',
             'AMOUNTS',
             'GapState',
+            'lacking',
             'recipes_for',
             'RetrievalState',
             'shift_measures',

@@ -226,7 +226,7 @@ function spectrum(list) { const box = $('spectrum'); box.replaceChildren(); if (
   const B = D.waves.length, W = 340, H = 150, lo = D.waves[0], hi = D.waves[B - 1], top = D.top;
   const mean = l => D.waves.map((_, b) => l.reduce((a, i) => a + spectra[i * B + b], 0) / l.length / 255);
   const line = v => v.map((y, b) => `${(30 + (D.waves[b] - lo) / (hi - lo) * (W - 40)).toFixed(1)},${(H - 24 - y * (H - 34)).toFixed(1)}`).join(' ');
-  const all = line(mean([...Array(N).keys()])), own = line(mean(list)), ticks = [0, .5, 1].map(t => `<text x="26" y="${H - 20 - t * (H - 34)}" text-anchor="end">${(t * top).toPrecision(3)}</text>`).join('');
+  const all = line(mean([...Array(N).keys()])), own = line(mean(list)), ticks = [0, .5, 1].map(t => `<text x="26" y="${H - 20 - t * (H - 34)}" text-anchor="end">${t * top >= 10 ? Math.round(t * top) : (t * top).toPrecision(2)}</text>`).join('');
   box.innerHTML = `<h2>mean of the bands</h2><svg viewBox="0 0 ${W} ${H}" width="${W}" role="img" aria-label="spectrum of the selection"><g font-size="10">${ticks}<text x="${W - 8}" y="${H - 4}" text-anchor="end">wavelength, ${lo} to ${hi} nm; grey: all scenes</text></g>` +
     `<polyline points="${all}" fill="none" stroke="#AAA" stroke-width="1.5"/><polyline points="${own}" fill="none" stroke="#0072B2" stroke-width="2"/></svg>` }
 function neighbours(i) { const box = $('near'); box.replaceChildren(); if (i < 0) return;

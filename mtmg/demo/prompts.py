@@ -93,7 +93,7 @@ class Prompts:
 
     def embed(self, texts) -> torch.Tensor:  # (M, D) unit vectors
         "Embeddings of texts, from memory where they are there."
-        self.clip._check_words(texts)  # also of those remembered: the warning is about the text, not about the work
+        self.clip.tokens(texts)  # also of those remembered: the warning is about the text, not about the work
         new = [t for t in dict.fromkeys(texts) if t not in self._rows]
         if new:
             with warnings.catch_warnings():

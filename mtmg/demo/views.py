@@ -50,7 +50,7 @@ STYLE_SHEET = f'''<style>
 .mtmg-error {{color:#B3261E; font-weight:600}} .mtmg-notice {{color:#8A6500}}
 .mtmg-stale {{opacity:.35}}
 .mtmg-side {{display:flex; gap:14px; font-size:13px; line-height:1.45; overflow-wrap:anywhere}} .mtmg-side img {{image-rendering:pixelated; flex:none; align-self:flex-start}}
-.mtmg-answers {{display:grid; grid-template-columns:repeat(3,minmax(0,1fr)); gap:20px; font-size:13px}}
+.mtmg-answers {{display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:10px 20px; font-size:13px}}
 .mtmg-none {{color:var(--jp-ui-font-color2,#666); line-height:1.35; overflow-wrap:anywhere}}
 .mtmg-bar {{position:relative; height:22px; margin:3px 0; background:rgba(128,128,128,.12); border-radius:3px; line-height:22px}}
 .mtmg-bar i {{position:absolute; left:0; top:0; bottom:0; border-radius:3px; opacity:.38}}
@@ -68,6 +68,10 @@ button.mtmg-thumb.mtmg-right {{border-color:#1B7F3B}} button.mtmg-thumb.mtmg-wro
 .mtmg-over svg {{background:#FFF; border:1px solid #CCC; box-sizing:border-box}}
 .mtmg-over button {{position:absolute; width:13px; height:13px; min-width:0; margin:-6px 0 0 -6px; padding:0; border-radius:50%; background:transparent!important; cursor:pointer}}
 .mtmg-over button:hover {{box-shadow:0 0 0 2px #333}}
+.mtmg .widget-box, .mtmg .jupyter-widgets {{max-width:100%; min-width:0}} .mtmg .mtmg-over {{max-width:none}}
+.mtmg .mtmg-side {{flex-wrap:wrap}} .mtmg-side > div {{flex:1 1 140px; min-width:0}}
+@media (max-width:640px) {{.mtmg .mtmg-over {{zoom:.64}} .mtmg .mtmg-chart {{zoom:.46}} .mtmg h2 {{font-size:18px}}}}
+@media (max-width:640px) {{.jp-Notebook-cell, .jp-Cell, .jp-OutputArea-output {{padding-left:4px!important; padding-right:4px!important}}}}
 </style>'''
 
 
@@ -305,6 +309,7 @@ class LineChart(W.Box):
             layout=W.Layout(width=f'{width}px', height=f'{height}px'),
         )
         self.add_class('mtmg-over')
+        self.add_class('mtmg-chart')
 
     def at(self, x: float):
         "Move the line."

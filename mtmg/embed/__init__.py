@@ -23,6 +23,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         'passes': [
             'class_probabilities',
+            'Forward',
+            'ZeroShotHead',
             'dataset_hash',
             'embed',
             'encode_captions',

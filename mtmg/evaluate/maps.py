@@ -18,12 +18,12 @@ import torch.nn.functional as F
 
 from ..bands.sensors import as_bands
 from ..bands.images import composite
-from ..embed.passes import _describe_model, class_probabilities, zero_shot_head
+from ..embed.passes import Forward, _describe_model, zero_shot_head
 from ..bands.meaning import filled
 from ..data.files import TIF_SUFFIXES, layers_of
 from ..data.products import gdal_source, is_raster
 from ..compute import pick_device
-from ..embed.passes import _encode, evaluating
+from ..embed.passes import evaluating
 from ..data.rasters import Raster, open_raster, read_tiles, tile_grid
 from ..data.scenes import atomic_path
 from ..plots.style import PALETTE, axes_for, styled
@@ -140,6 +140,7 @@ def predict_map(
     batch_size: int = 64,
     device: str = 'auto',
     progress: bool = True,
+    precision: str = 'fp32',  # as `embed` takes it
     **told,  # unit, scale, mask, white: as `open_raster` takes them
 ) -> ClassMap:
     "The likeliest class of each cell of a raster, zero-shot."
@@ -158,7 +159,8 @@ def predict_map(
         warnings.catch_warnings(record=True) as said,
     ):
         warnings.simplefilter('always')
-        labelset, head, scale = zero_shot_head(model, classnames, templates, text, multilabel)
+        head = zero_shot_head(model, classnames, templates, text, multilabel)
+        labelset, forward = head.labelset, Forward(model, device, precision)
         total, count = np.zeros((len(labelset), *grid.cells), np.float32), np.zeros(grid.cells, np.float32)
         holds, waiting = np.zeros(grid.cells, np.float32), []
 
@@ -166,10 +168,8 @@ def predict_map(
             tiles = torch.stack([_prepare(tile, size) for *_, tile in waiting])
             if not count.any():  # the first tiles
                 warn_if_far([model], tiles, raster.bands, raster.path.name)
-            features = _encode(model, tiles, raster.bands, device, 'fp32')
-            for (r, c, _), p in zip(
-                waiting, class_probabilities(features, head, scale, multilabel or labelset.multilabel).numpy()
-            ):
+            features = forward(tiles, raster.bands)
+            for (r, c, _), p in zip(waiting, head.probabilities(features, multilabel).numpy()):
                 covered = slice(r, r + grid.over[0]), slice(c, c + grid.over[1])
                 total[:, *covered] += p[:, None, None]
                 count[covered] += 1

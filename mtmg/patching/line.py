@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..clip.model import Clip
-from ..compute import add_up, autocast, pick_device, share_of
+from ..compute import add_up, agrees, autocast, forward_precision, lowered, pick_device, share_of
 from ..data.fingerprints import Fingerprints
 from ..data.scenes import Splits, batches
 from ..evaluate.results import Result, kept, quantiles, resampled_means
@@ -90,7 +90,7 @@ def _start(rows):
 
 
 def _objective(rows, alpha, rule: str) -> tuple:
-    "what a rule compares, and its standard error: the mean of the patching scores, with 'mean' also that of the supported ones"
+    "what a rule compares, with its standard error: the mean patching score, with 'mean' also the mean supported one"
     roles = [[r for r in rows if (r['alpha'], r['role']) == (alpha, role)] for role in ('patching', 'supported')]
     roles = [role for role in roles[: 2 if rule == 'mean' else 1] if role]
     error = lambda r: ((r.get('high') or 0) - (r.get('low') or 0)) / (2 * 1.96)
@@ -120,7 +120,7 @@ def _within(rows, alphas, limits: dict) -> list:
 
 
 def choose_alpha(
-    rows: list,  # dicts with alpha, task, role ('patching' or 'supported'), score in 0..1, and the ends low and high of its interval
+    rows: list,  # dicts with alpha, task, role ('patching' or 'supported'), score in 0..1, and its interval: low, high
     rule: str = 'mean',  # 'mean' or 'drop'
     max_drop: float
     | dict = 0.01,  # for 'drop': how much a supported task may lose (.01 is one point), or {task: loss} (else .01)
@@ -179,7 +179,7 @@ class Curve:
         return getattr(self.alpha, 'exposure', Exposure())
 
     def kept(self, margin: float = 0.01) -> dict:
-        "{supported task: paired loss on test images from alpha 0 to the chosen alpha, and its verdict (`mtmg.evaluate.kept`)}."
+        "{supported task: paired loss on test images from alpha 0 to the chosen one, with its verdict}."
         start = _start(self.rows)
         tasks = [t for t, r in self.at(start).items() if r['role'] == 'supported']
         return {t: kept(self.results[t, start], self.results[t, self.alpha], margin) for t in tasks}
@@ -258,14 +258,23 @@ def features_at(
     "(points, N, D) embeddings of every scene by the tower at every point; each batch is decoded and prepared once."
     moving = clip.clone().to(pick_device(device))
     tower = moving.visual.state_dict()
+    mode = forward_precision(precision, moving.device)
+    low = lowered(moving.visual) if mode == 'bf16' else None  # rounded once a point, and not in every layer anew
     out = torch.zeros(len(points), len(dataset), clip.embed_dim)
     shares = share_of(len(dataset), batch_size)
-    for batch in batches(dataset, batch_size, shares, num_workers, progress):
+    for step, batch in enumerate(batches(dataset, batch_size, shares, num_workers, progress)):
         x = moving.preprocess(batch['image'].to(moving.device), dataset.bands)
+        if step == 0 and precision == 'auto' and low is not None and not agrees(low(x.bfloat16()), moving.visual(x)):
+            low = None  # this tower cannot be rounded
         for features, point in zip(out, points):
             set_point(tower, point)
-            with autocast(precision, moving.device):
-                features[batch['index']] = moving.visual(x).float().cpu()
+            if low is None:
+                with autocast('tf32' if mode == 'tf32' else 'fp32', moving.device):
+                    features[batch['index']] = moving.visual(x).cpu()
+            else:
+                for k, w in low.state_dict().items():
+                    w.copy_(tower[k])
+                features[batch['index']] = low(x.bfloat16()).float().cpu()
     for features in out:
         add_up(features)  # (N, D) at a time
     return out
@@ -299,7 +308,7 @@ def with_roles(patching, supported=()) -> list:
     for _, task in tasks:
         if not isinstance(task, Splits):
             raise ValueError(
-                f'{task!r} is one split; give all three (load_dataset without split) to choose on val and report on test'
+                f'{task!r} is one split; give all three (load_dataset without split): val to choose, test to report'
             )
         labelled(task.val, 'a sweep')
         labelled(task.test, 'a sweep')
@@ -356,12 +365,12 @@ def sweep(
     alphas=None,  # points on the line, and 0, from which losses are counted; by default those of the recipe of `tuned`
     rule: str = 'mean',  # how alpha is chosen, see `choose_alpha`
     max_drop: float | dict = 0.01,
-    report: str = 'all',  # 'all': test scores of the whole line; 'ends': of 0, .5 (where it is a point), the chosen alpha and 1
+    report: str = 'all',  # 'all': test scores of the whole line; 'ends': of 0, .5 (if a point), the chosen alpha and 1
     batch_size: int = 128,
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
-    precision: str = 'fp32',  # of the forward passes; or 'bf16' (autocast), or 'auto': bf16 where the device computes in it
+    precision: str = 'fp32',  # or 'bf16' (the tower is rounded), or 'auto': bf16 where it is fast and agrees with fp32
 ) -> Curve:
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
     alphas, tasks = _points(tuned, alphas), with_roles(patching, supported)
