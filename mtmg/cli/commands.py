@@ -342,7 +342,7 @@ def info(
                 + (f'; did you mean {near[0]!r}?' if near else '; mtmg info lists them')
             )
 
-# %% ../../nbs/cli/commands.ipynb #1792b29a
+# %% ../../nbs/cli/commands.ipynb #c6ab308e
 def audit(
     model: str,  # NAME[,WEIGHTS] or the folder of a CLIP or of an encoder
     dataset: str,  # name of a data set, or a folder of images
