@@ -44,6 +44,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'RECIPES',
             'remove_offset',
             'select',
+            'settle_images',
             'settled',
             'spectral_index',
             'STATISTICS',

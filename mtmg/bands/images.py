@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'INDICES', 'STATISTICS', 'NORMALIZATIONS', 'select', 'to_db', 'to_linear', 'valid_pixels', 'composite',
            'spectral_index', 'normalize', 'remove_offset', 'unit_of', 'to_unit', 'settled', 'are_settled', 'thinned',
-           'check_image', 'as_images']
+           'check_image', 'settle_images', 'as_images']
 
 # %% ../../nbs/bands/images.ipynb #62f883b2
 from typing import Sequence
@@ -530,6 +530,12 @@ def check_image(
             x = x.clone() if _is_tensor(x) else x.copy()
             x[..., places, :, :] = part
     return x
+
+# %% ../../nbs/bands/images.ipynb #16ed7f2b
+def settle_images(image, bands: Sequence[str]) -> tuple:
+    "All images of a call in the unit of their sensor, and their bands, settled: asked once, not batch by batch."
+    bands = as_bands(bands)
+    return (image, bands) if are_settled(bands) else (check_image(image, bands), settled(bands))
 
 # %% ../../nbs/bands/images.ipynb #6ca39f08
 def as_images(

@@ -403,7 +403,7 @@ def patch(
     *,
     model: str = 'tinyclip',  # CLIP to patch: NAME[,WEIGHTS] or a folder
     supported: list[str] = ('digits', 'shapes'),  # tasks to keep, or none; NAME or NAME@ROOT
-    recipe: str = 'default',  # preset: default, paper, paint
+    recipe: str = 'default',  # preset: default, plain, paper, paint
     alpha: float | None = None,  # point on the line, 0 to 1; by default chosen on validation data
     rule: str = 'mean',  # how alpha is chosen: mean, drop
     max_drop: float = 0.01,  # for `drop`: what a supported task may lose (0.01 is one point)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
-from ..bands.images import as_images, check_image, composite
+from ..bands.images import as_images, check_image, composite, settle_images
 from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
@@ -214,6 +214,8 @@ class Clip:
         images = as_images(images, bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)
+        if bands is not None:  # the unit of all images together, whatever the size of a batch
+            images, bands = settle_images(images, bands)
         with evaluating(self.model):
             dtype = next(self.visual.parameters()).dtype
             rows = [

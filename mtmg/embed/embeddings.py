@@ -197,6 +197,7 @@ class Embeddings:
     prompts: torch.Tensor | None = None  # (C, T, D), unit vectors
     caption_text: torch.Tensor | None = None  # (N, D)
     groups: list | None = None  # (N,) cluster of each scene
+    valid: torch.Tensor | None = None  # (N,) share of the pixels of each scene that hold data; None: not known
     meta: dict = field(default_factory=dict)  # models, versions: plain types
 
     def __post_init__(self):
@@ -213,7 +214,7 @@ class Embeddings:
         n = len(self)
         if self.labels is not None:
             self.labels = as_labels(self.labels, None if self.labelset is None else self.labelset.classnames, n)
-        for name in ('ids', 'captions', 'caption_text', 'groups'):
+        for name in ('ids', 'captions', 'caption_text', 'groups', 'valid'):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f'{len(value)} {name} for {n} scenes')
@@ -295,7 +296,7 @@ def _from_arrays(
 Embeddings.from_arrays = classmethod(_from_arrays)
 
 # %% ../../nbs/embed/embeddings.ipynb #ca89086f
-_PER_SCENE = ('labels', 'ids', 'captions', 'caption_text', 'groups')
+_PER_SCENE = ('labels', 'ids', 'captions', 'caption_text', 'groups', 'valid')
 
 
 def _subset(self, which) -> 'Embeddings':
@@ -465,7 +466,9 @@ def _save(
     "Write one safetensors file, whole or not at all."
     tensors = {f'features/{k}': v for k, v in self.features.items()}
     tensors |= {
-        k: getattr(self, k) for k in ('labels', 'text', 'prompts', 'caption_text') if getattr(self, k) is not None
+        k: getattr(self, k)
+        for k in ('labels', 'text', 'prompts', 'caption_text', 'valid')
+        if getattr(self, k) is not None
     }
     tensors = {k: _half(v, k, dtype).cpu().contiguous() for k, v in tensors.items()}
     tensors |= {k: _pack(getattr(self, k)) for k in _NAMES if getattr(self, k) is not None}
@@ -504,7 +507,7 @@ def _load_safetensors(cls, path):
             labelset=None if labelset is None else LabelSet.from_dict(labelset),
             exposure={k: Exposure.from_dict(v) for k, v in header['exposure'].items()},
             logit_scale=None if scale is None else float(scale),
-            **{k: tensors.get(k) for k in ('labels', 'text', 'prompts', 'caption_text')},
+            **{k: tensors.get(k) for k in ('labels', 'text', 'prompts', 'caption_text', 'valid')},
             **{k: _unpack(tensors[k]) if k in tensors else None for k in _NAMES},
             **{k: header[k] for k in ('source', 'dataset', 'split', 'meta')},
         )

@@ -19,10 +19,21 @@ import numpy as np
 import torch
 
 from ..bands.images import as_images
+from ..bands.sensors import RGB, as_bands, joint_sensor
 from ..compute import agrees, autocast, forward_precision, pick_device
 from ..data.fingerprints import recognised
 from ..data.folders import folder_scenes
-from ..data.scenes import alone_in, atomic_path, batches, load_tensors, naming_scenes, save_tensors
+from mtmg.data.scenes import (
+    alone_in,
+    ArrayDataset,
+    atomic_path,
+    batches,
+    load_tensors,
+    naming_scenes,
+    save_tensors,
+    settle,
+    valid_shares,
+)
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import LabelSet, templates as read_templates
 from ..encoders.brightness import say_if_far
@@ -94,6 +105,9 @@ def dataset_hash(dataset, probes: int = 32) -> str:
     if callable(getattr(dataset, 'fingerprint', None)):
         return str(dataset.fingerprint())
     described = {k: str(getattr(dataset, k, None)) for k in ('name', 'source', 'split', 'bands')}
+    own = next((b.white for b in getattr(getattr(dataset, 'sensor', None), 'bands', ()) if b.answers_to('red')), None)
+    if getattr(dataset, 'white', own) != own:  # the same scenes, shown brighter
+        described['white'] = dataset.white
     images = getattr(dataset, 'image', None)
     if not isinstance(images, np.ndarray):
         at = np.unique(np.linspace(0, len(dataset) - 1, min(probes, len(dataset))).astype(int))
@@ -196,6 +210,7 @@ def _stream(forward: dict, dataset, stores: dict, block_size, dtype, read: dict)
 def _stream_alone(forward, dataset, stores, block_size, dtype, read) -> _Columns:
     bands = getattr(dataset, 'bands', None) or None
     out = _Columns(len(dataset))
+    out.values['valid'] = torch.ones(len(dataset))
     blocks = [(i, min(i + block_size, len(dataset))) for i in range(0, len(dataset), block_size)]
     todo = {}
     for block in blocks:
@@ -211,6 +226,7 @@ def _stream_alone(forward, dataset, stores, block_size, dtype, read) -> _Columns
         at = batch['index']
         if batch['label'] is not None:
             out.put('labels', at, batch['label'])
+        out.put('valid', at, valid_shares(batch))
         for name in dict.fromkeys(
             n for start, stop in waiting if start <= at[-1] and stop > at[0] for n in todo[start, stop]
         ):
@@ -219,7 +235,7 @@ def _stream_alone(forward, dataset, stores, block_size, dtype, read) -> _Columns
         while waiting and waiting[0][1] <= at[-1] + 1:  # blocks that this batch completed
             block = waiting.pop(0)
             if stores:
-                label = {'labels': out.values['labels'][slice(*block)]} if 'labels' in out.values else {}
+                label = {k: out.values[k][slice(*block)] for k in ('labels', 'valid') if k in out.values}
                 for name in todo[block]:
                     stores[name].write(block, features=out.values[name][slice(*block)], **label)
     return out
@@ -354,6 +370,7 @@ def embed(
         raise ValueError("'labels' cannot name a modality")
     if len(dataset) == 0:
         raise ValueError(f'{getattr(dataset, "name", "the data set")} has no scenes')
+    dataset = settle(dataset)
     device, stores = pick_device(device), {}
     precision = forward_precision(precision, device)
     if cache is not None:
@@ -379,6 +396,7 @@ def embed(
         ids=getattr(dataset, 'ids', None),
         captions=None if said is None else list(said),
         groups=None if groups is None else list(groups),
+        valid=out.values['valid'],
         exposure=recognised(encoders, dataset),
         **{k: getattr(dataset, k, None) for k in ('source', 'split')},
         dataset=getattr(dataset, 'name', None),
@@ -446,6 +464,17 @@ class _Plain:
         return {'image': self.images[i], 'id': str(i)}
 
     ids = property(lambda self: [str(i) for i in range(len(self))])
+
+
+def _plain(images, known, bands):
+    "images in memory as a data set; what their numbers mean is found once, where their bands are known"
+    images = as_images(images, known)
+    named = RGB.bands if known is None and images.shape[1] == 3 else known
+    if named is None or len(named) != images.shape[1]:
+        return _Plain(images, bands)
+    stored = images.float().numpy() if images.dtype == torch.bfloat16 else images.cpu().numpy()
+    named = as_bands(named)
+    return ArrayDataset(stored, ids=range(len(images)), name='images', sensor=joint_sensor(named), bands=tuple(named))
 
 # %% ../../nbs/embed/passes.ipynb #94694f00
 SATELLITE_TEMPLATES = ('a satellite photo of {}', 'an aerial view of {}', 'a photo of {}')
@@ -560,11 +589,8 @@ def predict(
     if isinstance(images, (str, Path)):
         images = folder_scenes(images, size=getattr(model, 'image_size', None))
     known = getattr(model, 'bands', None) if bands is None else bands
-    dataset = (
-        images
-        if hasattr(images, '__getitem__') and hasattr(images, 'bands')
-        else _Plain(as_images(images, known), bands)
-    )
+    dataset = images if hasattr(images, '__getitem__') and hasattr(images, 'bands') else _plain(images, known, bands)
+    dataset = settle(dataset)
     read = dict(batch_size=batch_size, num_workers=num_workers, progress='predicting' if progress else None)
     with evaluating(model, *([] if text is None else [text]), device=pick_device(device)):
         head = zero_shot_head(model, classnames, templates, text, multilabel)

@@ -30,14 +30,14 @@ from mtmg.encoders.backbones import (
 )
 from ..clip.cards import write_card
 from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands
-from ..bands.images import STATISTICS, as_images, check_image, select
+from ..bands.images import STATISTICS, are_settled, as_images, check_image, select, settled
 from ..compute import lowered, patchify
 from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
 from ..data.fingerprints import save_fingerprints, with_fingerprints
-from ..data.scenes import batches, load_tensors, put_in_place, save_tensors
+from ..data.scenes import batches, load_tensors, put_in_place, save_tensors, settle
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
 ENCODER_NORMALIZATIONS = {
@@ -165,9 +165,11 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             raise ValueError(
                 f'{images.shape[1]} channels without names, and this encoder takes {len(self.bands)}; give bands='
             )
+        known = False
         if bands is not None:
-            images = select(images, as_bands(bands), self.bands, missing=missing)
-        return check_image(images, self.bands).float()
+            have = as_bands(bands)
+            images, known = select(images, have, self.bands, missing=missing), are_settled(have)
+        return check_image(images, settled(self.bands) if known else self.bands).float()
 
     def preprocess(
         self,
@@ -201,10 +203,11 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         images = as_images(images, bands or self.bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)
+        images = self._select(images, bands, missing)  # the unit of all images together, whatever the size of a batch
         with evaluating(self):
             dtype = self.proj.weight.dtype
             rows = [
-                self(self.preprocess(part.to(self.device), bands, missing).to(dtype)).float()
+                self(self.preprocess(part.to(self.device), settled(self.bands)).to(dtype)).float()
                 for part in images.split(batch_size)
             ]
         return torch.cat(rows)
@@ -220,25 +223,28 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         "Take mean and deviation of each band from training images: an array (N, C, H, W) with its `bands`, or a data set. A fixed scale stays."
         if not self.normalization.startswith('zscore'):
             return self
+        if hasattr(images, '__getitems__'):
+            images = settle(images)
         parts = (
-            ((b['image'], images.bands) for b in batches(images, batch_size))
+            ((b['image'], images.bands, b['valid']) for b in batches(images, batch_size))
             if hasattr(images, '__getitems__')
-            else ((images[i : i + batch_size], bands) for i in range(0, len(images), batch_size))
+            else ((images[i : i + batch_size], bands, None) for i in range(0, len(images), batch_size))
         )
         count, total, square = (
             0,
             0,
             0,
         )  # shifted by the first batch's mean: sums of squares of large numbers lose digits
-        for part, names in parts:
+        for part, names, valid in parts:
             x = self._rooted(self._select(part, names, 'error')).double()
             if not count:
                 shift = x.mean((0, 2, 3), keepdim=True)
-            count, total, square = (
-                count + x.numel() // x.shape[1],
-                total + (x - shift).sum((0, 2, 3)),
-                square + (x - shift).pow(2).sum((0, 2, 3)),
-            )
+            away = x - shift
+            if valid is not None:  # pixels with data alone
+                away = away * valid[:, None]
+            count = count + (x.numel() // x.shape[1] if valid is None else int(valid.sum()))
+            total = total + away.sum((0, 2, 3))
+            square = square + away.pow(2).sum((0, 2, 3))
         if not count:
             raise ValueError('no images to fit the normalization to')
         mean, std = total / count, (square / count - (total / count) ** 2).clamp(min=0).sqrt()

@@ -33,6 +33,8 @@ from mtmg.data.scenes import (
     atomic_write_json,
     atomic_write_text,
     clear_aside,
+    settle,
+    without_data,
 )
 
 # %% ../../../nbs/data/shards/layout.ipynb #3080c540
@@ -294,6 +296,7 @@ def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
     if layout['image']:
         picture = _picture(image, layout['_bands'])
         members.append((layout['image'], encode_picture(picture, layout['image'])))
+    image = without_data(sample['image'], sample.get('valid')).numpy()  # 0 in every band says the same on disk
     for array in layout['arrays']:
         members.append((f"{array['ext']}.npy", npy_bytes(_stored(image[array['channels']], array['dtype'], where))))
     label = sample.get('label')
@@ -412,6 +415,8 @@ def _describe_folder(dataset, folder: Path, layout: dict, overwrite: bool):
     own = next((b.white for b in dataset.sensor.bands if b.answers_to('red')), None)
     if getattr(dataset, 'white', own) != own:
         top['white'] = dataset.white  # a brightness of the data set's own
+    meaning = getattr(dataset, 'meaning', None)
+    told = {} if meaning is None else {'meaning': meaning.to_dict()}  # what was decided, for who reads it later
     if (folder / 'dataset.json').exists():
         try:
             old = json.loads((folder / 'dataset.json').read_text())
@@ -431,7 +436,7 @@ def _describe_folder(dataset, folder: Path, layout: dict, overwrite: bool):
     ) and not overwrite:
         raise ValueError(f'{folder} is not empty and holds no shards ({", ".join(others[:3])}); take another --out')
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(folder / 'dataset.json', top)
+    atomic_write_json(folder / 'dataset.json', top | told)
     if labels is not None:
         atomic_write_text(folder / 'classnames.txt', '\n'.join(labels.classnames) + '\n')
         atomic_write_text(
@@ -469,6 +474,7 @@ def write_shards(
         for part in dataset:
             write_shards(part, folder, scenes_per_shard, image_format, num_workers, overwrite, progress)
         return folder
+    dataset = settle(dataset)
     if image_format not in (None, *IMAGE_FORMATS):
         raise ValueError(f"image_format {image_format!r} is not one of {', '.join(IMAGE_FORMATS)}, None")
     if not len(dataset):

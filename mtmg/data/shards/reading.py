@@ -23,7 +23,8 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...bands.sensors import RGB, with_white
-from ...bands.images import composite
+from ...bands.images import composite, settled
+from ...bands.meaning import filled
 from ..scenes import SceneDataset, check_targets
 from mtmg.data.shards.layout import (
     PHOTOS,
@@ -151,7 +152,7 @@ class ShardScenes(SceneDataset):
             else _foreign(folder)
         )
         self.name, self.source, self.sensor = top['name'], top['source'], sensor_from_dict(top['sensor'])
-        self.bands = with_white([self.sensor[b] for b in top['bands']], top.get('white'))
+        self.bands = with_white(settled([self.sensor[b] for b in top['bands']], self.sensor), top.get('white'))
         self.labelset = labels
         if labels is None and top['labelset'] is not None:
             self.labelset = LabelSet.from_dict(top['labelset'])
@@ -275,7 +276,9 @@ class ShardScenes(SceneDataset):
         return array['dtype'] == 'uint16' and any(self.bands[c].answers_to('red') for c in array['channels'])
 
     def read(self, s: int, row: int, out: np.ndarray, rgb: np.ndarray | None = None, readers=None):
-        "Scene `row` of shard `s` into `out` (C, H, W), its true colour into `rgb` (3, H, W) uint8."
+        """Scene `row` of shard `s` into `out` (C, H, W), its true colour into `rgb` (3, H, W) uint8.
+
+        Returns where it holds data (H, W), or None for everywhere."""
         shard, readers = self.shards[s], readers or self._readers(s)
         if not self._arrays:  # pictures
             offset, size, crc = shard.place(self._picture, row)
@@ -288,7 +291,7 @@ class ShardScenes(SceneDataset):
             out[:] = picture
             if rgb is not None:
                 rgb[:] = picture
-            return
+            return None
         for array, reader in zip(self._arrays, readers):
             channels = array['channels']
             together = channels == list(range(channels[0], channels[-1] + 1))
@@ -306,6 +309,15 @@ class ShardScenes(SceneDataset):
             if rgb is not None and self._by_table(array):
                 for c, (channel, table) in enumerate(self._rgb_tables()):
                     np.take(table, reader._array[channels.index(channel)], out=rgb[c], mode='clip')
+        if out[0].all():
+            return None
+        valid = (out != 0).any(0)  # 0 in every band: no data, here as in every reader
+        if valid.all():
+            return None
+        out[:] = filled(out, valid)
+        if rgb is not None:
+            rgb[:] = composite(out, self.bands)
+        return valid
 
     def __getitem__(self, i):
         return self.__getitems__([i])[0]
@@ -317,10 +329,12 @@ class ShardScenes(SceneDataset):
             s, row = self.place(range(len(self))[i])
             shard = self.shards[s]
             try:
-                self.read(s, row, image)
+                valid = self.read(s, row, image)
             except (ValueError, OSError) as error:
                 raise ValueError(f'{shard.path}: scene {shard.keys[row]} cannot be read ({error})') from error
             sample = {'image': given, 'id': str(shard.ids[row])}
+            if valid is not None:
+                sample['valid'] = torch.from_numpy(valid)
             if self.targets is not None:
                 target = self.targets[i]
                 sample['label'] = int(target) if target.ndim == 0 else torch.as_tensor(target, dtype=torch.float32)
@@ -467,10 +481,10 @@ class ShardReader(IterableDataset):
         dtype = np.uint8 if not scenes._arrays else np.float32
         image = self._pool.get((self.batch_size, *scenes.shape), dtype)
         rgb = self._pool.get((self.batch_size, 3, *scenes.shape[1:]), np.uint8) if self.rgb else None
-        kept = []
+        kept, masks = [], {}
         for s, row in places:
             try:
-                scenes.read(s, row, image[n], None if rgb is None else rgb[n], self._readers(s))
+                valid = scenes.read(s, row, image[n], None if rgb is None else rgb[n], self._readers(s))
             except (ValueError, OSError) as error:
                 broken = Broken(str(scenes.shards[s].path), scenes.shards[s].keys[row], str(error))
                 if self.on_error == 'raise':
@@ -479,6 +493,8 @@ class ShardReader(IterableDataset):
                 warnings.warn(f'{broken}; skipped', UserWarning, stacklevel=2)
             else:
                 kept.append((s, row))
+                if valid is not None:
+                    masks[n] = valid
                 n += 1
         index = np.array([row + (scenes._ends[s - 1] if s else 0) for s, row in kept], dtype=np.int64)
         captioned = scenes.shards[0].captions is not None
@@ -488,7 +504,12 @@ class ShardReader(IterableDataset):
             'id': [str(scenes.shards[s].ids[r]) for s, r in kept],
             'caption': [str(scenes.shards[s].captions[r]) for s, r in kept] if captioned else None,
             'index': torch.from_numpy(index),
+            'valid': None,
         }
+        if masks:
+            batch['valid'] = torch.ones((n, *scenes.shape[1:]), dtype=torch.bool)
+            for at, mask in masks.items():
+                batch['valid'][at] = torch.from_numpy(mask)
         if scenes.targets is not None:
             label = scenes.targets[index]
             batch['label'] = torch.from_numpy(label if label.ndim == 1 else label.astype(np.float32))
