@@ -100,7 +100,7 @@ def predict(
     templates: list[str] | None = None,  # prompts with {} for a class name, or the name of a prompt set
     file_bands: list[str] | None = None,  # names of the channels of tifs that carry none, in order; or a sensor's name
     sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
-    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the tags of the file say
     text: str | None = None,  # CLIP that embeds class names which an encoder does not carry
     multilabel: bool = False,  # independent probabilities
     top: int = 5,  # answers an image
@@ -155,7 +155,7 @@ def map_(
     file_bands: list[str]
     | None = None,  # names of the channels of a tif that carries none, in order; or a sensor's name
     sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
-    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the tags of the file say
     nodata: float | None = None,  # the value without data; by default what the file says
     text: str | None = None,  # CLIP that embeds class names which an encoder does not carry
     multilabel: bool = False,  # independent probabilities
@@ -358,7 +358,7 @@ def run(
     file_bands: list[str] | None = None,  # names of the channels of tifs that carry none, in order; or a sensor's name
     sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
     size: int | None = None,  # side in pixels to bring all images to; by default as stored
-    offset: float = 0,  # to take off digital numbers: 1000 for Sentinel-2 products of 2022 and later
+    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the tags of the file say
     tile: int = 64,  # side in pixels of the scenes that a large raster is cut into
     out: str | None = None,  # folder of results, report, figures and models; by default runs/NAME OF THE FOLDER
     seed: int = 0,  # of everything random
