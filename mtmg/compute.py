@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OURS', 'PRECISIONS', 'world_size', 'rank', 'is_first', 'launched', 'meet', 'from_first', 'sharing', 'is_shared',
            'share_of', 'add_up', 'gathered', 'as_ranks', 'whole_batchnorm', 'launch', 'peer_lost', 'pick_device',
-           'forward_precision', 'autocast', 'PatchConv', 'patchify', 'lowered', 'agrees']
+           'forward_precision', 'autocast', 'PatchConv', 'patchify', 'lowered', 'agrees', 'lowered_if_right']
 
 # %% ../nbs/compute.ipynb #b285288d
 import atexit
@@ -14,6 +14,7 @@ import copy
 from contextvars import ContextVar
 from functools import partial
 import os
+import warnings
 
 import numpy as np
 from torch import distributed as dist, nn
@@ -422,3 +423,24 @@ def agrees(
     error = (low - exact).norm(dim=1).mean()
     alone = len(exact) < 4 or spread < 1e-3 * exact.norm(dim=1).mean()  # no spread that could be compared with
     return bool(cosine.min() > least and (alone or error < most * spread))
+
+
+@torch.no_grad()
+def lowered_if_right(
+    net: nn.Module,
+    x: torch.Tensor,  # (N, C, H, W) a batch as `net` takes it; the first sixteen are looked at
+    precision: str = 'auto',
+    name: str = 'the network',  # in the message
+) -> nn.Module | None:
+    "`lowered(net)` where bf16 is asked for and agrees with fp32 on `x`; else None, and one line where it is wrong."
+    if forward_precision(precision, x.device) != 'bf16':
+        return None
+    x, low = x[:16], lowered(net)
+    try:
+        good = agrees(low(x.bfloat16()), net(x))
+    except RuntimeError:  # a network with a layer that has no bf16
+        good = False
+    if good:
+        return low
+    warnings.warn(f'{name} embeds otherwise in bf16 than in fp32 on this {x.device.type}; fp32 is used', stacklevel=3)
+    return None

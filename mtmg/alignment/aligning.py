@@ -21,7 +21,7 @@ from .start import new_student
 from ..bands.images import select
 from ..bands.sensors import as_bands
 from ..clip.model import Clip, content_hash
-from ..compute import add_up, autocast, pick_device, share_of, sharing
+from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing
 from ..data.fingerprints import known_images
 from ..data.scenes import SceneDataset, Splits, batches, naming_scenes
 from ..embed.passes import dataset_hash
@@ -234,14 +234,16 @@ def teacher_embeddings(
     device = pick_device(device)
     teacher = teacher.clone().to(device)
     out = torch.zeros(len(dataset), variants, teacher.embed_dim)
+    asked, low = False, None
     for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
         with naming_scenes(batch):
             x = teacher.preprocess(batch['image'].to(device), dataset.bands)  # (N, 3, S, S)
+        if not asked:
+            asked, low = True, lowered_if_right(teacher.visual, x, precision, 'the teacher')  # cast once
         for v in range(variants):
-            with autocast(precision, device):
-                out[batch['index'], v] = (
-                    teacher.visual(dihedral(x, torch.full((len(x),), v, device=device))).float().cpu()
-                )
+            turned = dihedral(x, torch.full((len(x),), v, device=device))
+            features = teacher.visual(turned) if low is None else low(turned.bfloat16())
+            out[batch['index'], v] = features.float().cpu()
     return add_up(out)
 
 # %% ../../nbs/alignment/aligning.ipynb #4803b906

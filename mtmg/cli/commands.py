@@ -100,7 +100,7 @@ def predict(
     templates: list[str] | None = None,  # prompts with {} for a class name, or the name of a prompt set
     file_bands: list[str] | None = None,  # names of the channels of tifs that carry none, in order; or a sensor's name
     sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
-    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the tags of the file say
+    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the file says
     text: str | None = None,  # CLIP that embeds class names which an encoder does not carry
     multilabel: bool = False,  # independent probabilities
     top: int = 5,  # answers an image
@@ -155,7 +155,7 @@ def map_(
     file_bands: list[str]
     | None = None,  # names of the channels of a tif that carries none, in order; or a sensor's name
     sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
-    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the tags of the file say
+    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the file says
     nodata: float | None = None,  # the value without data; by default what the file says
     text: str | None = None,  # CLIP that embeds class names which an encoder does not carry
     multilabel: bool = False,  # independent probabilities
@@ -277,11 +277,29 @@ def _about_images(path: Path) -> str:
     return '\n'.join(lines + [f'  {note}' for note in (*notes, *dict.fromkeys(products))])
 
 
+def _about_run(folder: Path) -> str:
+    "what a run was asked, whether it is finished, what it found and what it left"
+    note = json.loads((folder / 'run.json').read_text(encoding='utf-8'))
+    asked = note.get('request') or {}
+    state = {'finished': 'finished', 'running': 'not finished; the same command goes on from there'}
+    words = (f'{k} {v}' for k, v in asked.items() if isinstance(v, (str, int, float)) and k not in ('command', 'files'))
+    what = asked.get('command') or asked.get('stage') or 'a run'
+    lines = [f'{folder}: {what}, {state.get(note.get("state"), "state unknown")}', f'  asked: {", ".join(words)}']
+    if (folder / 'results.json').is_file():
+        results = json.loads((folder / 'results.json').read_text(encoding='utf-8'))
+        lines += [f'  {line}' for line in (results.get('answer') or results.get('lines') or [])]
+    models = [p.parent for p in sorted([*folder.glob('*/config.json'), *folder.glob('*/open_clip_config.json')])]
+    if models:
+        lines.append('  models: ' + ', '.join(map(str, models)) + ' (mtmg info tells more of each)')
+    pages = [str(folder / name) for name in ('report.html', 'explore.html') if (folder / name).is_file()]
+    return '\n'.join(lines + ([f'  pages: {", ".join(pages)}'] if pages else []))
+
+
 def info(
-    names: list[str] = (),  # data sets, label sets, models; images, or folders of them
+    names: list[str] = (),  # data sets, label sets, models, runs; images, or folders of them
     /,
 ):
-    "What is known of a data set, a label set, a model or of images; without a name, what there is."
+    "What is known of a data set, a label set, a model, a run or of images; without a name, what there is."
     import torch
     from mtmg.data.catalog import CATALOG, dataset_info
     from mtmg.labels.labelsets import LABELSETS, labelset
@@ -304,6 +322,8 @@ def info(
         elif name in LABELSETS:
             known = labelset(name)
             print(f'{known.name}: {", ".join(known.classnames)}\nprompts: {"; ".join(known.templates)}')
+        elif (Path(name) / 'run.json').is_file():
+            print(_about_run(Path(name)))
         elif _has_images(Path(name)):
             print(_about_images(Path(name)))
         elif Path(name).is_dir() and not any(Path(name).iterdir()):
@@ -358,7 +378,7 @@ def run(
     file_bands: list[str] | None = None,  # names of the channels of tifs that carry none, in order; or a sensor's name
     sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
     size: int | None = None,  # side in pixels to bring all images to; by default as stored
-    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the tags of the file say
+    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the file says
     tile: int = 64,  # side in pixels of the scenes that a large raster is cut into
     out: str | None = None,  # folder of results, report, figures and models; by default runs/NAME OF THE FOLDER
     seed: int = 0,  # of everything random
@@ -403,7 +423,7 @@ def patch(
     *,
     model: str = 'tinyclip',  # CLIP to patch: NAME[,WEIGHTS] or a folder
     supported: list[str] = ('digits', 'shapes'),  # tasks to keep, or none; NAME or NAME@ROOT
-    recipe: str = 'default',  # preset: default, paper, paint
+    recipe: str = 'default',  # preset: default, plain, paper, paint
     alpha: float | None = None,  # point on the line, 0 to 1; by default chosen on validation data
     rule: str = 'mean',  # how alpha is chosen: mean, drop
     max_drop: float = 0.01,  # for `drop`: what a supported task may lose (0.01 is one point)
@@ -781,7 +801,7 @@ def embed(
     text: str | None = None,  # CLIP whose words to use
     half: bool = False,  # float16, half the size
 ):
-    "Embed a data set with one or several models: one safetensors file, to be measured many times."
+    "Embed a data set with one or several models. Writes one safetensors file (--out names it), to be measured many times."
     from mtmg.embed.passes import embed
     from mtmg.engine.runs import need_room
     import torch
@@ -827,12 +847,13 @@ def shards(
 
 # %% ../../nbs/cli/commands.ipynb #76699052
 def demo(
-    run: str
-    | None = None,  # folder of `mtmg quickstart`; by default runs/quickstart, else a small run that is made once
+    run: str | None = None,  # folder of a run; by default runs/quickstart, else a small run that is made once
+    /,
+    *,
     port: int = 8866,  # of the app, on localhost
     browser: bool = False,  # open it in a browser
 ):
-    "The widgets (zero-shot, alpha, gap, retrieval) as an app on localhost."
+    "The widgets (zero-shot, alpha, gap, retrieval) as an app on localhost, with the models and scenes of a run."
     from mtmg.demo.widgets import demo
 
     demo(run, port=port, browser=browser)

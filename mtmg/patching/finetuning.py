@@ -36,7 +36,7 @@ class PatchRecipe(Recipe):
     jitter: float = 0.0  # colour jitter (brightness, contrast, saturation) with probability 0.8
     grayscale: float = 0.0  # probability of a gray image
     blur: float = 0.0  # probability of a Gaussian blur with a kernel of 3 x 7 pixels, as the authors have it
-    keep: float = 0.0  # weight of staying where the start embeds images far from satellite ones (`far_images`); 0: the method of the papers
+    keep: float = 0.0  # weight of staying where the start embeds `far_images`; 0: the method of the papers
     keep_share: float = 0.125  # such images a step, as a share of the batch
     lora_rank: int = (
         0  # rank of the updates of the tower's matrices (`mtmg.patching.tower`), trained alone; 0 trains every weight
@@ -76,7 +76,7 @@ def far_images(
     whole: int
     | None = None,  # of how many images these are the share of this process; what is drawn is drawn for all of them
 ) -> torch.Tensor:  # (N, 3, H, W) uint8
-    "Images far from satellite ones, made of them: colours mixed, contrast stretched, a third gray, two fifths black and white, magnified 1 to 6 times."
+    "Satellite images with mixed colours and stretched contrast, magnified 1 to 6 times; many gray or black and white."
     device, mine = images.device, slice(None) if whole is None else slice(rank(), None, world_size())
     uniform, normal = (
         lambda *shape, draw=draw: draw(whole or len(images), *shape, device=device)[mine]
@@ -145,7 +145,7 @@ class PatchStage(Stage):
         return {'class': class_loss(clip.logit_scale * f @ head.to(f).T, label)} | self.kept(batch)
 
     def finish(self):
-        "Where LoRA was trained: write its updates into the tower, which then has the keys and shapes that it always had."
+        "Where LoRA was trained: write its updates into the tower, which then has its old keys and shapes."
         if self.recipe.lora_rank:
             self.net.merge()
 
@@ -172,7 +172,7 @@ def composites(
     num_workers: int = 0,
     progress: str | None = None,
 ):
-    "The data set as the CLIP sees it: RGB composites (uint8) at its image size, in memory; the data set itself where it is too large."
+    "The data set as RGB composites (uint8) at the CLIP's image size, in memory; itself where it is too large."
     size = clip.image_size
     if len(dataset) * 3 * size * size > limit:
         return dataset
@@ -203,7 +203,8 @@ def labelled(dataset, what: str = 'patching'):
         raise ValueError(f'{dataset.name} has no labels; {what} needs them (give load_dataset a labelset)')
     if isinstance(dataset.labelset, str):
         raise ValueError(
-            f"the labelset of {dataset.name} is the name '{dataset.labelset}'; give it as labelset('{dataset.labelset}') of mtmg.labels"
+            f"the labelset of {dataset.name} is the name '{dataset.labelset}'; "
+            f"give it as labelset('{dataset.labelset}') of mtmg.labels"
         )
     return dataset
 
@@ -230,7 +231,7 @@ def finetune(
     clip: Clip,  # where to start; it stays as it is
     dataset,  # labelled scenes (or `Splits`, whose train is taken)
     recipe: str | PatchRecipe = 'default',
-    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...), and fields of the recipe to change (lr, epochs, ...)
+    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...) and of the recipe (lr, epochs, ...)
 ) -> Clip:
     "Fine-tune the image tower of `clip` on `dataset` with a frozen text head."
     dataset = labelled(dataset.train if isinstance(dataset, Splits) else dataset)

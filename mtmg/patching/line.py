@@ -90,7 +90,7 @@ def _start(rows):
 
 
 def _objective(rows, alpha, rule: str) -> tuple:
-    "what a rule compares, and its standard error: the mean of the patching scores, with 'mean' also that of the supported ones"
+    "what a rule compares, with its standard error: the mean patching score, with 'mean' also the mean supported one"
     roles = [[r for r in rows if (r['alpha'], r['role']) == (alpha, role)] for role in ('patching', 'supported')]
     roles = [role for role in roles[: 2 if rule == 'mean' else 1] if role]
     error = lambda r: ((r.get('high') or 0) - (r.get('low') or 0)) / (2 * 1.96)
@@ -120,7 +120,7 @@ def _within(rows, alphas, limits: dict) -> list:
 
 
 def choose_alpha(
-    rows: list,  # dicts with alpha, task, role ('patching' or 'supported'), score in 0..1, and the ends low and high of its interval
+    rows: list,  # dicts with alpha, task, role ('patching' or 'supported'), score in 0..1, and its interval: low, high
     rule: str = 'mean',  # 'mean' or 'drop'
     max_drop: float
     | dict = 0.01,  # for 'drop': how much a supported task may lose (.01 is one point), or {task: loss} (else .01)
@@ -179,7 +179,7 @@ class Curve:
         return getattr(self.alpha, 'exposure', Exposure())
 
     def kept(self, margin: float = 0.01) -> dict:
-        "{supported task: paired loss on test images from alpha 0 to the chosen alpha, and its verdict (`mtmg.evaluate.kept`)}."
+        "{supported task: paired loss on test images from alpha 0 to the chosen one, with its verdict}."
         start = _start(self.rows)
         tasks = [t for t, r in self.at(start).items() if r['role'] == 'supported']
         return {t: kept(self.results[t, start], self.results[t, self.alpha], margin) for t in tasks}
@@ -308,7 +308,7 @@ def with_roles(patching, supported=()) -> list:
     for _, task in tasks:
         if not isinstance(task, Splits):
             raise ValueError(
-                f'{task!r} is one split; give all three (load_dataset without split) to choose on val and report on test'
+                f'{task!r} is one split; give all three (load_dataset without split): val to choose, test to report'
             )
         labelled(task.val, 'a sweep')
         labelled(task.test, 'a sweep')
@@ -365,7 +365,7 @@ def sweep(
     alphas=None,  # points on the line, and 0, from which losses are counted; by default those of the recipe of `tuned`
     rule: str = 'mean',  # how alpha is chosen, see `choose_alpha`
     max_drop: float | dict = 0.01,
-    report: str = 'all',  # 'all': test scores of the whole line; 'ends': of 0, .5 (where it is a point), the chosen alpha and 1
+    report: str = 'all',  # 'all': test scores of the whole line; 'ends': of 0, .5 (if a point), the chosen alpha and 1
     batch_size: int = 128,
     device='auto',
     num_workers: int = 0,

@@ -42,7 +42,7 @@ from .tower import depths
 # %% ../../nbs/patching/merging.ipynb #2dea5c51
 @dataclass(frozen=True, repr=False)
 class TaskVector:
-    "What fine-tuning changed in an image tower. Vectors are added, subtracted and scaled; what they have seen goes with them."
+    "What fine-tuning changed in an image tower. Vectors are added, subtracted and scaled; their exposure goes along."
 
     weights: dict  # {name: change}, of the floating-point numbers of the tower
     exposure: Exposure = Exposure()
@@ -130,7 +130,7 @@ def by_depth(clip: Clip, vector: TaskVector) -> tuple:
 
 
 def interpolate_by_depth(clip: Clip, tuned: Clip, first: float, last: float) -> Clip:
-    "The CLIP whose first block is at alpha `first` on the line from `clip` to `tuned` and its last at `last`, linear in between (LiNeS)."
+    "The CLIP between `clip` and `tuned` whose alpha is `first` in the first block and `last` in the last one (LiNeS)."
     shallow, deep = by_depth(clip, task_vector(clip, tuned))
     return apply(clip, first * shallow + last * deep)
 
@@ -283,7 +283,7 @@ def finetune_jointly(
     clip: Clip,  # where to start; it stays as it is
     datasets: list,  # labelled scenes of each task (or `Splits`, whose train is taken)
     recipe: str | PatchRecipe = 'default',
-    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...), and fields of the recipe to change (lr, epochs, ...)
+    **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...) and of the recipe (lr, epochs, ...)
 ) -> Clip:
     "Fine-tune the image tower of `clip` on the union of several tasks, each scene through the frozen head of its own."
     datasets = [labelled(d.train if isinstance(d, Splits) else d) for d in datasets]
@@ -340,7 +340,8 @@ class Patched:
         rows = [f'{self.how}, alpha {", ".join(map(str, self.alphas))}; {self.curves[-1].reason}']
         for task, r in self.at().items():
             rows.append(
-                f"{task} ({r['role']}): {r['metric']} {100 * self.start[task]['score']:.1f} -> {100 * r['score']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
+                f"{task} ({r['role']}): {r['metric']} {100 * self.start[task]['score']:.1f} -> {100 * r['score']:.1f} "
+                f"[{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
             )
         return '\n'.join(rows)
 
@@ -374,7 +375,7 @@ def patch_tasks(
         pick(recipe, PATCH_RECIPES, **changes),
         dict(device=device, num_workers=num_workers, progress=progress),
     )
-    roles = with_roles(tasks, supported)
+    with_roles(tasks, supported)  # says what is wrong with them
     if out:
         open_run(
             out,

@@ -30,7 +30,7 @@ def _timm_numbers(trunk, names) -> tuple:
 
 
 def block_numbers(tower: nn.Module) -> tuple:  # ({name: number}, number of blocks)
-    "For each name of the state dictionary: -1 before the first block, the number of its block, the number of blocks after the last."
+    "For each name of the state dictionary the number of its block; -1 before the first, their number after the last."
     names = list(tower.state_dict())
     if hasattr(tower, 'trunk'):
         if not hasattr(tower.trunk, 'group_matcher'):
@@ -40,7 +40,8 @@ def block_numbers(tower: nn.Module) -> tuple:  # ({name: number}, number of bloc
     place = {n: tuple(map(int, filter(None, m.groups()))) for n in names if (m := _BLOCK.match(n))}
     if not place:
         raise ValueError(
-            f'{type(tower).__name__} has no blocks that are known; known are transformer.resblocks, layer1 ... layer4 and timm trunks'
+            f'{type(tower).__name__} has no blocks that are known; '
+            'known are transformer.resblocks, layer1 ... layer4 and timm trunks'
         )
     number = {p: i for i, p in enumerate(sorted(set(place.values())))}
     return {n: number[place[n]] if n in place else len(number) if _END.match(n) else -1 for n in names}, len(number)
@@ -98,7 +99,7 @@ class Lora(nn.Module):
             self.frozen[0].get_submodule(layer)._parameters[leaf] = w
 
     def set_grad_checkpointing(self, enable: bool = True):
-        "The blocks are computed again in the backward pass, and must find the sums there still: so they stay in the tower until the next forward pass."
+        "Keep the sums in the tower until the next forward pass: blocks that are computed again must find them there."
         self.frozen[0].set_grad_checkpointing(enable)
         self.again = enable
         if not enable:

@@ -122,7 +122,6 @@ def run_controls(
         band_mean_accuracy(world, RGB_NAMES),
     )
     ours = results['aligned 13-band student']
-    metric = ours.headline[0]
     rows = [
         {
             'control': n,
@@ -151,7 +150,7 @@ def run_controls(
         rows += [
             {
                 'control': f'{" and ".join(held_out)} held out: {m}',
-                'score (%)': f'seen {100 * r["seen"]:.1f}, unseen {100 * r["unseen"]:.1f}, harmonic {100 * r["harmonic"]:.1f}',
+                'score (%)': ', '.join(f'{k} {100 * r[k]:.1f}' for k in ('seen', 'unseen', 'harmonic')),
                 'student minus this': '-',
             }
             for m, r in out['held_out'].items()
@@ -206,7 +205,7 @@ def _landcover(models, world, options) -> dict:
 
 
 def _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options) -> dict:
-    "both stages again without two classes; alpha is the one chosen with all of them, as choosing needs no label of theirs"
+    "both stages again without two classes; alpha is the one chosen with all of them"
     train = drop_classes(world.train, held_out)
     tuned = finetune(models.clip, train, patch_recipe, seed=seed, **options)
     patched = interpolate(models.clip, tuned, models.curve.alpha)

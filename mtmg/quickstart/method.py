@@ -99,7 +99,7 @@ PROBED = 2000
 def measure(
     models: Models, world: Splits, seed: int = 0, device='auto', progress: bool = True
 ) -> tuple:  # (results, Embeddings of the test scenes)
-    "Zero-shot, retrieval, linear probe and gap on the test split. The strength of the probe is chosen on validation data."
+    "Zero-shot, retrieval, linear probe (its strength chosen on validation data) and gap on the test split."
     untrained = create_encoder('vit_micro', models.student.bands, models.student.embed_dim, seed=seed)
     some = np.random.default_rng(seed).permutation(len(world.train))[:512]
     untrained.fit_normalization(next(batches(world.train, 512, indices=some))['image'], world.train.bands)
@@ -291,7 +291,7 @@ def quickstart(
         write_page(
             out,
             f'mtmg quickstart: {dataset}',
-            f'What does patching add to a CLIP on {dataset}, what does it cost, and what do all {len(bands)} bands add?',
+            f'What does patching add to a CLIP on {dataset}, what does it cost, and what do {len(bands)} bands add?',
             answer_sentences(results, bands),
             run_sections(results, files, models.curve, bands, command, LOADING.format(out=out), LIMITS),
             {
