@@ -32,9 +32,10 @@ def named_layer(
     cfg = teacher.preprocess_cfg
     for c, band in enumerate(colours):
         i = encoder.bands.index(band)
-        white = whites.get(band) or band.white
+        white = whites.get(band) or band.white or 255  # 8-bit pictures have no other
         zscore = encoder.normalization == 'zscore'
-        m, s = (float(encoder.mean[i]), float(encoder.std[i])) if zscore else (0.0, 1e4)
+        full = 255.0 if encoder.normalization == '/255' else 1e4
+        m, s = (float(encoder.mean[i]), float(encoder.std[i])) if zscore else (0.0, full)
         weight[:, i] = rgb[:, c] * s / (white * cfg['std'][c])
         shift += rgb[:, c].sum((1, 2)) * (m / white - cfg['mean'][c]) / cfg['std'][c]
     return weight, shift
