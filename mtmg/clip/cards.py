@@ -14,71 +14,146 @@ from ..data.scenes import atomic_write_text
 from ..labels.labelsets import Exposure
 
 # %% ../../nbs/clip/cards.ipynb #bfcc8c59
-_STAGES = {'pretraining': 'pretraining', 'patching': 'stage 1, patching', 'alignment': 'stage 2, alignment', 'alpha': 'choice of alpha'}
+_STAGES = {
+    'pretraining': 'pretraining',
+    'patching': 'stage 1, patching',
+    'alignment': 'stage 2, alignment',
+    'alpha': 'choice of alpha',
+}
+
 
 def _seen(exposure: Exposure) -> list:
     "a line for each thing that the model has seen"
     lines = []
     for r in exposure.records:
         classes = list(r.get('classnames') or ())
-        labels = f', labels of `{r["labelset"]}`: {", ".join(classes[:12])}{", …" if len(classes) > 12 else ""}' if r.get('labelset') else ', no labels'
-        lines.append(f'- {_STAGES.get(r["stage"], r["stage"])}: {r.get("dataset") or r.get("source")}, {r.get("split") or "all"}{labels}')
-    if not exposure.known: lines.append('- and images that nobody recorded')
+        labels = (
+            f', labels of `{r["labelset"]}`: {", ".join(classes[:12])}{", …" if len(classes) > 12 else ""}'
+            if r.get('labelset')
+            else ', no labels'
+        )
+        lines.append(
+            f'- {_STAGES.get(r["stage"], r["stage"])}: {r.get("dataset") or r.get("source")}, {r.get("split") or "all"}{labels}'
+        )
+    if not exposure.known:
+        lines.append('- and images that nobody recorded')
     return lines or ['- nothing that was recorded']
+
 
 def _licences(exposure: Exposure) -> list:
     "what is known of the licences of the data"
     named = dict.fromkeys(r.get('dataset') for r in exposure.records)
-    return [f'- {n}: {CATALOG[n].licence}' if n in CATALOG else f'- {n}: not known to mtmg, ask whoever owns the images' for n in named if n]
+    return [
+        f'- {n}: {CATALOG[n].licence}' if n in CATALOG else f'- {n}: not known to mtmg, ask whoever owns the images'
+        for n in named
+        if n
+    ]
+
 
 def model_card(
-    name: str, # of the model
-    kind: str, # 'clip' or 'encoder'
-    exposure: Exposure, # what it has seen
-    facts: dict | None = None, # {what: value} for people
-    scores=(), # dicts of task, metric, value in 0..1, n, score (its name by exposure), and where known low and high
-    prompts=(), # templates that the scores were made with
+    name: str,  # of the model
+    kind: str,  # 'clip' or 'encoder'
+    exposure: Exposure,  # what it has seen
+    facts: dict | None = None,  # {what: value} for people
+    scores=(),  # dicts of task, metric, value in 0..1, n, score (its name by exposure), and where known low and high
+    prompts=(),  # templates that the scores were made with
 ) -> str:
     "The README.md of a saved model, with metadata that huggingface.co reads."
-    if kind not in ('clip', 'encoder'): raise ValueError(f"kind {kind!r} is not one of 'clip', 'encoder'")
+    if kind not in ('clip', 'encoder'):
+        raise ValueError(f"kind {kind!r} is not one of 'clip', 'encoder'")
     from huggingface_hub import EvalResult, ModelCardData
+
     task = 'zero-shot-image-classification' if kind == 'clip' else 'image-feature-extraction'
-    results = [EvalResult('image-classification', s['task'].replace(' ', '-'), s['task'], s['metric'], round(100 * s['value'], 2),
-                          metric_name=f'{s["metric"]} ({s["score"]})') for s in scores]
-    head = ModelCardData(license='other', library_name='open_clip' if kind == 'clip' else 'mtmg', pipeline_tag=task,
-                         tags=['clip', 'remote-sensing', 'satellite', 'mtmg'], model_name=name if results else None, eval_results=results or None)
-    load = ("import open_clip\nmodel, _, preprocess = open_clip.create_model_and_transforms('local-dir:FOLDER') # or hf-hub:OWNER/NAME\n\n"
-            "from mtmg.clip import load_clip\nclip = load_clip('FOLDER')" if kind == 'clip' else
-            "from mtmg.encoders import ModalityEncoder\nencoder = ModalityEncoder.from_pretrained('FOLDER') # or OWNER/NAME")
-    rows = [f'| {s["task"]} | {s["metric"]} | {100 * s["value"]:.1f} %' + (f' ({100 * s["low"]:.1f} to {100 * s["high"]:.1f})' if s.get('low') is not None else '')
-            + f' | {s["n"]:,} | {s["score"]} |' for s in scores]
-    parts = [f'---\n{head.to_yaml()}\n---', f'# {name}', 'A CLIP for satellite images, made with mtmg.' if kind == 'clip' else
-             'An encoder of a satellite sensor whose embeddings lie in the space of a CLIP, made with mtmg.']
-    if facts: parts.append('\n'.join(f'- {k}: {v}' for k, v in facts.items()))
-    parts += ['## What it has seen', '\n'.join(_seen(exposure)),
-              'A score on these classes is no zero-shot score. mtmg names each score by what the model had seen.']
-    if rows: parts += ['## Scores', '\n'.join(['| task | metric | value (95 % interval) | scenes | what it had seen |', '|---|---|---|---|---|', *rows])]
-    if rows and prompts: parts.append('Prompts: ' + '; '.join(f'"{p}"' for p in prompts))
-    parts += ['## How to load it', f'```python\n{load}\n```', '## Licences',
-              '\n'.join(['The weights carry the licence of the CLIP that they were made from, and the data these:', *_licences(exposure)])]
+    results = [
+        EvalResult(
+            'image-classification',
+            s['task'].replace(' ', '-'),
+            s['task'],
+            s['metric'],
+            round(100 * s['value'], 2),
+            metric_name=f'{s["metric"]} ({s["score"]})',
+        )
+        for s in scores
+    ]
+    head = ModelCardData(
+        license='other',
+        library_name='open_clip' if kind == 'clip' else 'mtmg',
+        pipeline_tag=task,
+        tags=['clip', 'remote-sensing', 'satellite', 'mtmg'],
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    load = (
+        "import open_clip\nmodel, _, preprocess = open_clip.create_model_and_transforms('local-dir:FOLDER') # or hf-hub:OWNER/NAME\n\n"
+        "from mtmg.clip import load_clip\nclip = load_clip('FOLDER')"
+        if kind == 'clip'
+        else "from mtmg.encoders import ModalityEncoder\nencoder = ModalityEncoder.from_pretrained('FOLDER') # or OWNER/NAME"
+    )
+    rows = [
+        f'| {s["task"]} | {s["metric"]} | {100 * s["value"]:.1f} %'
+        + (f' ({100 * s["low"]:.1f} to {100 * s["high"]:.1f})' if s.get('low') is not None else '')
+        + f' | {s["n"]:,} | {s["score"]} |'
+        for s in scores
+    ]
+    parts = [
+        f'---\n{head.to_yaml()}\n---',
+        f'# {name}',
+        'A CLIP for satellite images, made with mtmg.'
+        if kind == 'clip'
+        else 'An encoder of a satellite sensor whose embeddings lie in the space of a CLIP, made with mtmg.',
+    ]
+    if facts:
+        parts.append('\n'.join(f'- {k}: {v}' for k, v in facts.items()))
+    parts += [
+        '## What it has seen',
+        '\n'.join(_seen(exposure)),
+        'A score on these classes is no zero-shot score. mtmg names each score by what the model had seen.',
+    ]
+    if rows:
+        parts += [
+            '## Scores',
+            '\n'.join(
+                [
+                    '| task | metric | value (95 % interval) | scenes | what it had seen |',
+                    '|---|---|---|---|---|',
+                    *rows,
+                ]
+            ),
+        ]
+    if rows and prompts:
+        parts.append('Prompts: ' + '; '.join(f'"{p}"' for p in prompts))
+    parts += [
+        '## How to load it',
+        f'```python\n{load}\n```',
+        '## Licences',
+        '\n'.join(
+            [
+                'The weights carry the licence of the CLIP that they were made from, and the data these:',
+                *_licences(exposure),
+            ]
+        ),
+    ]
     return '\n\n'.join(parts) + '\n'
+
 
 def write_card(folder, *args, **kwargs) -> Path:
     "Write `model_card(...)` as README.md into `folder`."
-    atomic_write_text(Path(folder)/'README.md', model_card(*args, **kwargs))
-    return Path(folder)/'README.md'
+    atomic_write_text(Path(folder) / 'README.md', model_card(*args, **kwargs))
+    return Path(folder) / 'README.md'
 
 # %% ../../nbs/clip/cards.ipynb #e994f04f
 def push_folder(
-    save, # called with a folder: writes the model into it
-    repo_id: str, # 'OWNER/NAME' on huggingface.co
+    save,  # called with a folder: writes the model into it
+    repo_id: str,  # 'OWNER/NAME' on huggingface.co
     private: bool = False,
-    token: str | None = None, # None: as `hf auth login` has stored it
-) -> str: # the address
+    token: str | None = None,  # None: as `hf auth login` has stored it
+) -> str:  # the address
     "Upload what `save(folder)` writes as a model repository. ConnectionError where huggingface.co cannot be reached."
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    if repo_id.count('/') != 1: raise ValueError(f"repo_id {repo_id!r} is not of the form 'OWNER/NAME'")
+
+    if repo_id.count('/') != 1:
+        raise ValueError(f"repo_id {repo_id!r} is not of the form 'OWNER/NAME'")
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         save(folder)
@@ -87,7 +162,11 @@ def push_folder(
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message='Upload by mtmg'))
         except HfHubHTTPError as error:
             reason = str(error).splitlines()[0]
-            raise PermissionError(f'huggingface.co refused {repo_id} ({reason}); log in with `hf auth login`, or give token=') from None
+            raise PermissionError(
+                f'huggingface.co refused {repo_id} ({reason}); log in with `hf auth login`, or give token='
+            ) from None
         except (OfflineModeIsEnabled, OSError) as error:
-            raise ConnectionError(f'huggingface.co cannot be reached ({" ".join(str(error).split())[:120]}); '
-                                  'is there a network, and is HF_HUB_OFFLINE unset?') from None
+            raise ConnectionError(
+                f'huggingface.co cannot be reached ({" ".join(str(error).split())[:120]}); '
+                'is there a network, and is HF_HUB_OFFLINE unset?'
+            ) from None
