@@ -621,9 +621,14 @@ def save_tensors(
         _, crc = _checksum(aside)
         with open(aside, 'r+b') as file:
             size = struct.unpack('<Q', file.read(8))[0]
-            at = file.read(size).rindex(unknown.encode())
-            file.seek(8 + at)
-            file.write(crc.ljust(len(unknown)).encode())
+            header = json.loads(file.read(size))
+            said = header.pop('__metadata__') | {'crc32': crc.ljust(len(unknown))}
+            header = {'__metadata__': dict(sorted(said.items()))} | header  # safetensors writes notes in any order
+            text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
+            if len(text) > size:
+                raise ValueError(f'{path} cannot be written: its notes hold characters of another spelling in json')
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def load_tensors(
