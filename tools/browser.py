@@ -59,7 +59,7 @@ def served(run: str | None, folder: str):
         'demo',
         '--port',
         str(port),
-        *(['--run', str(Path(run).resolve())] if run else []),
+        *([str(Path(run).resolve())] if run else []),
     ]
     server = subprocess.Popen(
         command, cwd=folder, env=os.environ | {'MTMG_CACHE': folder}, stdin=subprocess.DEVNULL, start_new_session=True

@@ -50,7 +50,7 @@ def commands() -> dict:
     from mtmg.patching import finetune
 
     torch.set_num_threads(1)
-    world = load_dataset('miniworld', n=(48, 12, 24))
+    world = load_dataset('miniworld', n=(24, 12, 24))
     clip = load_clip('tinyclip')
 
     def shards(folder):
@@ -60,7 +60,7 @@ def commands() -> dict:
         embed({'rgb': clip}, world.test, cache=folder, block_size=6, progress=False)
 
     def trained(folder):
-        how = dict(epochs=3, batch_size=16, device='cpu', precision='32-true', progress=False)
+        how = dict(epochs=2, batch_size=8, device='cpu', precision='32-true', progress=False)
         tuned = finetune(clip, world.train, **how, out=folder / 'run', trainer={'checkpoint_every': 1})
         tuned.save(folder / 'tuned')
 
@@ -137,6 +137,7 @@ def main() -> int:
                 tried += 1
                 command.run(folder)
                 held += command.result(folder) == right
+                print(f'{name}: killed in {call} {n}, {held} of {tried} held', flush=True)
             rows.append((f'{name}: kill -9', tried, held))
 
             tried = held = 0

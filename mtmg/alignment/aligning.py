@@ -443,7 +443,9 @@ def record_alignment(student: ModalityEncoder, teacher: Clip, task: Task, reques
         )
     student.exposure = exposure
     if task.labelset is not None:
-        student.set_text_head(task.labelset, teacher.head(task.labelset), teacher.logit_scale, teacher.hash())
+        student.set_text_head(
+            task.labelset, teacher.head(task.labelset), teacher.logit_scale, teacher.hash(), teacher.logit_bias
+        )
 
 # %% ../../nbs/alignment/aligning.ipynb #66209136
 def align(

@@ -25,7 +25,7 @@ class Row:
     theirs: float | None = None  # in `unit`
     goal: float | None = None  # None: shown beside the others, without a goal
     unit: str = 's'  # of 's' and 'bytes' less is better, of rates ('scenes/s') more
-    sense: str = 'gain'  # 'gain': at least `goal` times better; 'cost': at most `goal` times theirs; 'amount': at most `goal` units
+    sense: str = 'gain'  # 'gain': at least `goal` times better; 'cost': at most `goal` times; 'amount': at most `goal`
     note: str = ''  # what was found the same in both, and the circumstances
 
     @property
@@ -135,7 +135,7 @@ def resident(field: str = 'VmRSS') -> int | None:
 
 
 def extra_memory(call) -> int | None:
-    "How far the memory of this process rises above its start while `call` runs, in bytes; None where the system does not say."
+    "Bytes by which this process's memory rises above its start during `call`; None where the system does not say."
     gc.collect()
     try:
         ctypes.CDLL('libc.so.6').malloc_trim(

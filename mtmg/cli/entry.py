@@ -153,6 +153,7 @@ COMMANDS = {
         Command(commands.embed),
         Command(commands.shards),
         Command(commands.info),
+        Command(commands.audit),
         Command(commands.demo),
         Command(commands.bench),
     )

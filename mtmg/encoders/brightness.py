@@ -79,8 +79,8 @@ def far_bands(encoder, images: torch.Tensor, bands) -> str | None:
     if len(off) < max(1, sum(have) // 3):
         return None
     return (
-        f'the bands lie far from those that the student was trained on (standard deviations: {", ".join(off)}); if the '
-        "processing level or the unit differs, student.fit_normalization(scenes) takes these scenes' own scale"
+        f'the bands lie far from those that the student was trained on (standard deviations: {", ".join(off)}); '
+        'is it another processing level or unit, or an offset to take off?'
     )
 
 

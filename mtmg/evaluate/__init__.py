@@ -54,6 +54,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         'probes': ['draw_shots', 'few_shot', 'hold_out', 'knn', 'linear_probe', 'logistic_regression', 'STRENGTHS'],
         'maps': ['class_colours', 'ClassMap', 'is_map', 'plot_map', 'predict_map'],
-        'audit': ['exposure'],
+        'audit': ['exposure', 'exposure_lines'],
     },
 )

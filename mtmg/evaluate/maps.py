@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from ..bands.sensors import as_bands
 from ..bands.images import composite
-from ..embed.passes import Forward, _describe_model, zero_shot_head
+from ..embed.passes import Forward, describe_model, zero_shot_head
 from ..bands.meaning import filled
 from ..data.files import TIF_SUFFIXES, layers_of
 from ..data.products import gdal_source, is_raster
@@ -212,7 +212,7 @@ def predict_map(
         'offset': offset,
         'numbers': raster.meaning.to_dict(),
         'templates': list(labelset.templates),
-        'model': _describe_model(model),
+        'model': describe_model(model),
     }
     return ClassMap(
         classes, scores, labelset.classnames, _scaled(raster.transform, *grid.step), raster.crs, empty, about

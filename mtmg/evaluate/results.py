@@ -186,7 +186,7 @@ _SCENES = ('ids', 'groups')  # what `samples` says of the scenes themselves, bes
 
 
 def _save(self, path, **names) -> Path:
-    "Write `to_clip_benchmark()` as json, whole or not at all, with the headline's value of each scene, for comparisons."
+    "Write `to_clip_benchmark()` as json, whole or not at all, with the headline's value of each scene."
     values = {
         m: np.round(self.samples[m], 6)
         for m in self.get('headline', self.get('metrics', ()))
@@ -407,7 +407,7 @@ def kept(
     seed: int = 0,
     metric: str | None = None,
 ) -> Result:
-    "Whether a supported task was kept: `kept` is True, False, or None with too few independent images; `verdict` says it."
+    "Whether a supported task was kept: True, False, or None with too few independent images; `verdict` in words."
     c = compare(before, after, metric, groups, resamples, seed=seed)
     upper = float(np.quantile(-c.samples['draws'], 0.95))
     answer = bool(upper < margin) if c.independent >= at_least else None
@@ -429,7 +429,7 @@ _SMALL_IS_GOOD = ('ece', 'median_rank', 'mean_rank')
 
 
 def _put(table, row, column, entry):
-    "into its cell, or where another result stands there, into a column named after what differs, else into a row of its own"
+    "into its cell; where another result stands there, into a column named after what differs, or a row of its own"
     if column in table.get(row, {}):
         there = table[row][column][0]
         differs = [str(entry[0].get(k)) for k in ('split', 'modality') if entry[0].get(k) != there.get(k)]
@@ -478,7 +478,7 @@ def results_table(
     style: str = 'terminal',  # 'terminal', 'markdown' or 'csv'
     metrics: Sequence[str] | None = None,  # None: each result's headline
 ) -> str:
-    "One table: a row a model, a column a data set and measure; percent with interval, best in bold, and the kind of score."
+    "One table, a row a model and a column a measure; percent with interval, best in bold, and the kind of score."
     if style not in ('terminal', 'markdown', 'csv'):
         raise ValueError(f"style {style!r} is not one of terminal, markdown, csv")
     cells = _cells(results, metrics)

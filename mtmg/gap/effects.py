@@ -9,7 +9,7 @@ __all__ = ['GapParts', 'gap_parts', 'JointClusters', 'joint_clustering', 'MixedS
 # %% ../../nbs/gap/effects.ipynb #cbc32351
 from itertools import permutations
 from math import factorial
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def gap_parts(
     draws: int = 200,  # subsamples for the intervals
     seed: int = 0,
 ) -> GapParts:
-    "The mean squared distance of pairs, split into what a shift removes and the rest; both without the bias of few scenes."
+    "The mean squared distance of pairs, split into what a shift removes and the rest, without the bias of few scenes."
     x, y = unit(x, 'x').double(), unit(y, 'y').double()
     if x.shape != y.shape or len(x) < 4:
         raise ValueError(f'x is {tuple(x.shape)} and y {tuple(y.shape)}; give at least 4 pairs of one dimension')
@@ -123,6 +123,7 @@ class Prediction(NamedTuple):
     p: float  # share of the orders of models with a correlation as large, either way
     p_all: float  # the same against the largest of all measures that were tried
     within: float  # correlation over prompts, each model's mean taken off
+    p_within: float  # share of the orders of prompts, the same for all models, with a correlation as large
 
 
 def _correlation(a, b) -> float:
@@ -155,9 +156,14 @@ def predictions(
         every = [tuple(range(m)), *(tuple(rng.permutation(m)) for _ in range(orders - 1))]
     null = np.array([[abs(_correlation(v, score[list(o)])) for v in tables.values()] for o in every])
     largest, inner = null.max(1), lambda v: v - v.mean(1, keepdims=True)
+    rng = np.random.default_rng(seed + 1)
+    prompts = [inner(score)[:, rng.permutation(score.shape[1])] for _ in range(999)]  # of all models alike
     out = []
     for i, (name, v) in enumerate(tables.items()):
         r = _correlation(v, score)
         share = lambda drawn, r=r: float((drawn >= abs(r) - 1e-12).mean())
-        out.append(Prediction(name, r, share(null[:, i]), share(largest), _correlation(inner(v), inner(score))))
+        within = _correlation(inner(v), inner(score))
+        drawn = np.array([abs(_correlation(inner(v), p)) for p in prompts])
+        p_within = (1 + int((drawn >= abs(within) - 1e-12).sum())) / 1000
+        out.append(Prediction(name, r, share(null[:, i]), share(largest), within, p_within))
     return sorted(out, key=lambda p: -abs(p.r))

@@ -16,17 +16,8 @@ from typing import Sequence
 
 from ..bands.sensors import did_you_mean
 from mtmg.labels.nomenclatures import (
-    CLC_CODES,
     EUROSAT_FOLDERS,
-    LANDCOVER_OF_EUROSAT,
     NOMENCLATURES,
-    ben43_to_5,
-    ben43_to_19,
-    igbp_scene_label,
-    igbp_scene_labels,
-    igbp_shares,
-    igbp_to_sen12ms,
-    igbp_to_sen12ms9,
 )
 
 # %% ../../nbs/labels/labelsets.ipynb #3663c8ee
@@ -354,7 +345,7 @@ def _vocabulary(record: dict) -> set:
 class Exposure:
     "The images and the class names that a model has seen, stage by stage."
 
-    records: tuple = ()  # of dicts: stage, source, dataset, split, labelset, classnames; images: a digest of fingerprints
+    records: tuple = ()  # of dicts: stage, source, dataset, split, labelset, classnames; images, a digest
     known: bool = True  # False where something was seen that nobody recorded
     images: Mapping = field(default_factory=dict, compare=False, repr=False)  # {digest: `Fingerprints`}
 

@@ -53,7 +53,8 @@ def shard_splits(folder) -> tuple:
         raise FileNotFoundError(
             f'{folder} has shards of {", ".join(begun)} that are not complete; write them again to go on'
             if begun
-            else f'{folder} holds no shards: no SPLIT/nshards.txt, but {", ".join(sorted(p.name for p in folder.iterdir())[:3]) or "nothing"}'
+            else f'{folder} holds no shards: no SPLIT/nshards.txt, but '
+            + (', '.join(sorted(p.name for p in folder.iterdir())[:3]) or 'nothing')
         )
     return tuple(sorted(found, key=lambda s: ('train', 'val', 'test').index(s) if s in ('train', 'val', 'test') else 3))
 
@@ -182,8 +183,8 @@ class ShardScenes(SceneDataset):
         cut = any(shard.problem for shard in self.shards)
         if plan and not cut and len(self) != plan['scenes']:
             raise ValueError(
-                f'{self.folder / self.split}: {len(self)} scenes in {len(self.shards)} shards, but split.json says {plan["scenes"]}; '
-                'write the shards again'
+                f'{self.folder / self.split}: {len(self)} scenes in {len(self.shards)} shards, '
+                f'but split.json says {plan["scenes"]}; write the shards again'
             )
 
     def _check_shape(self, shape):
@@ -198,8 +199,8 @@ class ShardScenes(SceneDataset):
             fits = fits and all((shard.at[f'{array["ext"]}.npy'][:, 1] == size).all() for shard in self.shards)
         if not fits:
             raise ValueError(
-                f'{self.folder / self.split / "split.json"} says that scenes are {shape}, and those in the tars are not; '
-                'write the shards again, or with --overwrite'
+                f'{self.folder / self.split / "split.json"} says that scenes are {shape}, '
+                'and those in the tars are not; write the shards again, or with --overwrite'
             )
 
     def _read_targets(self):
@@ -215,8 +216,9 @@ class ShardScenes(SceneDataset):
             lost = next((j for j, name in enumerate(part) if name not in names and not name.isdigit()), None)
             if lost is not None:
                 raise ValueError(
-                    f'{shard.path}: member {shard.keys[lost]}.cls holds {str(part[lost])!r}; expected a class number, or a name of '
-                    f'classnames.txt ({", ".join(names[:4])}{", …" if len(names) > 4 else ""})'
+                    f'{shard.path}: member {shard.keys[lost]}.cls holds {str(part[lost])!r}; '
+                    f'expected a class number, or a name of classnames.txt ({", ".join(names[:4])}'
+                    f'{", …" if len(names) > 4 else ""})'
                 )
             labels[i] = np.array([names.index(name) if name in names else int(name) for name in part], np.int64)
         return check_targets(np.concatenate(labels), self.labelset, f'{self.folder / self.split}')
@@ -359,7 +361,7 @@ def epoch_order(
 
 
 def node_stretch(n: int, rank: int, world_size: int, even: bool) -> range:
-    "The part of `n` scenes that a node reads. `even`: all nodes the same number, up to `world_size` - 1 scenes left out."
+    "The part of `n` scenes that a node reads. `even`: each node the same number, and a few scenes are left out."
     if not 0 <= rank < world_size:
         raise ValueError(f'rank {rank} is not one of 0 to {world_size - 1}')
     if even:
@@ -534,7 +536,8 @@ class ShardReader(IterableDataset):
         self.epoch, self.start = self.epoch + 1, 0
         if self.broken:
             warnings.warn(
-                f'{len(self.broken)} broken scenes of {self.scenes.name} ({self.scenes.split}) were skipped so far; see .broken',
+                f'{len(self.broken)} broken scenes of {self.scenes.name} ({self.scenes.split}) were skipped so far; '
+                'see .broken',
                 UserWarning,
                 stacklevel=2,
             )
