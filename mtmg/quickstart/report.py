@@ -32,6 +32,11 @@ def percent_text(value, interval=None) -> str:
     return f'{100 * value:.1f} %{between}'
 
 
+def _points(value) -> str:
+    "a share in points, without a sign where it is 0"
+    return f'{100 * value:.1f}'.replace('-0.0', '0.0').replace('-', '−')
+
+
 def points_text(value: float, interval=None) -> str:
     "A difference of shares in points, with its 95 % interval where there is one."
     between = '' if not interval else f' (95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})'
@@ -76,11 +81,14 @@ def answer_sentences(
     )
     if 'ms' in scores:
         more = compare(scores['rgb'], scores['ms'])
-        said = {'a gain': 'more than', 'a loss': 'less than', 'no clear difference': 'not clearly different from'}
+        said = {
+            'a gain': 'more than the patched CLIP',
+            'a loss': 'less than the patched CLIP',
+            'no clear difference': 'no clear difference from the patched CLIP',
+        }
         second = (
-            f'The aligned student, which sees {in_words("ms", bands)}, reaches {value["ms"]}, '
-            f'{said[verdict(more.interval["difference"])]} the patched CLIP by '
-            f'{points_text(more.difference, more.interval["difference"])}.'
+            f'The aligned student, which sees {in_words("ms", bands)}, reaches {value["ms"]}: '
+            f'{said[verdict(more.interval["difference"])]}, {points_text(more.difference, more.interval["difference"])}.'
         )
         found = results.get('controls') or {}
         simple = found.get(
@@ -105,13 +113,12 @@ def answer_sentences(
     third = f'What the scores may be called, {meant}.'
     if results.get('kept'):
         lost = lambda r: (
-            f'{100 * r.loss:.1f} points lost, 95 % interval {100 * r.interval["loss"][0]:.1f} to {100 * r.interval["loss"][1]:.1f}'
+            f'{_points(r.loss)} points lost, 95 % interval {_points(r.interval["loss"][0])} to '
+            f'{_points(r.interval["loss"][1])}'
         )
         third += (
             ' Of what the CLIP could do before: '
-            + '; '.join(
-                f'{task} {KEPT_WORDS[r.kept]} ({lost(r).replace("-", "−")})' for task, r in results['kept'].items()
-            )
+            + '; '.join(f'{task} {KEPT_WORDS[r.kept]} ({lost(r)})' for task, r in results['kept'].items())
             + '.'
         )
     return [first.replace('no clear difference of', 'no clear difference,'), second, third]
@@ -166,9 +173,7 @@ def kept_table(results: dict) -> Table:
             'supported task': t,
             'images': f'{r.n:,}',
             'independent': f'{r.independent:,}',
-            'lost (points)': f'{100 * r.loss:.1f} ({100 * r.interval["loss"][0]:.1f} to {100 * r.interval["loss"][1]:.1f})'.replace(
-                '-', '−'
-            ),
+            'lost (points)': f'{_points(r.loss)} ({_points(r.interval["loss"][0])} to {_points(r.interval["loss"][1])})',
             'margin (points)': f'{100 * r.margin:g}',
             'verdict': KEPT_WORDS[r.kept],
         }
