@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..bands.images import are_settled, settled
+from ..bands.images import are_settled
 from ..bands.meaning import Layers, Meaning, find_meaning, known_meaning
 from ..bands.sensors import Band, RGB, joint_sensor, with_white
 from ..compute import is_first
@@ -145,14 +145,16 @@ def check_targets(targets, labelset, name: str = 'data set') -> np.ndarray | Non
     if targets.ndim == 2:
         if targets.shape[1] != len(labelset):
             raise ValueError(
-                f'{name}: multi-hot labels of length {targets.shape[1]}, but {labelset.name} has {len(labelset)} classes'
+                f'{name}: multi-hot labels of length {targets.shape[1]}, but {labelset.name} has '
+                f'{len(labelset)} classes'
             )
         if not np.isin(targets, (0, 1)).all():
             raise ValueError(f'{name}: multi-hot labels hold {np.unique(targets)[:5]}, allowed are 0 and 1')
         return targets.astype(np.uint8)
     if targets.ndim != 1 or targets.dtype.kind not in 'iu':
         raise ValueError(
-            f'{name}: labels of shape {targets.shape} and type {targets.dtype}; give (N,) class numbers or (N, K) multi-hot'
+            f'{name}: labels of shape {targets.shape} and type {targets.dtype}; give (N,) class '
+            'numbers or (N, K) multi-hot'
         )
     outside = np.flatnonzero((targets < 0) | (targets >= len(labelset)))
     if len(outside):
@@ -365,7 +367,7 @@ def valid_shares(batch: dict) -> torch.Tensor:  # (N,)
 
 # %% ../../nbs/data/scenes.ipynb #bc66ae9e
 class Settled(SceneDataset):
-    "The scenes of a data set in the unit of their sensor, whatever unit they came in. Use `settle`, which sees whether there is need."
+    "The scenes of a data set in the unit of their sensor. `settle` makes it where there is need."
 
     def __init__(self, dataset, meaning: Meaning):
         self.dataset, self.meaning = dataset, meaning
@@ -458,7 +460,7 @@ def naming_scenes(batch: dict):
 
 # %% ../../nbs/data/scenes.ipynb #27d616b8
 def without_data(images: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    "Images (…, C, H, W) that hold 0 in every band where there is no data, as they are stored; pictures stay as they are."
+    "Images (…, C, H, W) that hold 0 in every band where there is no data; pictures stay as they are."
     if valid is None or images.dtype == torch.uint8:
         return images
     return torch.where(valid[..., None, :, :], images, torch.zeros((), dtype=images.dtype))
@@ -594,7 +596,7 @@ def naming_file(
 
 
 def _checksum(path) -> tuple[str | None, str]:
-    "the checksum in a safetensors file (None: it has none), and that of its header and its numbers; nothing stays in memory"
+    "the checksum in a safetensors file (None: it has none), and that of its header and its numbers"
     with open(path, 'rb') as file:
         (size,) = struct.unpack('<Q', file.read(8))
         header = json.loads(file.read(min(size, os.fstat(file.fileno()).st_size)))
@@ -619,9 +621,14 @@ def save_tensors(
         _, crc = _checksum(aside)
         with open(aside, 'r+b') as file:
             size = struct.unpack('<Q', file.read(8))[0]
-            at = file.read(size).rindex(unknown.encode())
-            file.seek(8 + at)
-            file.write(crc.ljust(len(unknown)).encode())
+            header = json.loads(file.read(size))
+            said = header.pop('__metadata__') | {'crc32': crc.ljust(len(unknown))}
+            header = {'__metadata__': dict(sorted(said.items()))} | header  # safetensors writes notes in any order
+            text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
+            if len(text) > size:
+                raise ValueError(f'{path} cannot be written: its notes hold characters of another spelling in json')
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def load_tensors(
@@ -667,7 +674,7 @@ def _in_use(folder, note: str) -> BlockingIOError:
 def hold_folder(
     folder,  # made where it is missing
 ):
-    "Keep other commands out of `folder` until `release_folder` or the end of this process; BlockingIOError where one is in."
+    "Keep other commands out of `folder` until `release_folder` or the end of this process; else BlockingIOError."
     import fcntl
 
     folder = Path(folder).resolve()

@@ -61,7 +61,8 @@ class ClassMap:
             ', …' if len(shares) > 4 else ''
         )
         return (
-            f'ClassMap({Path(self.about["raster"]).name}: {rows} x {columns} cells of {self.about["step"][0]} x {self.about["step"][1]} pixels; {found}'
+            f'ClassMap({Path(self.about["raster"]).name}: {rows} x {columns} cells of '
+            f'{self.about["step"][0]} x {self.about["step"][1]} pixels; {found}'
             + (f'; {empty:.0%} without data)' if empty else ')')
         )
 
@@ -98,7 +99,8 @@ def _scale(raster: Raster, gsd, model) -> tuple:
         return 1.0, 1.0  # resampling would cost more than it mends
     if gsd is None:
         warnings.warn(
-            f'{raster.path.name} has pixels of {raster.metres[1]:.3g} m and its bands are of {wanted:g} m: tiles are resized to that; gsd= says otherwise',
+            f'{raster.path.name} has pixels of {raster.metres[1]:.3g} m and its bands are of '
+            f'{wanted:g} m: tiles are resized to that; gsd= says otherwise',
             UserWarning,
             stacklevel=3,
         )
@@ -232,7 +234,8 @@ _HUES = (
 
 
 def class_colours(classnames) -> np.ndarray:  # (C, 3) uint8
-    "A colour of the package's palette for each class: blue for water, green for forest; a second one of its kind is lighter, a third darker."
+    "A colour of the package's palette for each class: blue for water, green for forest; a second"
+    "of its kind is lighter."
     from matplotlib.colors import to_rgb
 
     base = np.array([to_rgb(c) for c in PALETTE])
