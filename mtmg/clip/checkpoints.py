@@ -17,7 +17,7 @@ import zipfile
 import torch
 from torch import nn
 
-from ..data.scenes import load_tensors
+from ..data.writing import load_tensors
 
 # %% ../../nbs/clip/checkpoints.ipynb #0ee82cbe
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'net', 'params')

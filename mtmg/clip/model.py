@@ -30,7 +30,7 @@ from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
 from ..data.fingerprints import save_fingerprints, with_fingerprints
-from ..data.scenes import atomic_write_json, naming_file, save_tensors
+from ..data.writing import atomic_write_json, naming_file, save_tensors
 from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from ..labels.labelsets import Exposure, LabelSet
-from ..data.scenes import atomic_path, joined_groups, load_tensors, naming_file, save_tensors
+from ..data.writing import atomic_path, load_tensors, naming_file, save_tensors
+from ..data.scenes import joined_groups
 
 # %% ../../nbs/embed/embeddings.ipynb #1491c8fc
 def _rows(which: np.ndarray) -> str:

@@ -24,17 +24,8 @@ from ..bands.sensors import RGB, as_bands, joint_sensor
 from ..compute import agrees, autocast, forward_precision, pick_device
 from ..data.fingerprints import recognised
 from ..data.folders import folder_scenes
-from mtmg.data.scenes import (
-    alone_in,
-    ArrayDataset,
-    atomic_path,
-    batches,
-    load_tensors,
-    naming_scenes,
-    save_tensors,
-    settle,
-    valid_shares,
-)
+from ..data.writing import alone_in, atomic_path, load_tensors, save_tensors
+from ..data.scenes import ArrayDataset, batches, naming_scenes, settle, valid_shares
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import LabelSet, templates as read_templates
 from ..encoders.brightness import say_if_far

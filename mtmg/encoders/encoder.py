@@ -37,7 +37,8 @@ from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
 from ..data.fingerprints import save_fingerprints, with_fingerprints
-from ..data.scenes import batches, load_tensors, put_in_place, save_tensors, settle
+from ..data.scenes import batches, settle
+from ..data.writing import load_tensors, put_in_place, save_tensors
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
 ENCODER_NORMALIZATIONS = {

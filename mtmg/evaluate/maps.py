@@ -25,7 +25,7 @@ from ..data.products import gdal_source, is_raster
 from ..compute import pick_device
 from ..embed.passes import evaluating
 from ..data.rasters import Raster, open_raster, read_tiles, tile_grid
-from ..data.scenes import atomic_path
+from ..data.writing import atomic_path
 from ..plots.style import PALETTE, axes_for, styled
 from ..encoders.brightness import warn_if_far
 

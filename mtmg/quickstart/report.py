@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from ..bands import composite
-from ..data.scenes import atomic_write_text, batches
+from ..data.writing import atomic_write_text
+from ..data.scenes import batches
 from ..embed import unit
 from ..evaluate.results import compare
 from ..plots.style import in_words, save_figure
