@@ -56,7 +56,7 @@ def launched() -> dict:
 
 
 def _by_srun() -> bool:
-    "is this a task that srun has started? The script of sbatch has the same variables, but for the step, and is one process"
+    "is this a task that srun has started? The script of sbatch has the same variables, but for the step"
     return 'SLURM_STEP_ID' in os.environ and os.environ.get('SLURM_JOB_NAME') not in (
         'bash',
         'interactive',
@@ -92,7 +92,7 @@ def _meeting_place() -> dict:
 
 
 def from_first(function):
-    "What `function()` gives in the first process, in all of them. Its error is raised there, and ends the others without a word."
+    "What `function()` gives in the first process, in all of them. Its error is raised there and ends the others."
     if world_size() == 1:
         return function()
     said, error = [None, False], None
@@ -173,7 +173,7 @@ def gathered(
 
 # %% ../nbs/compute.ipynb #ee15da90
 def as_ranks(world: int, function, *args, timeout: float = 120, srun: bool = False) -> list:
-    "Fork `world` processes with the environment of `torchrun` (or of `srun`) and call `function(*args)` in each; their exit codes. For tests."
+    "The exit codes of `world` forked processes that call `function(*args)` as under `torchrun` or `srun`. For tests."
     import multiprocessing, socket, sys
 
     with socket.socket() as s:
@@ -286,7 +286,7 @@ def whole_batchnorm(net: nn.Module, on_gpu: bool = False):
 
 # %% ../nbs/compute.ipynb #c6de3b83
 def launch(processes: int, *command: str):
-    "Run `python COMMAND...` in several processes of this machine, as `torchrun` does; ChildProcessError says which one was killed."
+    "Run `python COMMAND...` in several processes, as `torchrun` does; ChildProcessError says which one was killed."
     import logging, sys
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

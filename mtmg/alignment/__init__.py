@@ -33,8 +33,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'start': ['fitted_layer', 'fitting_tower', 'named_layer', 'new_student', 'start_from_teacher', 'uncut'],
         'aligning': [
             'align',
-            'ALIGN_RECIPES',
-            'AlignRecipe',
             'AlignStage',
             'class_directions',
             'cosine_term',
@@ -53,5 +51,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'Task',
             'teacher_embeddings',
         ],
+        'recipes': ['ALIGN_RECIPES', 'AlignRecipe'],
     },
 )

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .aligning import ALIGN_RECIPES, align, teacher_embeddings
+from .recipes import ALIGN_RECIPES
+from .aligning import align, teacher_embeddings
 from .start import new_student
 from ..bands.sensors import with_white
 from ..data.scenes import Splits, batches
 from ..embed.passes import embed
 from ..encoders.brightness import fitting_white, some_scenes
 from ..engine.stage import settings
-from ..engine.steps import VARIANTS
+from ..engine.recipes import VARIANTS
 from ..evaluate.ranking import retrieval
 
 # %% ../../nbs/alignment/claims.ipynb #46bba372

@@ -173,7 +173,7 @@ def _stack(channels):
 
 
 def _over_white(x, whites):
-    "255 x clamp(x / white, 0, 1), truncated; on the CPU scene by scene, which stays in its cache and is about three times as fast"
+    "255 x clamp(x / white, 0, 1), truncated; on the CPU scene by scene, which stays in its cache"
     if _is_tensor(x) and x.device.type != 'cpu':
         return _uint8((x.float() / _like(whites, x)).clip(0, 1) * 255)
     source = np.asarray(x) if not _is_tensor(x) else (x.detach().float() if x.is_floating_point() else x).numpy()
@@ -300,7 +300,8 @@ def _clamped(x):
 def _require(bands, units: tuple, method: str):
     if wrong := [b for b in bands if _unit(b) not in (*units, None)]:
         raise ValueError(
-            f"normalisation '{method}' is for {' or '.join(units)}; band '{wrong[0]}' of {wrong[0].sensor} is {_unit(wrong[0])}"
+            f"normalisation '{method}' is for {' or '.join(units)}; band '{wrong[0]}' of "
+            f"{wrong[0].sensor} is {_unit(wrong[0])}"
         )
 
 
@@ -333,7 +334,8 @@ def normalize(
     else:
         if lost := [b for b in bands if b not in STATISTICS.get(b.sensor, {})]:
             raise ValueError(
-                f"there are no SSL4EO-S12 statistics for band '{lost[0]}' of {lost[0].sensor}; take 'zscore' with your own"
+                f"there are no SSL4EO-S12 statistics for band '{lost[0]}' of {lost[0].sensor}; take "
+                "'zscore' with your own"
             )
         mean, std = zip(*(STATISTICS[b.sensor][b] for b in bands))
     x = x - _like(mean, x)
@@ -342,7 +344,7 @@ def normalize(
 
 # %% ../../nbs/bands/images.ipynb #2294e95f
 def remove_offset(image, offset: float = 1000):
-    "Digital numbers of a baseline >= 04.00 as those before it, in the same dtype: minus `offset`, at least 0; no data (0) stays 0."
+    "Digital numbers of a baseline >= 04.00 as those before it, in the same dtype; no data (0) stays 0."
     if not _is_tensor(image):
         return np.maximum(image, np.asarray(offset, image.dtype)) - np.asarray(offset, image.dtype)
     if str(image.dtype) == 'torch.uint16':
@@ -357,7 +359,8 @@ def _optical_unit(x) -> str:
     "of the numbers of optical bands that are not 0"
     if (x < 0).mean() > 0.5:
         raise ValueError(
-            f'{(x < 0).mean():.0%} of the numbers are negative ({x.min():.4g} to {x.max():.4g}): these want reflectance, '
+            f'{(x < 0).mean():.0%} of the numbers are negative ({x.min():.4g} to {x.max():.4g}): '
+            'these want reflectance, '
             'not decibels or standardised numbers; undo the normalisation'
         )
     if x.dtype.kind in 'iu' or (x == np.rint(x)).mean() > 0.999:
@@ -371,7 +374,8 @@ def _optical_unit(x) -> str:
         return 'reflectance'
     if high < 4:
         raise ValueError(
-            f'95 % of the numbers are below {high:.3g}: too high for reflectance, too low for percent; give {_SAY["DN"]}'
+            f'95 % of the numbers are below {high:.3g}: too high for reflectance, too low for '
+            f'percent; give {_SAY["DN"]}'
         )
     return 'percent' if high <= 110 else 'DN'
 
@@ -418,7 +422,7 @@ _ONE = {'DN': 10000, 'reflectance': 1, 'percent': 100}  # what a reflectance of 
 
 
 def to_unit(image, unit: str, wanted: str):
-    "Numbers of one unit in another, float32; reflectance and percent as whole DN. ValueError where the units have nothing in common."
+    "Numbers of one unit in another, float32; reflectance and percent as whole DN. ValueError for unlike units."
     if unit == wanted:
         return image
     if unit == 'linear' and wanted == 'dB':
@@ -435,7 +439,10 @@ def to_unit(image, unit: str, wanted: str):
 # %% ../../nbs/bands/images.ipynb #6e3f2117
 def settled(bands: Sequence[Band], sensor: Sensor | None = None) -> tuple:
     "The same bands, beside numbers that are known to be in the unit of their sensor."
-    unit = lambda b: SENSORS[b.sensor].unit if b.sensor in SENSORS else sensor.unit if sensor is not None else 'other'
+
+    def unit(b):
+        return SENSORS[b.sensor].unit if b.sensor in SENSORS else sensor.unit if sensor is not None else 'other'
+
     return tuple(b.but(unit=unit(b)) if isinstance(b, Band) else b for b in bands)
 
 
@@ -510,7 +517,7 @@ def check_image(
     image,  # (…, C, H, W) array or tensor
     bands: Sequence[str],  # its C bands
 ):
-    "The image if its numbers are right; brought to the unit of its sensor with a UserWarning where they are in another; else ValueError."
+    "The image in the unit of its sensor; a UserWarning where it came in another, ValueError where it cannot be right."
     _channels(image, bands)
     bands, dtype = as_bands(bands), str(image.dtype).removeprefix('torch.')
     if not dtype.startswith(('float', 'bfloat', 'int', 'uint')):

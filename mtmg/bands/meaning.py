@@ -37,7 +37,7 @@ from mtmg.bands.sensors import (
 # %% ../../nbs/bands/meaning.ipynb #6dea3d4b
 @dataclass(frozen=True, repr=False)
 class Layers:
-    "One image as it is stored: all its layers, and what the file says of their numbers. ValueError for complex numbers."
+    "An image as it is stored: all its layers, and what the file says of them. ValueError for complex numbers."
 
     pixels: np.ndarray  # (L, H, W)
     names: tuple = ()  # of the L layers; None for a layer without a name
@@ -85,7 +85,8 @@ def _clear(layer: np.ndarray, name: str) -> np.ndarray:
     if 'cloud' in key or 'mask' in key:
         return layer == 0
     raise ValueError(
-        f"mask '{name}' is a layer that mtmg cannot read as a mask; it reads SCL, QA60, QA_PIXEL, dataMask and cloud masks"
+        f"mask '{name}' is a layer that mtmg cannot read as a mask; it reads SCL, QA60, QA_PIXEL, "
+        "dataMask and cloud masks"
     )
 
 
@@ -127,7 +128,7 @@ def filled(
     values: np.ndarray,  # (C, H, W)
     valid: np.ndarray,  # (H, W)
 ) -> np.ndarray:
-    "An image whose pixels without data hold the mean of the others in each band, so that they say nothing; zeros without any data."
+    "An image whose pixels without data hold the mean of the others in each band; zeros without any data."
     if valid.all():
         return values
     if not valid.any():
@@ -168,7 +169,8 @@ def _named_order(file_bands, sensor) -> tuple:
         if file_bands not in SENSORS:
             known = [*SENSORS, *FILE_ORDERS]
             raise ValueError(
-                f"file_bands '{file_bands}' is not one of {', '.join(known)}{did_you_mean(file_bands, known)}, or a list of names"
+                f"file_bands '{file_bands}' is not one of "
+                f"{', '.join(known)}{did_you_mean(file_bands, known)}, or a list of names"
             )
         return SENSORS[file_bands].bands
     if len(file_bands) and all(isinstance(b, Band) and b.sensor for b in file_bands):
@@ -269,7 +271,7 @@ class Meaning:
         layers: Layers,
         bands: Sequence[Band] | None = None,  # to give, in this order; None: all
     ) -> tuple:  # image (C, H, W) and valid (H, W)
-        "An image in the sensor's unit, float32 (uint8 for pictures), and where it holds data; pixels without data hold anything."
+        "An image in the sensor's unit, float32 (uint8 for pictures), and where it holds data, with anything elsewhere."
         wanted, places = self.bands if bands is None else bands, self.places(layers, bands)
         pixels = layers.pixels if places == list(range(len(layers.pixels))) else layers.pixels[places]
         valid = _valid(layers, pixels, places, wanted, self.layer_bands(layers), self.nodata, self.mask)
@@ -284,7 +286,8 @@ class Meaning:
         units = dict(self.units).get(layers.kind)
         if units is None:
             raise ValueError(
-                f'{pixels.dtype} numbers{" with a scale tag" if layers.tagged else ""}, unlike the other files of this data set '
+                f'{pixels.dtype} numbers{" with a scale tag" if layers.tagged else ""}, unlike the '
+                'other files of this data set '
                 f'({", ".join(k for k, _ in self.units)}); give it a folder of its own'
             )
         units = dict(units)
@@ -410,7 +413,8 @@ def _first_order(
         ):  # 16 bits and called red, green, blue: reflectance
             named = as_named([spelled(n) for n in first.names], _level(first.where) or S2_L1C)
             assumed.append(
-                f'colours of {first.pixels.dtype} numbers are taken as bands of {named[0].sensor}; sensor= says otherwise'
+                f'colours of {first.pixels.dtype} numbers are taken as bands of {named[0].sensor}; '
+                'sensor= says otherwise'
             )
         return named
     if file_bands is not None:
@@ -584,13 +588,15 @@ def find_meaning(
     numeric = [_sensor_unit(b, sensor) in ('DN', 'reflectance') for b in there]
     if (offset or scale is not None) and not any(numeric):
         raise ValueError(
-            f'{"offset" if offset else "scale"}={offset or scale:g} is of digital numbers, and {", ".join(there)} are none; leave it out'
+            f'{"offset" if offset else "scale"}={offset or scale:g} is of digital numbers, and '
+            f'{", ".join(there)} are none; leave it out'
         )
     _check_cirrus(order_of_first, samples, file_bands, assumed)
     units, shares = _units_of(samples, order, there, sensor, unit, scale, nodata, mask, found, assumed)
     if first.tagged:
         found.append(
-            f'tags of the file: scale {first.scales[0] if first.scales else 1:g}, offset {first.offsets[0] if first.offsets else 0:g}'
+            f'tags of the file: scale {first.scales[0] if first.scales else 1:g}, offset '
+            f'{first.offsets[0] if first.offsets else 0:g}'
         )
     if offset:
         found.append(f'offset {offset:g} taken off')
@@ -640,5 +646,6 @@ def _check_cirrus(order, samples, file_bands, assumed):
     if darkest in (9, 10) and order[darkest] != 'B10' and middles[darkest] < np.sort(middles)[1] / 2:  # by far
         other = 'eurosat' if darkest == 9 else 'sentinel2-l1c'
         assumed.append(
-            f"the {darkest + 1}th band is the darkest, as cirrus (B10) is, and file_bands calls it {order[darkest]}: file_bands='{other}'?"
+            f"the {darkest + 1}th band is the darkest, as cirrus (B10) is, and file_bands calls it "
+            f"{order[darkest]}: file_bands='{other}'?"
         )

@@ -16,7 +16,7 @@ import warnings
 
 # %% ../../nbs/bands/sensors.ipynb #c52d9c9c
 class Band(str):
-    "One band of a sensor: a string, its name, that knows `wavelength` (nm), `resolution` (m), `aliases`, `sensor`, `white`, `unit`."
+    "One band of a sensor: a string, its name, that knows what the arguments below say."
 
     def __new__(
         cls,
@@ -245,7 +245,7 @@ def sensor_of(
 
 # %% ../../nbs/bands/sensors.ipynb #f5d04a6c
 def as_bands(bands: Sequence[str], sensor: Sensor | str | None = None) -> tuple:
-    "`Band`s for names: bands stay what they are; plain names are looked up by `sensor_of`, radar apart from the others."
+    "`Band`s for names: bands stay what they are, plain names are looked up by `sensor_of`, radar apart."
     if isinstance(bands, Sensor):
         return bands.bands
     if all(isinstance(b, Band) and b.sensor for b in bands) and sensor is None:
@@ -370,7 +370,7 @@ _SAYS_NOTHING = re.compile(r'\d+m|\d+nm|\d{2,}|[1-4]|t\d{2}[a-z]{3}|\d{8}t\d{6}|
 
 
 def spelled(name: str) -> str | None:
-    "The band that a name means, in a spelling that `as_bands` knows ('B8a' -> 'B8A', 'Red' -> 'red'); None where it is no band."
+    "The band that a name means, as `as_bands` knows it ('B8a' -> 'B8A', 'Red' -> 'red'); None where it is no band."
     if any(name in s for s in SENSORS.values()):
         return name
     words = re.findall(r'[a-z0-9]+', str(name).lower())
@@ -387,8 +387,8 @@ def spelled(name: str) -> str | None:
         band = f'B{int(found[1]):02d}' if not found[2] else 'B8A' if int(found[1]) == 8 else None
         if band is None:
             return None
-        fits = lambda w: w in _OPTICAL or _SAYS_NOTHING.fullmatch(w) or band in _COLOURS.get(w, ())
-        return band if all(map(fits, rest)) else None
+        plain = (w in _OPTICAL or _SAYS_NOTHING.fullmatch(w) or band in _COLOURS.get(w, ()) for w in rest)
+        return band if all(plain) else None
     return None
 
 # %% ../../nbs/bands/sensors.ipynb #af707ab7

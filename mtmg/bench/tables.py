@@ -16,7 +16,7 @@ from .reading import bench_data
 from .measures import bench_evaluate
 from .training import bench_sweep, bench_train
 from ..embed.passes import versions
-from ..data.scenes import atomic_write_json
+from ..data.writing import atomic_write_json
 from .timing import table
 
 # %% ../../nbs/bench/tables.ipynb #295534c6

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 
-from ..alignment.aligning import ALIGN_RECIPES, AlignStage, Pairs
+from ..alignment.recipes import ALIGN_RECIPES
+from ..alignment.aligning import AlignStage, Pairs
 from ..bands.sensors import RGB, S2_L1C
 from ..clip.model import load_clip
 from ..compute import pick_device
@@ -27,7 +28,8 @@ from ..data.loading import load_dataset
 from ..encoders.encoder import create_encoder
 from ..engine.steps import Steps, dihedral, step_seed, warmup_cosine
 from ..engine.stage import attention, fit, pick_precision
-from ..patching.finetuning import PATCH_RECIPES, PatchStage, composites
+from ..patching.recipes import PATCH_RECIPES
+from ..patching.finetuning import PatchStage, composites
 from ..patching.line import interpolate, line_features, sweep
 from ..data.scenes import ArrayDataset, batches, collate, in_memory
 from .timing import Row, amount, side_by_side

@@ -9,10 +9,12 @@ __all__ = ['TASKS', 'predict', 'map_', 'info', 'audit', 'quickstart', 'run', 'pa
 # %% ../../nbs/cli/commands.ipynb #be91edad
 from dataclasses import is_dataclass, replace
 import difflib
+from importlib.metadata import version
 import json
 from pathlib import Path
 import re
 import shutil
+import subprocess
 import sys
 
 from .. import __version__
@@ -295,20 +297,27 @@ def _about_run(folder: Path) -> str:
     return '\n'.join(lines + ([f'  pages: {", ".join(pages)}'] if pages else []))
 
 
+def _gpu() -> str:
+    "what the driver calls the first GPU; torch, which takes a second to import, is not asked"
+    if not shutil.which('nvidia-smi'):
+        return 'none'
+    asked = subprocess.run(
+        ['nvidia-smi', '--query-gpu=name', '--format=csv,noheader'], capture_output=True, text=True, timeout=10
+    )
+    return asked.stdout.strip().partition('\n')[0] or 'none'
+
+
 def info(
     names: list[str] = (),  # data sets, label sets, models, runs; images, or folders of them
     /,
 ):
     "What is known of a data set, a label set, a model, a run or of images; without a name, what there is."
-    import torch
     from mtmg.data.catalog import CATALOG, dataset_info
     from mtmg.labels.labelsets import LABELSETS, labelset
 
     if not names:
-        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
-        print(
-            f'mtmg {__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}, GPU: {gpu}\n\ndata sets'
-        )
+        torch, python = version('torch'), sys.version.split()[0]
+        print(f'mtmg {__version__}, Python {python}, torch {torch}, GPU: {_gpu()}\n\ndata sets')
         for name, facts in CATALOG.items():
             print(f'  {name:<22}{facts.title}')
         print(
@@ -456,15 +465,16 @@ def patch(
     if max_drop < 0:
         raise ValueError(f'max_drop is {max_drop}; it must be 0 or more')
     from mtmg.clip.model import load_clip
-    from mtmg.engine.steps import pick
+    from mtmg.engine.recipes import pick
     from mtmg.embed.passes import model_hash
-    from mtmg.patching.finetuning import PATCH_RECIPES, finetune
+    from mtmg.patching.recipes import PATCH_RECIPES
+    from mtmg.patching.finetuning import finetune
     from mtmg.patching.line import interpolate, sweep
     from mtmg.plots.charts import plot_alpha
     from mtmg.plots.style import save_figure
     from mtmg.compute import from_first, is_first, sharing
     from mtmg.engine.runs import claimed
-    from mtmg.data.scenes import atomic_write_json
+    from mtmg.data.writing import atomic_write_json
 
     recipe, out = pick(recipe, PATCH_RECIPES, **changes), run.where('patch')
     if alpha is not None:
@@ -570,10 +580,11 @@ def align(
     "Stage 2: train an encoder of all bands, or of another sensor, to embed scenes where the patched CLIP puts their RGB image."
     if _spread('align', locals()):
         return
-    from mtmg.alignment.aligning import ALIGN_RECIPES, align
+    from mtmg.alignment.recipes import ALIGN_RECIPES
+    from mtmg.alignment.aligning import align
     from mtmg.clip.model import Clip
     from mtmg.encoders.encoder import create_encoder
-    from mtmg.engine.steps import pick
+    from mtmg.engine.recipes import pick
     from mtmg.embed.passes import model_hash
     from mtmg.compute import is_first
     from mtmg.engine.runs import claimed
@@ -672,7 +683,7 @@ def evaluate(
     from mtmg.embed.passes import model_hash
     from mtmg.evaluate.results import compare
     from mtmg.engine.runs import claimed
-    from mtmg.data.scenes import atomic_write_json, atomic_write_text
+    from mtmg.data.writing import atomic_write_json, atomic_write_text
 
     out, named = run.where('evaluate'), _models(models, run.device)
     words = text and load_model(text, run.device)

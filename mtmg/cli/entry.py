@@ -22,7 +22,7 @@ import warnings
 from .. import __version__
 from . import commands
 from .options import check_yaml
-from ..data.scenes import naming_file
+from ..data.writing import naming_file
 
 # %% ../../nbs/cli/entry.ipynb #0b6e7594
 def comments(definition) -> dict:
@@ -144,8 +144,8 @@ COMMANDS = {
     for c in (
         Command(commands.quickstart),
         Command(commands.run),
-        Command(commands.patch, 'mtmg.patching:PATCH_RECIPES'),
-        Command(commands.align, 'mtmg.alignment:ALIGN_RECIPES'),
+        Command(commands.patch, 'mtmg.patching.recipes:PATCH_RECIPES'),
+        Command(commands.align, 'mtmg.alignment.recipes:ALIGN_RECIPES'),
         Command(commands.predict),
         Command(commands.map_),
         Command(commands.evaluate),

@@ -10,7 +10,7 @@ from pathlib import Path
 import tempfile
 
 from ..data.catalog import CATALOG
-from ..data.scenes import atomic_write_text
+from ..data.writing import atomic_write_text
 from ..labels.labelsets import Exposure
 
 # %% ../../nbs/clip/cards.ipynb #bfcc8c59

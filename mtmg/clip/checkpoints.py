@@ -17,7 +17,7 @@ import zipfile
 import torch
 from torch import nn
 
-from ..data.scenes import load_tensors
+from ..data.writing import load_tensors
 
 # %% ../../nbs/clip/checkpoints.ipynb #0ee82cbe
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'net', 'params')
@@ -325,7 +325,7 @@ def load_weights(
     may_miss: tuple = (),  # beginnings of keys of the module that may be absent from `state`
     ignore: tuple = (),  # beginnings of keys of `state` that are left out without a word
 ) -> LoadReport:
-    "Copy `state` into `module`; ValueError where a needed key is missing or a shape differs, UserWarning where keys are left out."
+    "Copy `state` into `module`. ValueError for a missing key or another shape; UserWarning where keys are left out."
     own = module.state_dict()
     missing = tuple(k for k in own if k not in state)
     unexpected = tuple(k for k in state if k not in own and not _among(k, ignore))
@@ -348,7 +348,7 @@ def load_weights(
 
 # %% ../../nbs/clip/checkpoints.ipynb #4ba86f9c
 def _shape_of_config(config: dict):
-    "(embed_dim, image layers, image width, patch, image tokens, text width, text layers, context, vocabulary) of an open_clip config"
+    "(embed_dim, image layers, width, patch, tokens, text width, layers, context, vocabulary) of an open_clip config"
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
     try:

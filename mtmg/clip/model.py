@@ -30,14 +30,14 @@ from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
 from ..data.fingerprints import save_fingerprints, with_fingerprints
-from ..data.scenes import atomic_write_json, naming_file, save_tensors
+from ..data.writing import atomic_write_json, naming_file, save_tensors
 from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848
 def resize(
     x: torch.Tensor,  # (N, 3, H, W), float in 0 … 1
     size: int,  # side of the square to give back
-    mode: str = 'shortest',  # open_clip's resize_mode: 'shortest' (and cut the middle out), 'longest' (and fill with black), 'squash'
+    mode: str = 'shortest',  # 'shortest' (and cut the middle out), 'longest' (and fill with black), 'squash'
     interpolation: str = 'bicubic',  # or 'bilinear'
 ) -> torch.Tensor:  # (N, 3, size, size)
     "Antialiased resize, as CLIP's transforms do it."
@@ -76,7 +76,8 @@ def warn_if_shrunk(shape, size: int, bands: Sequence = ()):
     if metres is None or min(height, width) <= 2 * size:
         return
     warnings.warn(
-        f'{height} x {width} pixels are shrunk to {size} x {size}: pixels of {metres:g} m become {metres * min(height, width) / size:g} m; '
+        f'{height} x {width} pixels are shrunk to {size} x {size}: pixels of {metres:g} m become '
+        f'{metres * min(height, width) / size:g} m; '
         'cut large scenes into tiles instead',
         UserWarning,
         stacklevel=4,
@@ -165,7 +166,8 @@ class Clip:
     def __repr__(self):
         size = sum(p.numel() for p in self.model.parameters()) / 1e6
         weights = f', {self.pretrained}' if self.pretrained else ''
-        return f'Clip({self.name}{weights}: {self.image_size} px, {self.embed_dim} dimensions, {size:.1f} M parameters, {self.device})'
+        shape = f'{self.image_size} px, {self.embed_dim} dimensions, {size:.1f} M parameters'
+        return f'Clip({self.name}{weights}: {shape}, {self.device})'
 
     def describe(self) -> str:
         "One line: architecture, activation, input, scale and bias of the logits."
@@ -195,7 +197,7 @@ class Clip:
         return resize(pictures.float() / 255, self.image_size, cfg['resize_mode'], cfg['interpolation'])
 
     def compose(self, images, bands=None) -> torch.Tensor:
-        "The 8-bit RGB picture (N, 3, S, S) that this CLIP looks at, before normalisation: what can be stored and augmented."
+        "The 8-bit RGB picture (N, 3, S, S) that this CLIP looks at, before normalisation."
         return (self._square(images, bands) * 255).round().to(torch.uint8)
 
     def preprocess(
@@ -249,8 +251,8 @@ class Clip:
                 )
         if cut:
             said.append(
-                f'{len(cut)} of {len(texts)} texts are longer than the {tokens.shape[1]} tokens that {self.name} reads, '
-                f'and the rest was cut off: {cut[0][:60]!r}{"…" * (len(cut[0]) > 60)}'
+                f'{len(cut)} of {len(texts)} texts are longer than the {tokens.shape[1]} tokens that {self.name} '
+                f'reads, and the rest was cut off: {cut[0][:60]!r}{"…" * (len(cut[0]) > 60)}'
             )
         for message in said:
             warnings.warn(message, UserWarning, stacklevel=4)  # past the caller's no_grad
@@ -296,7 +298,8 @@ class Clip:
         if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
             odd = [k for k in {**own, **state} if k not in own or k not in state or own[k].shape != state[k].shape]
             raise ValueError(
-                f'weights of another image tower than that of {self.name}: {len(odd)} keys or shapes differ, such as {odd[0]}'
+                f'weights of another image tower than that of {self.name}: '
+                f'{len(odd)} keys or shapes differ, such as {odd[0]}'
             )
         twin.visual.load_state_dict(state)
         return twin
@@ -306,7 +309,7 @@ class Clip:
         return content_hash(self.model.state_dict(), bool(self.model_cfg.get('quick_gelu')))
 
     def save(self, folder) -> Path:
-        "Write an open_clip folder: `open_clip.create_model_and_transforms('local-dir:' + folder)` and `load_clip(folder)` read it."
+        "Write an open_clip folder, which `load_clip(folder)` and open_clip's `local-dir:` read."
         folder, cfg = Path(folder), self.preprocess_cfg
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"'{folder}' is a file; name a folder to save into")
@@ -338,7 +341,7 @@ class Clip:
         return folder
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
-        "Upload the folder that `save` writes to huggingface.co, for `load_clip('hf-hub:OWNER/NAME')` and for open_clip."
+        "Upload the folder that `save` writes to huggingface.co; `load_clip('hf-hub:OWNER/NAME')` reads it."
         return push_folder(self.save, repo_id, private, token)
 
 # %% ../../nbs/clip/model.ipynb #fe8627b9
@@ -507,7 +510,7 @@ def _assembled(source, state, name, pretrained, random, visual, composite, seed,
 
 
 def load_clip(
-    name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
+    name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', a folder, or a file of weights
     pretrained: str | None = None,  # for a model of open_clip: a tag such as 'openai', or a file of weights
     random: bool = False,  # random weights, on purpose
     device='auto',

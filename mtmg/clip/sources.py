@@ -210,7 +210,8 @@ def clip_of_transformers(config: dict, path) -> dict:  # open_clip's model_cfg
     kind = config.get('model_type') if isinstance(config, dict) else None
     if kind != 'clip':
         other = {
-            'siglip': "a SigLIP of transformers; take it from open_clip: load_clip('ViT-B-16-SigLIP', pretrained='webli')",
+            'siglip': 'a SigLIP of transformers; take it from open_clip: '
+            "load_clip('ViT-B-16-SigLIP', pretrained='webli')",
             None: 'no configuration of a CLIP; an encoder is read by ModalityEncoder.from_pretrained',
         }
         raise ValueError(f"'{path}' is {other.get(kind, f'of the kind {kind!r} of transformers, and not a CLIP')}")
@@ -380,7 +381,7 @@ def _renamed(name: str, pretrained: str | None, random: bool) -> tuple:  # (name
 
 
 def find_source(
-    name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', 'local-dir:folder', a folder, or a file of weights
+    name: str,  # 'tinyclip', a model of open_clip, 'hf-hub:org/name', a folder, or a file of weights
     pretrained: str | None = None,  # for a model of open_clip: a tag or a file of weights
     random: bool = False,  # no weights, on purpose
     preprocess=None,  # of a file: the tag whose input it has, or mean, std, … by name; None: what the tags share

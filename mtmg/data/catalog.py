@@ -16,7 +16,7 @@ import urllib.request
 
 from ..bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, Sensor, did_you_mean
 from ..labels.labelsets import labelset
-from .scenes import put_in_place
+from .writing import put_in_place
 
 # %% ../../nbs/data/catalog.ipynb #e9d54c2f
 @dataclass(frozen=True)

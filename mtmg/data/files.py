@@ -28,13 +28,12 @@ from mtmg.bands.sensors import (
     Sensor,
     joint_sensor,
     read_names,
-    sensor_of,
     with_white,
 )
 from ..bands.images import are_settled, check_image, settled
 from ..bands.meaning import Layers, Meaning, find_meaning
 from .products import RASTER_SUFFIXES, find_product, gdal_source, scene_paths
-from .scenes import SceneDataset, check_targets, spread, without_data
+from .scenes import SceneDataset, check_targets, spread
 
 # %% ../../nbs/data/files.ipynb #7b730e4a
 PHOTO_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
@@ -117,7 +116,7 @@ def tags_beyond_end(path) -> bool:
 
 
 def ground_size(crs, transform, shape) -> tuple | None:
-    "Height and width in metres on the ground of a pixel in the middle of a raster of this shape; None where that is unknown."
+    "Height and width in metres on the ground of a pixel in the middle of a raster; None where that is unknown."
     from rasterio.warp import transform as to_crs
 
     def at(column, row):
@@ -162,7 +161,8 @@ def _raster_layers(path, part=None) -> Layers:
         with rasterio.open(gdal_source(path)) as file:
             window = None
             if part is not None and len(file.subdatasets) > 1:
-                said = f'{path}: the first of {len(file.subdatasets)} pages is read; write the others to files of their own'
+                pages = len(file.subdatasets)
+                said = f'{path}: the first of {pages} pages is read; write the others to files of their own'
                 warnings.warn(said, UserWarning, stacklevel=4)
             if part is not None and max(file.shape) > part:
                 height, width = (min(part, n) for n in file.shape)
@@ -274,19 +274,21 @@ def check_pixels(
     bands,  # its C bands
     where: str,  # the file or the id, for the message
 ) -> np.ndarray:
-    "The image, mended with a warning where that is safe; ValueError for NaN and for numbers that cannot be of these bands."
+    "The image, mended with a warning where that is safe; ValueError for NaN and for impossible numbers."
     radar = [b.sensor in (S1_GRD.name, S1_GRD_LINEAR.name) for b in bands]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         try:
             if image.dtype.kind == 'f' and not (good := np.isfinite(image)).all():
                 raise ValueError(
-                    f'{(~good).sum()} of {image.size} pixels are NaN or infinite; leave it out (mtmg.data.audit finds all such scenes)'
+                    f'{(~good).sum()} of {image.size} pixels are NaN or infinite; leave it out '
+                    '(mtmg.data.audit finds all such scenes)'
                 )
             low = image[..., [b.sensor == S1_GRD.name for b in bands], :, :]
             if low.size and low.min() < -100:
                 raise ValueError(
-                    f'{(low < -100).sum():,} numbers are below -100 decibels, down to {low.min():g}: no data? Fill them in or leave it out'
+                    f'{(low < -100).sum():,} numbers are below -100 decibels, down to '
+                    f'{low.min():g}: no data? Fill them in or leave it out'
                 )
             if low.size and low.min() >= 0 and low.any():
                 warnings.warn('no number is below 0 decibels: linear power? Then say sensor="sentinel1-grd-linear"')
@@ -466,7 +468,8 @@ class Audit:
         if self.valid:
             worst = sorted(self.valid, key=self.valid.get)[:3]
             lines.append(
-                f'{len(self.valid)} with pixels of no data: {", ".join(f"{i} ({self.valid[i]:.0%} valid)" for i in worst)}'
+                f'{len(self.valid)} with pixels of no data: '
+                f'{", ".join(f"{i} ({self.valid[i]:.0%} valid)" for i in worst)}'
                 + (' …' if len(self.valid) > 3 else '')
             )
         if self.zero:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from ..bands.images import composite
-from .scenes import batches, load_tensors, save_tensors
+from .scenes import batches
+from .writing import load_tensors, save_tensors
 from ..labels.labelsets import Exposure
 
 # %% ../../nbs/data/fingerprints.ipynb #93fdfa44

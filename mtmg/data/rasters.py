@@ -73,7 +73,7 @@ def open_raster(
     path,  # a GeoTIFF, another raster that GDAL reads, or a satellite product
     file_bands=None,  # names of the bands of a file that carries none: a list, a sensor's name, or 'eurosat'
     sensor=None,  # whose bands they are; None: as their names tell
-    **told,  # unit, scale, offset, nodata, mask, white: what the caller knows of the numbers, as `find_meaning` takes it
+    **told,  # unit, scale, offset, nodata, mask, white: what the caller knows, as `find_meaning` takes it
 ) -> Raster:
     "The header of a raster and what its numbers mean; ValueError where it cannot be read or its bands are not known."
     import rasterio
@@ -95,7 +95,8 @@ def open_raster(
             meaning = find_meaning(samples, sensor, file_bands, say=False, **told)
         except rasterio.errors.RasterioIOError as error:  # says itself no more than to see its cause
             raise ValueError(
-                f'{path} cannot be read ({" ".join(str(error.__cause__ or error).split())}): fetch it again or remove it'
+                f'{path} cannot be read ({" ".join(str(error.__cause__ or error).split())}): fetch '
+                'it again or remove it'
             ) from None
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from None
@@ -158,7 +159,8 @@ def tile_grid(
     grid = Grid(tuple(shape), tuple(tile // stride * s for s in step), step)
     if min(grid.tile) < 8:
         raise ValueError(
-            f'a tile of {tile} pixels of the model is {grid.tile[0]} x {grid.tile[1]} pixels of this raster: too few to tell anything; give a larger tile or gsd'
+            f'a tile of {tile} pixels of the model is {grid.tile[0]} x {grid.tile[1]} pixels of '
+            'this raster: too few to tell anything; give a larger tile or gsd'
         )
     return grid
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from ..bands import composite
-from ..data.scenes import atomic_write_text, batches
+from ..data.writing import atomic_write_text
+from ..data.scenes import batches
 from ..embed import unit
 from ..gap import shift
 from ..plots import class_colors, in_words, joint_map

@@ -27,16 +27,8 @@ from ..data.worlds.miniworld import MiniWorld
 from ..labels.labelsets import LabelSet
 from ..patching.finetuning import finetune
 from ..patching.line import interpolate, line_features
-from mtmg.data.scenes import (
-    ArrayDataset,
-    atomic_path,
-    atomic_write_json,
-    batches,
-    in_memory,
-    load_tensors,
-    naming_file,
-    save_tensors,
-)
+from ..data.scenes import ArrayDataset, batches, in_memory
+from ..data.writing import atomic_path, atomic_write_json, load_tensors, naming_file, save_tensors
 from ..data.worlds.supported import Digits
 from ..data.worlds.drawings import Shapes
 

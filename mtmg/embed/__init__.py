@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         'passes': [
             'class_probabilities',
+            'describe_model',
             'Forward',
             'ZeroShotHead',
             'dataset_hash',

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from ..labels.labelsets import Exposure, LabelSet
-from ..data.scenes import atomic_path, joined_groups, load_tensors, naming_file, save_tensors
+from ..data.writing import atomic_path, load_tensors, naming_file, save_tensors
+from ..data.scenes import joined_groups
 
 # %% ../../nbs/embed/embeddings.ipynb #1491c8fc
 def _rows(which: np.ndarray) -> str:
@@ -144,7 +145,7 @@ def prompt_ensemble(prompts) -> torch.Tensor:
 
 
 def class_text(
-    text,  # (C, D), (C, T, D) for T prompts a class, or a list or {class name: …} of such rows, then of any number of prompts
+    text,  # (C, D), (C, T, D) for T prompts a class, or a list or {class name: …} of such rows
     classnames: Sequence[str] | None = None,  # in the order of the rows, and of the result
 ) -> tuple:  # prompts (C, T, D) or None, class embeddings (C, D), class names or None
     "Class embeddings, whatever they came as."
@@ -159,7 +160,8 @@ def class_text(
         if len({row.shape for row in rows}) > 1:  # each class has prompts of its own
             if {row.ndim for row in rows} != {2}:
                 raise ValueError(
-                    f'text of shapes {tuple(rows[0].shape)}, {tuple(rows[1].shape)}, …; give (prompts, D) for each class'
+                    f'text of shapes {tuple(rows[0].shape)}, {tuple(rows[1].shape)}, …; '
+                    'give (prompts, D) for each class'
                 )
             return None, torch.cat([prompt_ensemble(row[None]) for row in rows]), classnames
         text = torch.stack(rows) if rows else torch.empty(0)
@@ -167,14 +169,16 @@ def class_text(
     if text.ndim == 3:
         if classnames is not None and text.shape[0] != len(classnames) == text.shape[1]:
             raise ValueError(
-                f'text is {tuple(text.shape)} for {len(classnames)} classes: give (classes, prompts, D), e.g. text.transpose(0, 1)'
+                f'text is {tuple(text.shape)} for {len(classnames)} classes: '
+                'give (classes, prompts, D), e.g. text.transpose(0, 1)'
             )
         return text, prompt_ensemble(text), classnames
     if text.ndim == 2 and text.shape[0] == text.shape[1] > 1:  # as many classes as dimensions: only the lengths tell
         off_one = lambda dim: float((text.float().norm(dim=dim) - 1).abs().max())
         if off_one(0) < 1e-2 < off_one(1):
             raise ValueError(
-                f'text of shape {tuple(text.shape)} has columns of length 1, not rows: it looks turned over; give text.T, one row a class'
+                f'text of shape {tuple(text.shape)} has columns of length 1, not rows: it looks turned over; '
+                'give text.T, one row a class'
             )
     return None, as_features(text, 'text'), classnames
 
@@ -363,7 +367,8 @@ def _merge(self, other: 'Embeddings') -> 'Embeddings':
     ):  # by name, not by number
         if sorted(self.classnames) != sorted(other.classnames):
             raise ValueError(
-                f'the {" and ".join(taken)} of the other embeddings are of other classes ({", ".join(other.classnames[:3])}, … and here {", ".join(self.classnames[:3])}, …)'
+                f'the {" and ".join(taken)} of the other embeddings are of other classes '
+                f'({", ".join(other.classnames[:3])}, … and here {", ".join(self.classnames[:3])}, …)'
             )
         order = [other.classnames.index(n) for n in self.classnames]
         labels = (

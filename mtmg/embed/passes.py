@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SATELLITE_TEMPLATES', 'evaluating', 'model_hash', 'dataset_hash', 'Forward', 'encode_captions', 'encode_prompts',
-           'versions', 'embed', 'Predictions', 'class_probabilities', 'ZeroShotHead', 'zero_shot_head', 'predict']
+           'versions', 'describe_model', 'embed', 'Predictions', 'class_probabilities', 'ZeroShotHead',
+           'zero_shot_head', 'predict']
 
 # %% ../../nbs/embed/passes.ipynb #8dde6df3
 from contextlib import contextmanager, ExitStack
@@ -23,17 +24,8 @@ from ..bands.sensors import RGB, as_bands, joint_sensor
 from ..compute import agrees, autocast, forward_precision, pick_device
 from ..data.fingerprints import recognised
 from ..data.folders import folder_scenes
-from mtmg.data.scenes import (
-    alone_in,
-    ArrayDataset,
-    atomic_path,
-    batches,
-    load_tensors,
-    naming_scenes,
-    save_tensors,
-    settle,
-    valid_shares,
-)
+from ..data.writing import alone_in, atomic_path, load_tensors, save_tensors
+from ..data.scenes import ArrayDataset, batches, naming_scenes, settle, valid_shares
 from .embeddings import as_features, as_labels, Embeddings, unit
 from ..labels.labelsets import LabelSet, templates as read_templates
 from ..encoders.brightness import say_if_far
@@ -154,7 +146,7 @@ class Forward:
     def __call__(self, images, bands=None) -> torch.Tensor:
         "(N, D) fp32 on the CPU."
         if self.precision == 'bf16' and self.low is None and len(images):
-            self._choose(images[:16], bands)
+            return self._first(images, bands)
         low = self.precision == 'bf16'
         return self._run(self.low if low else self.model, images, bands, 'bf16' if low else self.precision)
 
@@ -169,21 +161,23 @@ class Forward:
             )
         return out.detach().float().cpu()
 
-    def _choose(self, images, bands):
-        "bf16 is kept where it agrees with fp32 on these images"
-        exact = self._run(self.model, images, bands, 'fp32')
+    def _first(self, images, bands):
+        "the first batch: bf16 is kept where it agrees with fp32 on eight scenes"
+        exact = self._run(self.model, images[:8], bands, 'fp32')
         try:
             self.low = self.model.lowered() if hasattr(self.model, 'lowered') else self.model
-            good = agrees(self._run(self.low, images, bands, 'bf16'), exact)
+            found = self._run(self.low, images, bands, 'bf16')
+            if agrees(found[:8], exact):
+                return found
         except RuntimeError:  # a network with a layer that has no bf16
-            good = False
-        if not good:
-            self.precision, self.low = 'fp32', None
-            warnings.warn(
-                f'{self.name} embeds otherwise in bf16 than in fp32 on this {self.device.type}; fp32 is used',
-                UserWarning,
-                stacklevel=4,
-            )
+            pass
+        self.precision, self.low = 'fp32', None
+        warnings.warn(
+            f'{self.name} embeds otherwise in bf16 than in fp32 on this {self.device.type}; fp32 is used',
+            UserWarning,
+            stacklevel=4,
+        )
+        return self._run(self.model, images, bands, 'fp32')
 
 
 class _Columns:
@@ -284,7 +278,8 @@ def _warn_of_other_words(clip, encoders):
         mine, other = clip.encode_text(probe), model.encode_text(probe)
         if mine.shape != other.shape or float(torch.cosine_similarity(mine.cpu().float(), other.cpu().float())) < 0.999:
             warnings.warn(
-                f'{name!r} has another text tower than the one whose words are used here; its zero-shot needs embed(…, text=) of its own',
+                f'{name!r} has another text tower than the one whose words are used here; '
+                'its zero-shot needs embed(…, text=) of its own',
                 UserWarning,
                 stacklevel=4,
             )
@@ -332,7 +327,8 @@ def versions() -> dict:
     }
 
 # %% ../../nbs/embed/passes.ipynb #b5ebdd0b
-def _describe_model(model) -> dict:
+def describe_model(model) -> dict:
+    "What a result keeps about a model: class, name, weights and hash."
     about = {'class': type(model).__name__} | {
         k: str(getattr(model, k))
         for k in ('name', 'pretrained', 'backbone')
@@ -347,12 +343,12 @@ def _describe_model(model) -> dict:
 def embed(
     encoders,  # {modality: encoder}, or one encoder
     dataset,  # `SceneDataset`
-    text=None,  # `Clip` whose words to use; None: the first encoder with a text tower, else the head that an encoder carries
+    text=None,  # `Clip` whose words to use; None: the first encoder with a text tower, else the head that one carries
     batch_size: int = 128,
     device: str = 'auto',
     num_workers: int = 0,  # processes that decode beside this one
     progress: bool = True,
-    precision: str = 'fp32',  # 'bf16' casts the weights once and is checked against fp32; 'auto': where it is fast; 'tf32'
+    precision: str = 'fp32',  # 'bf16' casts weights once, and is checked against fp32; 'auto': where it is fast
     dtype: torch.dtype = torch.float32,  # in which features are kept; float16 halves the memory
     cache=None,  # folder of finished blocks: resumed after a kill, reused by a later run
     block_size: int = 4096,  # scenes in a block
@@ -402,7 +398,7 @@ def embed(
         dataset=getattr(dataset, 'name', None),
         **words,
         meta={
-            'models': {k: _describe_model(m) for k, m in encoders.items()},
+            'models': {k: describe_model(m) for k, m in encoders.items()},
             'precision': ', '.join(dict.fromkeys(f.precision for f in forward.values())),
             'bands': [str(b) for b in getattr(dataset, 'bands', ())],
             'versions': versions(),

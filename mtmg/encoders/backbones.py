@@ -21,7 +21,7 @@ from ..clip.checkpoints import load_weights, read_checkpoint
 
 # %% ../../nbs/encoders/backbones.ipynb #615f3111
 def same_band(a, b) -> bool:
-    "Whether two bands are the same measurement: one name or role in common ('B04' of Sentinel-2 and 'R' of a picture are both red)."
+    "Whether two bands have a name or role in common ('B04' of Sentinel-2 and 'R' of a picture are both red)."
     names = lambda band: {str(band), *getattr(band, 'aliases', ())}
     return bool(names(a) & names(b))
 
@@ -55,7 +55,7 @@ class PretrainedWeights:
 
 # %% ../../nbs/encoders/backbones.ipynb #07b59a78
 def _fold(transforms, channels: int):
-    "the chain of Normalize layers as (mean, std) per channel, and which channels are 8-bit: those that are divided by 255 first"
+    "the chain of Normalize layers as (mean, std) per channel, and which channels are 8-bit (divided by 255 first)"
     mean, std, bits = torch.zeros(channels), torch.ones(channels), None
     for layer in transforms:
         if type(layer).__name__ != 'Normalize':
@@ -93,7 +93,8 @@ def _enum_bands(enum) -> tuple:
         return as_bands(names, S1_GRD)
     if not sentinel or not all(n in S2_L1C or n == 'NDVI' for n in names):
         raise ValueError(
-            f"{enum} was trained on {', '.join(names) or 'bands that torchgeo does not name'}; only weights of Sentinel-1 or -2 bands can be matched by name"
+            f"{enum} was trained on {', '.join(names) or 'bands that torchgeo does not name'}; "
+            'only weights of Sentinel-1 or -2 bands can be matched by name'
         )
     sensor = S2_L2A if len(names) == 12 and 'B10' not in names else S2_L1C
     return tuple(
@@ -115,7 +116,8 @@ def _from_enum(enum) -> PretrainedWeights:
     uncalibrated = bands[0] in S1_GRD and bool(bits.any())
     if uncalibrated:
         warnings.warn(
-            f'{enum} was trained on radar amplitudes before calibration, over 255; it starts here on decibels, which it has to learn',
+            f'{enum} was trained on radar amplitudes before calibration, over 255; '
+            'it starts here on decibels, which it has to learn',
             UserWarning,
             stacklevel=3,
         )
@@ -125,7 +127,8 @@ def _from_enum(enum) -> PretrainedWeights:
             return enum.get_state_dict(progress=True, map_location='cpu', weights_only=True)
         except OSError as error:
             raise FileNotFoundError(
-                f"the file of {enum} is neither in the cache nor within reach ({' '.join(str(error).split())[:120]}); check the "
+                f"the file of {enum} is neither in the cache nor within reach "
+                f"({' '.join(str(error).split())[:120]}); check the "
                 f"network, or put {Path(enum.url).name} into {Path(torch.hub.get_dir()) / 'checkpoints'}"
             ) from None
 
@@ -145,7 +148,8 @@ def _from_timm(backbone: str) -> PretrainedWeights:
             return timm.create_model(backbone, pretrained=True, num_classes=0).state_dict()
         except Exception as error:
             raise FileNotFoundError(
-                f"timm's weights of '{backbone}' are neither in the cache nor within reach ({' '.join(str(error).split())[:120]}); check the network"
+                f"timm's weights of '{backbone}' are neither in the cache nor within reach "
+                f"({' '.join(str(error).split())[:120]}); check the network"
             ) from None
 
     return PretrainedWeights(
@@ -174,7 +178,8 @@ def find_weights(
             raise FileNotFoundError(f"no file of weights at '{path}'")
         fit = [name for name, (network, e) in enums.items() if network == backbone and 'SENTINEL' in name]
         raise ValueError(
-            f"weights '{text}' are neither a file nor 'timm' nor of torchgeo; for {backbone} there are {', '.join(fit) or 'none of Sentinel-1 or -2'}"
+            f"weights '{text}' are neither a file nor 'timm' nor of torchgeo; "
+            f"for {backbone} there are {', '.join(fit) or 'none of Sentinel-1 or -2'}"
         )
     network, enum = enums[text]
     if network != backbone:
@@ -200,7 +205,8 @@ def first_layer(net: nn.Module) -> str:
 def _vit_micro(channels: int, image_size: int, drop_path: float) -> Backbone:
     from timm.models.vision_transformer import VisionTransformer
 
-    # built as open_clip builds the image tower of TinyCLIP (LayerNorm before the blocks, mean of the normed patch tokens), so that it can start there
+    # as open_clip builds the image tower of TinyCLIP, so that it can start there: LayerNorm before the blocks, and
+    # the mean of the normed patch tokens
     net = VisionTransformer(
         img_size=image_size,
         patch_size=8,

@@ -37,7 +37,8 @@ from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
 from ..data.fingerprints import save_fingerprints, with_fingerprints
-from ..data.scenes import batches, load_tensors, put_in_place, save_tensors, settle
+from ..data.scenes import batches, settle
+from ..data.writing import load_tensors, put_in_place, save_tensors
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
 ENCODER_NORMALIZATIONS = {
@@ -143,7 +144,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             sum(p.numel() for p in self.parameters()) / 1e6,
         )
         aligned = f', aligned with {self.teacher[:8]}' if self.teacher else ''
-        return f'ModalityEncoder({self.backbone}: {len(self.bands)} bands of {sensors}, {self.image_size} px, {self.embed_dim} dimensions, {size:.1f} M parameters{aligned})'
+        shape = f'{self.image_size} px, {self.embed_dim} dimensions, {size:.1f} M parameters{aligned}'
+        return f'ModalityEncoder({self.backbone}: {len(self.bands)} bands of {sensors}, {shape})'
 
     def _rooted(self, x: torch.Tensor) -> torch.Tensor:
         "square root of the bands of reflectance, with 'zscore-sqrt'"
@@ -220,7 +222,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def fit_normalization(self, images, bands: Sequence | None = None, batch_size: int = 256) -> 'ModalityEncoder':
-        "Take mean and deviation of each band from training images: an array (N, C, H, W) with its `bands`, or a data set. A fixed scale stays."
+        "Take mean and deviation of each band from an array (N, C, H, W) or a data set. A fixed scale stays."
         if not self.normalization.startswith('zscore'):
             return self
         if hasattr(images, '__getitems__'):
@@ -273,7 +275,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             self.labelset.templates,
         ):
             raise ValueError(
-                f"this encoder keeps the text head of '{self.labelset.name}', not of '{labelset.name}'; take that of its CLIP, clip.head(labelset)"
+                f"this encoder keeps the text head of '{self.labelset.name}', not of '{labelset.name}'; "
+                'take that of its CLIP, clip.head(labelset)'
             )
         return self.text_head
 
@@ -303,7 +306,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         }
 
     def save_pretrained(self, save_directory, *, config=None, **kwargs):
-        "huggingface_hub's saving (and `push_to_hub`), with the configuration as it is now and not as it was at the start."
+        "huggingface_hub's saving, with the configuration as it is now and not as it was at the start."
         return super().save_pretrained(save_directory, config=config or self.config(), **kwargs)
 
     def save(self, folder) -> Path:
@@ -352,13 +355,13 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
 
 # %% ../../nbs/encoders/encoder.ipynb #e61b7e90
 def _rescaled(band, of, mean: float, std: float) -> tuple:
-    "the scale of a band of the weights in the unit of a band that comes in: an 8-bit picture of reflectance has its white at 255"
+    "the scale of a band of the weights in the unit of a band that comes in: an 8-bit picture has its white at 255"
     factor = band.white / 255 if _unit(of) == 'uint8' and _unit(band) == 'DN' and band.white else 1
     return mean * factor, std * factor
 
 
 def _statistics_of(weights, have: Sequence, bands: Sequence) -> tuple:
-    "mean and deviation that weights expect of each band; a band that they have not gets the average of those in its unit"
+    "mean and deviation that weights expect of each band; a new band gets the average of those in its unit"
     mean, std = default_statistics(bands, root=False)
     scales = [(h, m, s) for h, m, s in zip(have, weights.mean, weights.std)]
     for i, band in enumerate(bands):
@@ -382,7 +385,7 @@ def _from_satmae(encoder: ModalityEncoder, weights):
 
 
 def _normalization(bands: Sequence, weights) -> str:
-    "what the weights expect of some bands, else what suits their units; a fixed scale is one of one unit: decibels over 10000 are nothing"
+    "what the weights expect of some bands, else what suits their units: decibels over 10000 are nothing"
     units = {_unit(b) for b in bands}
     if units == {'uint8'} and (weights is None or weights.mean is None):
         return '/255'

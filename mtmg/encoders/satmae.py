@@ -105,7 +105,8 @@ def satmae_bands(bands: Sequence) -> tuple:
     used = tuple(b for b in as_bands(bands) if any(same_band(b, S2_L1C[n]) for group in SATMAE_GROUPS for n in group))
     if not used:
         raise ValueError(
-            f"SatMAE takes bands of Sentinel-2 ({', '.join(b for g in SATMAE_GROUPS for b in g)}), none of which is in {', '.join(bands)}"
+            f"SatMAE takes bands of Sentinel-2 ({', '.join(b for g in SATMAE_GROUPS for b in g)}), "
+            f"none of which is in {', '.join(bands)}"
         )
     return used
 

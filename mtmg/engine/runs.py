@@ -13,7 +13,7 @@ import shutil
 import tempfile
 
 from ..compute import from_first, is_first
-from ..data.scenes import AT_WORK, atomic_write_json, hold_folder, release_folder
+from ..data.writing import AT_WORK, atomic_write_json, hold_folder, release_folder
 
 # %% ../../nbs/engine/runs.ipynb #9a3a61ed
 def need_room(folder, size: int):

@@ -26,9 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 from ..compute import forward_precision, pick_device
 from ..compute import OURS, from_first, gathered, launched, meet, peer_lost, rank, whole_batchnorm, world_size
 from .runs import close_run, need_room, open_run, withdrawing
-from ..data.scenes import collate, naming_scenes, put_in_place
+from ..data.scenes import collate, naming_scenes
+from ..data.writing import put_in_place
 from .steps import clip_whole_norm, cut_up, fsdp2, is_sharding, refuse_pickles, whole_weights
-from .steps import VARIANTS, Recipe, Steps, derived_seed, dihedral, pick, step_seed, warmup_cosine
+from .recipes import VARIANTS, Recipe, pick
+from .steps import Steps, derived_seed, dihedral, step_seed, warmup_cosine
 
 # %% ../../nbs/engine/stage.ipynb #1d1d00df
 def pick_precision(precision='auto', device='cpu') -> str:

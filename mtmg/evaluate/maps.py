@@ -18,14 +18,14 @@ import torch.nn.functional as F
 
 from ..bands.sensors import as_bands
 from ..bands.images import composite
-from ..embed.passes import Forward, _describe_model, zero_shot_head
+from ..embed.passes import Forward, describe_model, zero_shot_head
 from ..bands.meaning import filled
 from ..data.files import TIF_SUFFIXES, layers_of
 from ..data.products import gdal_source, is_raster
 from ..compute import pick_device
 from ..embed.passes import evaluating
 from ..data.rasters import Raster, open_raster, read_tiles, tile_grid
-from ..data.scenes import atomic_path
+from ..data.writing import atomic_path
 from ..plots.style import PALETTE, axes_for, styled
 from ..encoders.brightness import warn_if_far
 
@@ -61,7 +61,8 @@ class ClassMap:
             ', …' if len(shares) > 4 else ''
         )
         return (
-            f'ClassMap({Path(self.about["raster"]).name}: {rows} x {columns} cells of {self.about["step"][0]} x {self.about["step"][1]} pixels; {found}'
+            f'ClassMap({Path(self.about["raster"]).name}: {rows} x {columns} cells of '
+            f'{self.about["step"][0]} x {self.about["step"][1]} pixels; {found}'
             + (f'; {empty:.0%} without data)' if empty else ')')
         )
 
@@ -98,7 +99,8 @@ def _scale(raster: Raster, gsd, model) -> tuple:
         return 1.0, 1.0  # resampling would cost more than it mends
     if gsd is None:
         warnings.warn(
-            f'{raster.path.name} has pixels of {raster.metres[1]:.3g} m and its bands are of {wanted:g} m: tiles are resized to that; gsd= says otherwise',
+            f'{raster.path.name} has pixels of {raster.metres[1]:.3g} m and its bands are of '
+            f'{wanted:g} m: tiles are resized to that; gsd= says otherwise',
             UserWarning,
             stacklevel=3,
         )
@@ -212,7 +214,7 @@ def predict_map(
         'offset': offset,
         'numbers': raster.meaning.to_dict(),
         'templates': list(labelset.templates),
-        'model': _describe_model(model),
+        'model': describe_model(model),
     }
     return ClassMap(
         classes, scores, labelset.classnames, _scaled(raster.transform, *grid.step), raster.crs, empty, about
@@ -232,7 +234,8 @@ _HUES = (
 
 
 def class_colours(classnames) -> np.ndarray:  # (C, 3) uint8
-    "A colour of the package's palette for each class: blue for water, green for forest; a second one of its kind is lighter, a third darker."
+    "A colour of the package's palette for each class: blue for water, green for forest; a second"
+    "of its kind is lighter."
     from matplotlib.colors import to_rgb
 
     base = np.array([to_rgb(c) for c in PALETTE])

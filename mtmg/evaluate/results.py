@@ -17,7 +17,7 @@ import torch
 from ..embed.embeddings import Embeddings
 from ..embed.passes import versions
 from ..labels.labelsets import Exposure, LabelSet
-from ..data.scenes import atomic_write_json, naming_file
+from ..data.writing import atomic_write_json, naming_file
 
 # %% ../../nbs/evaluate/results.ipynb #368f7dc9
 def scene_weights(

@@ -270,7 +270,7 @@ def close_gap(
     pairs: int
     | None = None,  # fit procrustes, or fill the bank of the inverted softmax, with the first so many scenes only
 ) -> Closed:
-    "Fit a correction on `train` and say what it does to gap, zero-shot, retrieval and a probe across modalities on `test`."
+    "Fit a correction on `train` and say what it does on `test`: to the gap, zero-shot, retrieval and a probe."
     if method not in METHODS:
         raise ValueError(f'method {method!r} is not one of {", ".join(METHODS)}')
     names = list(train.features)

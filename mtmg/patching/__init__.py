@@ -19,8 +19,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'far_images',
             'finetune',
             'labelled',
-            'PATCH_RECIPES',
-            'PatchRecipe',
             'PatchStage',
             'record',
         ],
@@ -53,5 +51,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'TaskVector',
             'Union',
         ],
+        'recipes': ['PATCH_RECIPES', 'PatchRecipe'],
     },
 )

@@ -19,7 +19,8 @@ from ..data.scenes import Splits, batches
 from ..evaluate.results import Result, kept, quantiles, resampled_means
 from ..evaluate.zeroshot import zero_shot
 from ..labels.labelsets import Exposure
-from .finetuning import PATCH_RECIPES, labelled
+from .recipes import PATCH_RECIPES
+from .finetuning import labelled
 
 # %% ../../nbs/patching/line.ipynb #fae1415a
 def interpolate(clip: Clip, tuned: Clip, alpha: float) -> Clip:

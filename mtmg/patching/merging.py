@@ -19,11 +19,12 @@ from ..compute import pick_device
 from ..engine.runs import close_run, open_run
 from ..encoders.brightness import picture_statistics
 from ..engine.stage import settings
-from ..engine.steps import pick
+from ..engine.recipes import pick
 from .finetuning import labelled, record
 from ..labels.labelsets import Exposure
 from ..embed.passes import dataset_hash
-from .finetuning import PATCH_RECIPES, PatchRecipe, PatchStage, class_loss, composites, finetune
+from .recipes import PATCH_RECIPES, PatchRecipe
+from .finetuning import PatchStage, class_loss, composites, finetune
 from mtmg.patching.line import (
     Curve,
     choose_alpha,

@@ -13,7 +13,7 @@ from textwrap import shorten
 
 import numpy as np
 
-from ..data.scenes import atomic_path
+from ..data.writing import atomic_path
 
 # %% ../../nbs/plots/style.ipynb #bafa2376
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#333333', '#B8A800')

@@ -12,10 +12,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..alignment.aligning import AlignRecipe, align, teacher_embeddings
+from ..alignment.recipes import AlignRecipe
+from ..alignment.aligning import align, teacher_embeddings
 from ..data.loading import drop_classes, load_dataset
 from ..embed.passes import embed
-from ..engine.steps import VARIANTS
+from ..engine.recipes import VARIANTS
 from ..evaluate.results import compare
 from ..evaluate.probes import linear_probe
 from ..evaluate.zeroshot import zero_shot

@@ -16,7 +16,8 @@ import time
 
 import numpy as np
 
-from ..alignment.aligning import ALIGN_RECIPES, AlignRecipe, align
+from ..alignment.recipes import ALIGN_RECIPES, AlignRecipe
+from ..alignment.aligning import align
 from ..clip.model import Clip, load_clip
 from .controls import run_controls
 from .report import answer_sentences, draw_figures, run_sections, some_scenes, write_page
@@ -24,18 +25,20 @@ from ..data.loading import load_dataset
 from ..demo.models import keep_scenes
 from ..embed.passes import embed, versions
 from ..encoders.encoder import create_encoder
-from ..engine.steps import pick
+from ..engine.recipes import pick
 from ..evaluate.probes import linear_probe
 from ..evaluate.ranking import retrieval
 from ..evaluate.zeroshot import zero_shot
 from ..gap.measures import gap_report
-from ..patching.finetuning import PATCH_RECIPES, PatchRecipe, finetune
+from ..patching.recipes import PATCH_RECIPES, PatchRecipe
+from ..patching.finetuning import finetune
 from ..labels.labelsets import is_zero_shot
 from ..patching.line import Curve, interpolate, sweep
 from ..evaluate.probes import STRENGTHS
 from ..engine.runs import claimed
 from ..plots.style import in_words
-from ..data.scenes import Splits, atomic_write_json, batches, in_memory
+from ..data.scenes import Splits, batches, in_memory
+from ..data.writing import atomic_write_json
 
 # %% ../../nbs/quickstart/method.ipynb #bcfeab30
 @dataclass

@@ -23,7 +23,8 @@ from ..clip import load_clip
 from ..data import Splits, load_dataset
 from ..data.files import IMAGE_SUFFIXES, TIF_SUFFIXES, image_files
 from ..data.rasters import Raster, open_raster, raster_scenes
-from ..data.scenes import atomic_write_json, batches, in_memory
+from ..data.writing import atomic_write_json
+from ..data.scenes import batches, in_memory
 from ..demo import explore, keep_scenes
 from ..embed import Predictions, embed, unit, versions
 from ..encoders import ModalityEncoder, create_encoder

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from ..bands import composite
-from ..data.scenes import atomic_write_text, batches
+from ..data.writing import atomic_write_text
+from ..data.scenes import batches
 from ..embed import unit
 from ..evaluate.results import compare
 from ..plots.style import in_words, save_figure
@@ -30,6 +31,11 @@ def percent_text(value, interval=None) -> str:
         return 'n/a'
     between = '' if not interval else f' ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})'
     return f'{100 * value:.1f} %{between}'
+
+
+def _points(value) -> str:
+    "a share in points, without a sign where it is 0"
+    return f'{100 * value:.1f}'.replace('-0.0', '0.0').replace('-', '−')
 
 
 def points_text(value: float, interval=None) -> str:
@@ -76,11 +82,14 @@ def answer_sentences(
     )
     if 'ms' in scores:
         more = compare(scores['rgb'], scores['ms'])
-        said = {'a gain': 'more than', 'a loss': 'less than', 'no clear difference': 'not clearly different from'}
+        said = {
+            'a gain': 'more than the patched CLIP',
+            'a loss': 'less than the patched CLIP',
+            'no clear difference': 'no clear difference from the patched CLIP',
+        }
         second = (
-            f'The aligned student, which sees {in_words("ms", bands)}, reaches {value["ms"]}, '
-            f'{said[verdict(more.interval["difference"])]} the patched CLIP by '
-            f'{points_text(more.difference, more.interval["difference"])}.'
+            f'The aligned student, which sees {in_words("ms", bands)}, reaches {value["ms"]}: '
+            f'{said[verdict(more.interval["difference"])]}, {points_text(more.difference, more.interval["difference"])}.'
         )
         found = results.get('controls') or {}
         simple = found.get(
@@ -105,13 +114,12 @@ def answer_sentences(
     third = f'What the scores may be called, {meant}.'
     if results.get('kept'):
         lost = lambda r: (
-            f'{100 * r.loss:.1f} points lost, 95 % interval {100 * r.interval["loss"][0]:.1f} to {100 * r.interval["loss"][1]:.1f}'
+            f'{_points(r.loss)} points lost, 95 % interval {_points(r.interval["loss"][0])} to '
+            f'{_points(r.interval["loss"][1])}'
         )
         third += (
             ' Of what the CLIP could do before: '
-            + '; '.join(
-                f'{task} {KEPT_WORDS[r.kept]} ({lost(r).replace("-", "−")})' for task, r in results['kept'].items()
-            )
+            + '; '.join(f'{task} {KEPT_WORDS[r.kept]} ({lost(r)})' for task, r in results['kept'].items())
             + '.'
         )
     return [first.replace('no clear difference of', 'no clear difference,'), second, third]
@@ -166,9 +174,7 @@ def kept_table(results: dict) -> Table:
             'supported task': t,
             'images': f'{r.n:,}',
             'independent': f'{r.independent:,}',
-            'lost (points)': f'{100 * r.loss:.1f} ({100 * r.interval["loss"][0]:.1f} to {100 * r.interval["loss"][1]:.1f})'.replace(
-                '-', '−'
-            ),
+            'lost (points)': f'{_points(r.loss)} ({_points(r.interval["loss"][0])} to {_points(r.interval["loss"][1])})',
             'margin (points)': f'{100 * r.margin:g}',
             'verdict': KEPT_WORDS[r.kept],
         }

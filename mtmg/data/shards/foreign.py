@@ -21,10 +21,12 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
-from ..scenes import check_targets, naming_file
+from ..scenes import check_targets
+from ..writing import naming_file
 from ..files import joint_sensor
 from ...labels.labelsets import LabelSet, labelset
-from ..scenes import ArrayDataset, SceneDataset, atomic_path, collate
+from ..scenes import ArrayDataset, SceneDataset, collate
+from ..writing import atomic_path
 from .layout import decode_picture, read_npy, unseal
 from .reading import Broken, node_stretch
 

@@ -24,18 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from ...bands.images import composite
 from ...bands.sensors import Band, RGB, Sensor, SENSORS
 from ..files import joint_sensor
-from mtmg.data.scenes import (
-    AT_WORK,
-    SceneDataset,
-    Splits,
-    alone_in,
-    atomic_path,
-    atomic_write_json,
-    atomic_write_text,
-    clear_aside,
-    settle,
-    without_data,
-)
+from ..writing import AT_WORK, alone_in, atomic_path, atomic_write_json, atomic_write_text, clear_aside
+from ..scenes import SceneDataset, Splits, settle, without_data
 
 # %% ../../../nbs/data/shards/layout.ipynb #3080c540
 class TarWriter:

@@ -163,6 +163,8 @@ class ShardScenes(SceneDataset):
             array['ext'], array['dtype'] = str(array['ext']), np.dtype(array['dtype']).name
             if not all(type(c) is int and 0 <= c < len(self.bands) for c in array['channels']):
                 raise ValueError('channels that are no bands')
+            if len(array['ext']) > 20:
+                raise ValueError(f'arrays called {array["ext"][:20]}…')
 
     def _check_shards(self, plan):
         "every shard has what a scene of this data set needs, and all scenes are there"
