@@ -57,10 +57,11 @@ def launched() -> dict:
 
 def _by_srun() -> bool:
     "is this a task that srun has started? The script of sbatch has the same variables, but for the step"
+    # the same names as for Lightning
     return 'SLURM_STEP_ID' in os.environ and os.environ.get('SLURM_JOB_NAME') not in (
         'bash',
         'interactive',
-    )  # the same names as for Lightning
+    )
 
 # %% ../nbs/compute.ipynb #0c1338bf
 def meet(device='cpu'):
@@ -207,9 +208,8 @@ def as_ranks(world: int, function, *args, timeout: float = 120, srun: bool = Fal
             ),
         )
         sys.stderr = sys.__stderr__  # a notebook's own ends with its process
-        torch.set_num_threads(
-            torch.get_num_threads()
-        )  # after a fork torch makes its pool anew: now, before two threads try to at once
+        # after a fork torch makes its pool anew: now, before two threads try to at once
+        torch.set_num_threads(torch.get_num_threads())
         trainer = sys.modules.get('lightning.pytorch.trainer.connectors.accelerator_connector')
         if trainer:
             trainer._IS_INTERACTIVE = False  # in a notebook Lightning refuses to be one of several processes

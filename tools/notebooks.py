@@ -189,7 +189,8 @@ def long_prose(path: Path) -> str:
     "The lines of a notebook's prose that are too long, but for tables and addresses, which cannot be broken; or ''."
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     lines = [line for c in cells if c['cell_type'] == 'markdown' for line in ''.join(c['source']).splitlines()]
-    long = [line for line in lines if len(line) > LINE and line[:1] != '|' and not re.search(r'\S{80}', line)]
+    breakable = [x for x in lines if x[:1] != '|' and '$$' not in x and '\\\\' not in x and not re.search(r'\S{80}', x)]
+    long = [line for line in breakable if len(line) > LINE]
     return f'{len(long)} lines of prose beyond column {LINE}, the first: {long[0][:60]}…' if long else ''
 
 

@@ -9,7 +9,7 @@ __all__ = ['mse_term', 'cosine_term', 'infonce_term', 'relational_term', 'class_
 
 # %% ../../nbs/alignment/aligning.ipynb #eefcb408
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import warnings
 
 import numpy as np
@@ -28,7 +28,7 @@ from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
 from ..encoders.encoder import ModalityEncoder
 from ..engine.stage import Running, Stage, pick_precision, settings
-from ..engine.recipes import VARIANTS, Recipe
+from ..engine.recipes import VARIANTS
 from ..engine.steps import dihedral
 from ..patching.finetuning import class_loss
 from .recipes import AlignRecipe, ALIGN_RECIPES
@@ -82,9 +82,8 @@ class Pairs(SceneDataset):
             labels,
         )
         self.name, self.source, self.split, self.sensor = dataset.name, dataset.source, dataset.split, dataset.sensor
-        select(
-            np.empty((1, len(dataset.bands), 1, 1), np.uint8), dataset.bands, self.bands, missing
-        )  # a missing band is said at once
+        # a missing band is said at once
+        select(np.empty((1, len(dataset.bands), 1, 1), np.uint8), dataset.bands, self.bands, missing)
 
     def __len__(self):
         return len(self.dataset)
@@ -187,9 +186,8 @@ class AlignStage(Stage):
         variant = self.draw_variant(batch)
         t = targets[batch['index'].cpu(), variant.cpu()].to(self.device)  # (N, D)
         f = self.net(self.net.preprocess(dihedral(batch['image'], variant), self.net.bands)).float()  # (N, D)
-        f, t, label = self.together(
-            batch, f, t, batch['label']
-        )  # terms compare scenes with one another: of all processes
+        # terms compare scenes with one another: of all processes
+        f, t, label = self.together(batch, f, t, batch['label'])
         terms = {}
         if r.mse:
             terms['mse'] = r.mse * mse_term(f, t)

@@ -110,9 +110,8 @@ def pseudo_labels(
         raise ValueError(
             f'shares are {tuple(shares)}; give one above 0 for each of the {len(labelset)} classes, 1 in all'
         )
-    picture = F.normalize(
-        F.normalize(targets, dim=-1).mean(1), dim=-1
-    )  # (N, D): a scene and its mirror images have one class
+    # (N, D): a scene and its mirror images have one class
+    picture = F.normalize(F.normalize(targets, dim=-1).mean(1), dim=-1)
     prior = (teacher.logit_scale * picture @ teacher.head(labelset).to(picture).T).softmax(1)
     balanced = balance(prior, shares)
     if (share := explained(balanced, beyond_colours(teacher, dataset))) < least:

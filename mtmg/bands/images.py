@@ -21,17 +21,14 @@ from mtmg.bands.sensors import (
     S2_L2A,
     SENSORS,
     UNITS,
-    WHITES,
     Band,
     Sensor,
     as_bands,
     did_you_mean,
-    register_sensor,
-    sensor_of,
     white_value,
     with_white,
 )
-from .sensors import _list
+from .sensors import listed
 
 # %% ../../nbs/bands/images.ipynb #de290d18
 def _is_tensor(x) -> bool:
@@ -55,7 +52,7 @@ def _channels(image, bands):
     if image.ndim < 3:
         raise ValueError(f'an image of shape {tuple(image.shape)}; give (C, H, W) or (N, C, H, W)')
     if image.shape[-3] != len(bands):
-        raise ValueError(f'{image.shape[-3]} channels but {len(bands)} band names ({_list(bands)})')
+        raise ValueError(f'{image.shape[-3]} channels but {len(bands)} band names ({listed(bands)})')
 
 
 def _unit(band) -> str | None:
@@ -78,7 +75,7 @@ def _place(want, have, missing) -> int | None:
     hint = (
         did_you_mean(want, known) if not any(want in s for s in SENSORS.values()) else "; missing='zeros' fills it in"
     )
-    raise ValueError(f"band '{want}' is not one of {_list(have)}{hint}")
+    raise ValueError(f"band '{want}' is not one of {listed(have)}{hint}")
 
 
 def select(
@@ -135,9 +132,8 @@ def valid_pixels(image, bands=()) -> np.ndarray:
     "Where an image (…, C, H, W) holds data (…, H, W): finite in every band, and, but for 8-bit pictures, not 0 in all."
     x = image.detach().float().cpu().numpy() if _is_tensor(image) else np.asarray(image)
     valid = np.isfinite(x).all(-3) if x.dtype.kind == 'f' else np.ones((*x.shape[:-3], *x.shape[-2:]), bool)
-    return (
-        valid if 'uint8' in {_unit(b) for b in bands} or x.dtype == np.uint8 else valid & (x != 0).any(-3)
-    )  # black is a colour, but no measurement
+    # black is a colour, but no measurement
+    return valid if 'uint8' in {_unit(b) for b in bands} or x.dtype == np.uint8 else valid & (x != 0).any(-3)
 
 
 def _percentiles(x, percentiles, valid):
@@ -207,7 +203,7 @@ def composite(
     roles = ['nir' if r == 'nir_narrow' and not any(b.answers_to(r) for b in bands) else r for r in RECIPES[recipe]]
     if lost := [r for r in roles if not any(b.answers_to(r) for b in bands)]:
         raise ValueError(
-            f"'{recipe}' needs {', '.join(roles)} and the bands {_list(bands)} have no {', '.join(lost)}"
+            f"'{recipe}' needs {', '.join(roles)} and the bands {listed(bands)} have no {', '.join(lost)}"
             + ("; radar has the recipe 'sar'" if 'VV' in bands else '')
         )
     shown = [next(b for b in bands if b.answers_to(r)) for r in roles]
@@ -219,7 +215,7 @@ def composite(
     if stretch is None and recipe != 'sar':
         whites = [white or (b.white if recipe == 'true_color' or b.white is None else _GAIN_WHITE) for b in shown]
         if None in whites:
-            raise ValueError(f"no white is known for {_list(shown)}: give white=, or stretch='percentile'")
+            raise ValueError(f"no white is known for {listed(shown)}: give white=, or stretch='percentile'")
         return _over_white(x, whites)
     if stretch and valid is None:
         valid = valid_pixels(image, bands)
@@ -330,7 +326,7 @@ def normalize(
             x, bands = to_db(x), tuple(S1_GRD[b] for b in bands)
     if method == 'zscore':
         if mean is None or std is None or len(mean) != len(bands) or len(std) != len(bands):
-            raise ValueError(f"normalisation 'zscore' needs mean= and std= of the {len(bands)} bands ({_list(bands)})")
+            raise ValueError(f"normalisation 'zscore' needs mean= and std= of the {len(bands)} bands ({listed(bands)})")
     else:
         if lost := [b for b in bands if b not in STATISTICS.get(b.sensor, {})]:
             raise ValueError(
@@ -476,7 +472,7 @@ def thinned(x, most: int = 200_000) -> np.ndarray:
 
 def _check_unit(x, wanted: str, bands, dtype: str, known: bool):
     "images (…, C, H, W) of one unit -> (the images, or mended ones; what was mended)"
-    (low, high), named = _range(x), f'bands {_list(bands)}'
+    (low, high), named = _range(x), f'bands {listed(bands)}'
     if not (abs(low) < float('inf') and abs(high) < float('inf')):
         _refuse_nonfinite(x, bands)
     if wanted == 'DN' and dtype == 'uint8':
@@ -545,10 +541,11 @@ def settle_images(image, bands: Sequence[str]) -> tuple:
     return (image, bands) if are_settled(bands) else (check_image(image, bands), settled(bands))
 
 # %% ../../nbs/bands/images.ipynb #6ca39f08
+# tensor (N, C, H, W)
 def as_images(
     images,  # (N, C, H, W), (C, H, W), the same with channels last, a PIL image, or a list of such images
     bands: Sequence[str] | None = None,  # names of the channels; None: RGB
-):  # tensor (N, C, H, W)
+):
     "Images as one batch. ValueError where they differ in size or have no channels."
     import torch
 

@@ -139,9 +139,8 @@ def filled(
     )
 
 # %% ../../nbs/bands/meaning.ipynb #e8350218
-FILE_ORDERS = {
-    'eurosat': ('B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B09', 'B10', 'B11', 'B12', 'B8A')
-}  # B8A last
+# B8A last
+FILE_ORDERS = {'eurosat': ('B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B09', 'B10', 'B11', 'B12', 'B8A')}
 
 
 def guess_order(
@@ -405,12 +404,13 @@ def _first_order(
             here = [b for b in named if b]
             if len(here) < 12 and (level := _level(first.where) or _of_l2a(first.names)):
                 named = as_named(named, level)
+        # 16 bits and called red, green, blue: reflectance
         if (
             first.pixels.dtype != np.uint8
             and sensor is None
             and all(b is None or b.sensor == RGB.name for b in named)
             and not {'R', 'G', 'B'} & {str(n).strip() for n in first.names}
-        ):  # 16 bits and called red, green, blue: reflectance
+        ):
             named = as_named([spelled(n) for n in first.names], _level(first.where) or S2_L1C)
             assumed.append(
                 f'colours of {first.pixels.dtype} numbers are taken as bands of {named[0].sensor}; '

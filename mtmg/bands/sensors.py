@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'S2_L1C', 'S2_L2A', 'WHITES', 'S1_GRD', 'S1_GRD_LINEAR', 'RGB', 'LANDSAT_OLI', 'SENSORS', 'Band',
-           'did_you_mean', 'Sensor', 'white_value', 'with_white', 'register_sensor', 'sensor_of', 'as_bands', 'spelled',
-           'read_names', 'joint_sensor']
+           'did_you_mean', 'listed', 'Sensor', 'white_value', 'with_white', 'register_sensor', 'sensor_of', 'as_bands',
+           'spelled', 'read_names', 'joint_sensor']
 
 # %% ../../nbs/bands/sensors.ipynb #afa7e095
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ UNITS = {
 }
 
 
-def _list(names) -> str:
+def listed(names) -> str:
     "names for an error message, a long row of them by its ends"
     names = [str(n) for n in names]
     return ', '.join(names) if len(names) < 8 else f'{names[0]} … {names[-1]}'
@@ -107,10 +107,10 @@ class Sensor:
             if b.answers_to(name):
                 return b
         known = [n for b in self.bands for n in (b, *b.aliases)]
-        raise ValueError(f"band '{name}' is not one of {_list(self.bands)} ({self.name}){did_you_mean(name, known)}")
+        raise ValueError(f"band '{name}' is not one of {listed(self.bands)} ({self.name}){did_you_mean(name, known)}")
 
     def __repr__(self):
-        return f'Sensor({self.name}: {_list(self.bands)}; {UNITS[self.unit]})'
+        return f'Sensor({self.name}: {listed(self.bands)}; {UNITS[self.unit]})'
 
     def _repr_markdown_(self):
         rows = [f'| {b} | {b.wavelength or ""} | {b.resolution or ""} | {", ".join(b.aliases)} |' for b in self.bands]
@@ -230,13 +230,13 @@ def sensor_of(
     if not bands or not able:
         lost = next((b for b in bands if not any(b in s for s in SENSORS.values())), None)
         if lost is None:
-            raise ValueError(f'no sensor has all of the bands {_list(bands) or "(none)"}; say which with sensor=')
+            raise ValueError(f'no sensor has all of the bands {listed(bands) or "(none)"}; say which with sensor=')
         known = [n for s in SENSORS.values() for b in s for n in (b, *b.aliases)]
         raise ValueError(f"band '{lost}' is of no sensor known ({', '.join(SENSORS)}){did_you_mean(lost, known)}")
     whole = [s for s in able if len(s) == len(set(bands))]
     if len(able) > 1 and not whole:
         warnings.warn(
-            f'bands {_list(bands)} could be of {" or ".join(s.name for s in able)}: taken as {able[0].name}; '
+            f'bands {listed(bands)} could be of {" or ".join(s.name for s in able)}: taken as {able[0].name}; '
             'say which with sensor=',
             UserWarning,
             stacklevel=2,
@@ -355,6 +355,7 @@ _OPTICAL = {
     'visible',
     'vis',
 }
+# words that fit a band
 _COLOURS = {
     'red': {'B04', 'B05', 'B06', 'B07', 'B8A'},
     'green': {'B03'},
@@ -365,7 +366,7 @@ _COLOURS = {
     'swir': {'B10', 'B11', 'B12'},
     'swir1': {'B11'},
     'swir2': {'B12'},
-}  # words that fit a band
+}
 _SAYS_NOTHING = re.compile(r'\d+m|\d+nm|\d{2,}|[1-4]|t\d{2}[a-z]{3}|\d{8}t\d{6}|[rn]\d{3,4}')
 
 

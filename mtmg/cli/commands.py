@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 from .. import __version__
-from .options import _clip, _prompts, _request, _task, Data, load_model, Run, Training
+from .options import clip_of, prompts_of, request_of, task_of, Data, load_model, Run, Training
 
 # %% ../../nbs/cli/commands.ipynb #7a1d7359
 def _output(out, name, ours, what, overwrite) -> Path:
@@ -83,8 +83,8 @@ def _asked(model, classnames, labelset, templates, text, device, batch_size) -> 
     if classnames is None and labelset is None and getattr(encoder, 'labelset', None) is None:
         raise ValueError('give either --classnames or --labelset')
     if labelset:
-        return encoder, known(labelset, _prompts(templates)), words
-    return encoder, classnames and templates and known(classnames, _prompts(templates)) or classnames, words
+        return encoder, known(labelset, prompts_of(templates)), words
+    return encoder, classnames and templates and known(classnames, prompts_of(templates)) or classnames, words
 
 
 def _one(names):
@@ -261,9 +261,8 @@ def _about_images(path: Path) -> str:
             first.setdefault(about, file.name)
             if place:
                 places.setdefault(about, {})[f'EPSG{place}'] = None
-    notes = dict.fromkeys(
-        str(w.message).partition(': ')[2] or str(w.message) for w in said
-    )  # the same of every file, but for its name
+    # the same of every file, but for its name
+    notes = dict.fromkeys(str(w.message).partition(': ')[2] or str(w.message) for w in said)
     sizes = ', '.join(f'{name} {len(files)}' for name, files in list(groups.items())[:12]) + (
         ', …' if len(groups) > 12 else ''
     )
@@ -482,13 +481,13 @@ def patch(
     if not all(0 <= a <= 1 for a in recipe.alphas):
         raise ValueError(f'alphas are {", ".join(f"{a:g}" for a in recipe.alphas)}; they must lie between 0 and 1')
     clip, task, kept = (
-        _clip(model, run.device),
+        clip_of(model, run.device),
         data.load(),
-        [_task(name, data.root) for name in supported if name != 'none'],
+        [task_of(name, data.root) for name in supported if name != 'none'],
     )
     with claimed(
         out,
-        _request(
+        request_of(
             'patch',
             data,
             run,
@@ -590,7 +589,7 @@ def align(
     from mtmg.engine.runs import claimed
 
     recipe, out = pick(recipe, ALIGN_RECIPES, **changes), run.where('align')
-    teacher, task = _clip(model, run.device), data.load()
+    teacher, task = clip_of(model, run.device), data.load()
     encoder = None
     if Path(backbone).is_dir():
         encoder = load_model(backbone, 'cpu')
@@ -607,13 +606,13 @@ def align(
             seed=run.seed,
             drop_path=recipe.drop_path,
         )
-    more, seen = [_task(name, data.root) for name in unlabelled], None
+    more, seen = [task_of(name, data.root) for name in unlabelled], None
     if views:
         name, _, elsewhere = views.partition('@')
         seen = replace(data, dataset=name, root=elsewhere or data.root, labelset=None).load()
     with claimed(
         out,
-        _request(
+        request_of(
             'align',
             data,
             run,
@@ -693,7 +692,7 @@ def evaluate(
     table, differences, gaps = {}, [], {}
     with claimed(
         out,
-        _request(
+        request_of(
             'evaluate',
             data,
             run,

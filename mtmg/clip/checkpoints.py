@@ -179,6 +179,7 @@ def _lora_merged(state: dict, path: Path) -> dict:
     return out
 
 
+# of transformers, and of open_clip
 _OWN_NAMES = {
     'vision_model.embeddings.class_embedding': 'visual.class_embedding',
     'vision_model.embeddings.patch_embedding.': 'visual.conv1.',
@@ -195,7 +196,7 @@ _OWN_NAMES = {
     '.mlp.fc1.': '.mlp.c_fc.',
     '.mlp.fc2.': '.mlp.c_proj.',
     '.self_attn.out_proj.': '.attn.out_proj.',
-}  # of transformers, and of open_clip
+}
 
 
 def _own_names(state: dict, path) -> Weights:

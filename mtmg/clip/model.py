@@ -70,9 +70,8 @@ def resize(
 def warn_if_shrunk(shape, size: int, bands: Sequence = ()):
     "A UserWarning where images of a known ground sampling distance are to be shrunk more than twofold."
     height, width = shape[-2:]
-    metres = min(
-        (b.resolution for b in bands if getattr(b, 'resolution', None)), default=None
-    )  # the finest band is the grid of all
+    # the finest band is the grid of all
+    metres = min((b.resolution for b in bands if getattr(b, 'resolution', None)), default=None)
     if metres is None or min(height, width) <= 2 * size:
         return
     warnings.warn(

@@ -175,13 +175,14 @@ def _named(name: str, pretrained: str | None, random: bool, preprocess=None) -> 
     )
 
 # %% ../../nbs/clip/sources.ipynb #edfe14b6
+# in the order in which open_clip prefers them
 _WEIGHT_FILES = (
     'open_clip_model.safetensors',
     'open_clip_pytorch_model.safetensors',
     'open_clip_pytorch_model.bin',
     'model.safetensors',
     'pytorch_model.bin',
-)  # in the order in which open_clip prefers them
+)
 
 
 def _config_file(path: Path) -> dict:

@@ -65,9 +65,8 @@ def _photo_layers(path) -> Layers:
 
     with open(path, 'rb') as file:
         head = file.read(25)
-    deep = (
-        head[:8] == b'\x89PNG\r\n\x1a\n' and head[24:25] == b'\x10'
-    )  # Pillow would cut it down to 8 bits and say nothing
+    # Pillow would cut it down to 8 bits and say nothing
+    deep = head[:8] == b'\x89PNG\r\n\x1a\n' and head[24:25] == b'\x10'
     with warnings.catch_warnings(), _opened(path) as image:
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # photographs of 100 million pixels are usual
         if deep or image.mode.startswith(('I', 'F')):
@@ -234,9 +233,8 @@ def read_image(
     pixels, names = layers.pixels, layers.names
     if all(names) and len(set(names)) == len(names):
         return pixels, tuple(names)
-    if (
-        file_bands is not None
-    ):  # GDAL tags any 8-bit tif of three or four bands with colours; who knows better is believed
+    # GDAL tags any 8-bit tif of three or four bands with colours; who knows better is believed
+    if file_bands is not None:
         return pixels if len(file_bands) == len(pixels) else pixels[[c != 'alpha' for c in layers.colours]], None
     if pixels.dtype == np.uint8 and layers.colours[:3] == ('red', 'green', 'blue'):
         return pixels[:3], tuple(RGB.bands)

@@ -93,6 +93,7 @@ def _xml_values(text: str, tag: str) -> list:
     return [(a, float(v)) for a, v in re.findall(rf'<(?:\w+:)?{tag}\b([^>]*)>\s*(-?[\d.]+)\s*<', text)]
 
 
+# band_id 0 to 12
 _BAND_IDS = (
     'B01',
     'B02',
@@ -107,7 +108,7 @@ _BAND_IDS = (
     'B10',
     'B11',
     'B12',
-)  # band_id 0 to 12
+)
 
 
 def _sentinel2_numbers(folder: Path, stem: str) -> tuple:

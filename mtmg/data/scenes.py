@@ -7,18 +7,10 @@ __all__ = ['LOOKED_AT', 'SceneDataset', 'Splits', 'Subset', 'check_targets', 'sp
            'Settled', 'settle', 'batches', 'naming_scenes', 'without_data', 'in_memory', 'joined_groups', 'realdata']
 
 # %% ../../nbs/data/scenes.ipynb #3eea3eec
-from contextlib import contextmanager, suppress
-import json
+from contextlib import contextmanager
 import os
 from pathlib import Path
-import re
-import socket
-import struct
-import tempfile
-import threading
-import time
 from typing import Iterator, NamedTuple
-import zlib
 
 import numpy as np
 import torch
@@ -507,9 +499,8 @@ def joined_groups(parts) -> list:  # one list a part, or None for each
         p.groups if p.groups is None else [f'{p.source}/{g}' if several and p.source else str(g) for g in p.groups]
         for p in parts
     ]
-    width = 1 + max(
-        (len(g) for groups in named for g in groups or ()), default=0
-    )  # longer than any name, so that none is met twice
+    # longer than any name, so that none is met twice
+    width = 1 + max((len(g) for groups in named for g in groups or ()), default=0)
     starts = np.cumsum([0] + [len(p) for p in parts])
     return [
         [f'{start + i:0{width}}' for i in range(len(p))] if g is None else g

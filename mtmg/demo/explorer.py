@@ -125,9 +125,8 @@ def _maps(features: dict, text, method, seed) -> list:
     at = lambda f: ((f - mean) @ axes).numpy()
     first, *others = names
     frames = []
-    for amount in (
-        AMOUNTS_KEPT if len(names) > 1 else (0.0,)
-    ):  # each further modality moves towards the first, which meets the second half way
+    # each further modality moves towards the first, which meets the second half way
+    for amount in AMOUNTS_KEPT if len(names) > 1 else (0.0,):
         moved = {m: shift(features[first], features[m], amount) for m in others}
         frames.append(
             {first: at(moved[others[0]][0] if others else features[first])}
@@ -272,6 +271,7 @@ window.mtmg = {choose, pick: list => { picked = list; point = -1; tell(); draw()
 '''
 
 
+# Path of the file, or an object that a notebook shows
 def explore(
     E,  # `Embeddings`, all modalities of one dimension
     file=None,  # html file to write; None: shown in the notebook
@@ -284,7 +284,7 @@ def explore(
     title: str = 'Joint space',
     max_bytes: int = 5_000_000,  # of the file: what is left after the numbers is for pictures
     seed: int = 0,
-):  # Path of the file, or an object that a notebook shows
+):
     "The joint space as one html page without a server: click, lasso, pictures, spectra and neighbours across modalities."
     names = list(E.features) if modalities is None else list(modalities)
     if lost := [m for m in names if m not in E.features]:

@@ -389,9 +389,8 @@ class GapState(State):
         still = torch.cat([unit(E[x]), unit(E[y])])
         if self.method == 'pca':
             mean = still.mean(0)
-            axes = self._once(
-                ('axes', x, y), lambda: torch.linalg.svd(still - mean, full_matrices=False).Vh[:2].T
-            )  # (D, 2)
+            # (D, 2)
+            axes = self._once(('axes', x, y), lambda: torch.linalg.svd(still - mean, full_matrices=False).Vh[:2].T)
             xy, title = ((torch.cat([a, b]) - mean) @ axes).numpy(), 'PCA, fitted at shift 0'
         else:
             xy, done = self._once((self.method, x, y), lambda: joint_map(still, self.method))

@@ -195,9 +195,8 @@ class Map(W.Box):
     def __init__(self, picked, names, width: int = 520, height: int = 400, most: int = 250):
         n = len(names)
         self.size, self._id, self._places = (width, height), _id(), None
-        self.scenes = np.linspace(0, n - 1, min(n, most)).astype(
-            int
-        )  # of many scenes all are drawn, and these can be clicked
+        # of many scenes all are drawn, and these can be clicked
+        self.scenes = np.linspace(0, n - 1, min(n, most)).astype(int)
         self.sheet, self.picture = W.HTML(layout=W.Layout(display='none')), W.HTML()
         layout, style = W.Layout(), W.ButtonStyle()  # one for all: a widget each would be slow
         self.buttons = [

@@ -524,9 +524,8 @@ def demo(
     _ = models.embeddings
     with tempfile.TemporaryDirectory() as folder:
         page = app_files(folder, run)
-        os.environ['JUPYTER_PATH'] = os.pathsep.join(
-            filter(None, [folder, os.environ.get('JUPYTER_PATH')])
-        )  # where Voila looks for templates
+        # where Voila looks for templates
+        os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [folder, os.environ.get('JUPYTER_PATH')]))
         print(f'mtmg demo on http://localhost:{port} (Ctrl-C ends it)', flush=True)
         arguments = [
             str(page),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..labels.labelsets import Exposure, LabelSet
-from ..data.writing import atomic_path, load_tensors, naming_file, save_tensors
+from ..data.writing import load_tensors, naming_file, save_tensors
 from ..data.scenes import joined_groups
 
 # %% ../../nbs/embed/embeddings.ipynb #1491c8fc
@@ -36,9 +36,8 @@ def as_tensor(x, name='features') -> torch.Tensor:
         if isinstance(x, torch.Tensor):
             return x
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                'ignore', 'The given NumPy array is not writable'
-            )  # a file that is mapped; nothing here writes into what it was given
+            # a file that is mapped; nothing here writes into what it was given
+            warnings.filterwarnings('ignore', 'The given NumPy array is not writable')
             return torch.as_tensor(np.asarray(x))
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f'{name}: a {type(x).__name__} that is no array; give (N, D), one row an item') from None
@@ -128,9 +127,8 @@ def as_labels(
 
 def names_in(*labels) -> list | None:
     "The names of labels in alphabetical order, None where they are numbers: for what asks only who is of one class."
-    arrays = [
-        np.asarray(l.cpu() if isinstance(l, torch.Tensor) else l) for l in labels if l is not None
-    ]  # names on one side alone are no names
+    # names on one side alone are no names
+    arrays = [np.asarray(l.cpu() if isinstance(l, torch.Tensor) else l) for l in labels if l is not None]
     return (
         sorted({str(name) for a in arrays for name in a.reshape(-1)})
         if arrays and all(a.dtype.kind in 'UO' for a in arrays)
@@ -362,9 +360,8 @@ def _merge(self, other: 'Embeddings') -> 'Embeddings':
     ):
         raise ValueError('the labels of the two embeddings differ for the same scenes')
     taken = [k for k in ('labels', 'text', 'prompts') if getattr(self, k) is None and getattr(other, k) is not None]
-    if (
-        taken and None not in (self.classnames, other.classnames) and self.classnames != other.classnames
-    ):  # by name, not by number
+    # by name, not by number
+    if taken and None not in (self.classnames, other.classnames) and self.classnames != other.classnames:
         if sorted(self.classnames) != sorted(other.classnames):
             raise ValueError(
                 f'the {" and ".join(taken)} of the other embeddings are of other classes '
@@ -423,11 +420,12 @@ def _concat(cls, parts: Sequence['Embeddings']) -> 'Embeddings':
         for k in ('dataset', 'split', 'source')
     }
     records = {k: [p.exposure[k] for p in parts if k in p.exposure] for k in first.features}
+    # of any part
     seen = {
         k: reduce(Exposure.merge, own if len(own) == len(parts) else [*own, Exposure(known=False)])
         for k, own in records.items()
         if own
-    }  # of any part
+    }
     return replace(
         first,
         exposure=seen,

@@ -26,7 +26,7 @@ from ..data.fingerprints import recognised
 from ..data.folders import folder_scenes
 from ..data.writing import alone_in, atomic_path, load_tensors, save_tensors
 from ..data.scenes import ArrayDataset, batches, naming_scenes, settle, valid_shares
-from .embeddings import as_features, as_labels, Embeddings, unit
+from .embeddings import Embeddings, unit
 from ..labels.labelsets import LabelSet, templates as read_templates
 from ..encoders.brightness import say_if_far
 

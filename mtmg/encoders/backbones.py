@@ -97,9 +97,8 @@ def _enum_bands(enum) -> tuple:
             'only weights of Sentinel-1 or -2 bands can be matched by name'
         )
     sensor = S2_L2A if len(names) == 12 and 'B10' not in names else S2_L1C
-    return tuple(
-        sensor[n] if n in sensor else Band(n) for n in names
-    )  # an index is a band by its name alone: left out where none comes in
+    # an index is a band by its name alone: left out where none comes in
+    return tuple(sensor[n] if n in sensor else Band(n) for n in names)
 
 
 def _from_enum(enum) -> PretrainedWeights:
@@ -283,6 +282,7 @@ def build_backbone(
     )
 
 # %% ../../nbs/encoders/backbones.ipynb #d38594f4
+# classifiers and decoders of pretraining
 _HEADS = (
     'head',
     'fc',
@@ -295,7 +295,7 @@ _HEADS = (
     'decoder_norm',
     'decoder_pred',
     'mask_token',
-)  # classifiers and decoders of pretraining
+)
 
 
 def _bands_of(channels: int, source: str) -> tuple:

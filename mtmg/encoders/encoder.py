@@ -232,11 +232,12 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             if hasattr(images, '__getitems__')
             else ((images[i : i + batch_size], bands, None) for i in range(0, len(images), batch_size))
         )
+        # shifted by the first batch's mean: sums of squares of large numbers lose digits
         count, total, square = (
             0,
             0,
             0,
-        )  # shifted by the first batch's mean: sums of squares of large numbers lose digits
+        )
         for part, names, valid in parts:
             x = self._rooted(self._select(part, names, 'error')).double()
             if not count:

@@ -75,9 +75,8 @@ class Stage(L.LightningModule):
             rank() :: world_size()
         ]
         if rank():
-            torch.manual_seed(
-                derived_seed(self.seed, batch['step'], rank())
-            )  # what the network draws is each process's own
+            # what the network draws is each process's own
+            torch.manual_seed(derived_seed(self.seed, batch['step'], rank()))
         return drawn.to(self.device)
 
     def together(self, batch: dict, *tensors) -> tuple:
@@ -208,10 +207,11 @@ class Checkpoint(L.Callback):
             signal.signal(number, asked)  # Lightning's own for SIGTERM would talk to the other processes at once
 
     def on_train_batch_end(self, trainer, stage, outputs, batch, index):
+        # another callback's, before this one
         self._enough, trainer.should_stop = (
             self._enough or trainer.should_stop,
             False,
-        )  # another callback's, before this one
+        )
         if (batch['step'] + 1) % stage.recipe.accumulate:
             return  # in the middle of a step
         step = trainer.global_step

@@ -8,8 +8,6 @@ __all__ = ['warmup_cosine', 'Steps', 'derived_seed', 'step_seed', 'dihedral', 'r
 
 # %% ../../nbs/engine/steps.ipynb #937c8d19
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-import json
 import math
 
 import numpy as np

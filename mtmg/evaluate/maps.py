@@ -78,9 +78,8 @@ class ClassMap:
 # %% ../../nbs/evaluate/maps.ipynb #9b571aee
 def _scaled(t, down, across):
     "an affine transform for cells of so many pixels"
-    return type(t)(
-        t.a * across, t.b * down, t.c, t.d * across, t.e * down, t.f
-    )  # affine 2 and 3 multiply by different operators
+    # affine 2 and 3 multiply by different operators
+    return type(t)(t.a * across, t.b * down, t.c, t.d * across, t.e * down, t.f)
 
 
 def _scale(raster: Raster, gsd, model) -> tuple:
@@ -221,6 +220,7 @@ def predict_map(
     )
 
 # %% ../../nbs/evaluate/maps.ipynb #c64cdcc0
+# place in `PALETTE`, and words that call for it
 _HUES = (
     (0, ('water', 'river', 'lake', 'sea', 'ocean', 'wetland')),
     (2, ('forest', 'wood', 'tree')),
@@ -230,7 +230,7 @@ _HUES = (
     (6, ('road', 'highway')),
     (1, ('industr', 'build', 'built', 'urban', 'town', 'city')),
     (5, ('snow', 'ice', 'cloud')),
-)  # place in `PALETTE`, and words that call for it
+)
 
 
 def class_colours(classnames) -> np.ndarray:  # (C, 3) uint8
@@ -320,10 +320,11 @@ def _save(m: ClassMap, path: Path, full_resolution: bool) -> Path:
     }
     colours = {i: (*map(int, c), 255) for i, c in enumerate(class_colours(m.classnames))} | {m.nodata: (0, 0, 0, 0)}
     names = {f'class_{i}': name for i, name in enumerate(m.classnames)}
+    # both are whole before either is there
     with (
         atomic_path(path) as classes,
         atomic_path(_scores_path(path)) as scores,
-    ):  # both are whole before either is there
+    ):
         _write(scores, m.scores.astype(np.float32), np.nan, m, full_resolution, m.classnames, tags)
         _write(classes, m.classes[None], m.nodata, m, full_resolution, ['class'], tags | names, colours)
     return path
@@ -420,9 +421,8 @@ def plot_map(
     from matplotlib.patheffects import withStroke
 
     ax = axes_for(ax, (6.4, 4.2))
-    size = (
-        [v / 1000 for v in m.about['metres']] if m.about['metres'] else (1, 1)
-    )  # of a pixel, in km where that is known
+    # of a pixel, in km where that is known
+    size = [v / 1000 for v in m.about['metres']] if m.about['metres'] else (1, 1)
     (height, width), step = ([n * v for n, v in zip(m.about[k], size)] for k in ('shape', 'step'))
     picture = _picture(m, recipe or ('sar' if 'VV' in m.about['bands'] else 'true_color'), side)
     if picture is not None:

@@ -136,9 +136,8 @@ def rank_pairs(
     starts = range(0, n, tile)
     pad = lambda x, i: x[i : i + tile] if i + tile <= n else torch.nn.functional.pad(x[i:], (0, 0, 0, i + tile - n))
     own = torch.full((len(starts) * tile,), torch.inf, device=a.device)  # padding stays infinite: nothing is above it
-    counts = torch.zeros(
-        4, len(own), dtype=torch.int64, device=a.device
-    )  # above and at least level, by row and by column
+    # above and at least level, by row and by column
+    counts = torch.zeros(4, len(own), dtype=torch.int64, device=a.device)
     mask = torch.empty(tile, tile, dtype=torch.bool, device=a.device)
     for i, j in [(i, i) for i in starts] + [(i, j) for i in starts for j in starts if i != j]:
         scores = pad(a, i) @ pad(b, j).T
@@ -216,9 +215,8 @@ def rank_classes(
             full[j] = average_precision(row[keep], right[j][keep]) if exclude_self else average_precision(row, right[j])
             keep[:] = True
         part = {'map': full}
-        hit = (
-            _first_gains(scores, (gains > 0).to(gains), top, exact) if mine.ndim == 2 else first
-        )  # expected over ties, as `first`
+        # expected over ties, as `first`
+        hit = _first_gains(scores, (gains > 0).to(gains), top, exact) if mine.ndim == 2 else first
         place = np.arange(1, top + 1)
         precision = hit.cumsum(1) / place[: hit.shape[1]]
         for k in ks:
@@ -429,9 +427,8 @@ def _class_result(sides, ks, ids, groups, resamples, seed) -> tuple:
     if not some.any():
         raise ValueError('no query shares a label with any gallery entry')
     out = {name: float(v[some].mean()) for name, v in values.items()}
-    ids, groups = (
-        None if v is None else np.asarray(v)[some].tolist() for v in (ids, groups)
-    )  # of the queries that count
+    # of the queries that count
+    ids, groups = (None if v is None else np.asarray(v)[some].tolist() for v in (ids, groups))
     interval = (
         {name: quantiles(resampled_means(v[some], resamples, groups, seed)) for name, v in values.items()}
         if resamples
@@ -468,9 +465,8 @@ def retrieval(
     sides = _Sides(embeddings, query, gallery, relevance, positives, query_labels, gallery_labels)
     ks = _check_ks(ks, len(sides.gallery) - (sides.same and sides.relevance == 'labels'))
     E = sides.embeddings
-    ids, own = (
-        (None, None) if E is None or sides.names[0] == 'text' else (E.ids, E.groups)
-    )  # class prompts are no scenes
+    # class prompts are no scenes
+    ids, own = (None, None) if E is None or sides.names[0] == 'text' else (E.ids, E.groups)
     groups = own if groups is None else groups
     if sides.relevance == 'labels':
         values, samples = _class_result(sides, ks, ids, groups, resamples, seed)

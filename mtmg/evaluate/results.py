@@ -35,9 +35,8 @@ def scene_weights(
     k = int(cluster.max()) + 1
     for start in range(0, resamples, step := max(1, memory // n)):
         b = min(step, resamples - start)
-        drawn = np.stack([np.bincount(rng.integers(0, k, k), minlength=k) for _ in range(b)]).astype(
-            np.float32
-        )  # (b, k)
+        # (b, k)
+        drawn = np.stack([np.bincount(rng.integers(0, k, k), minlength=k) for _ in range(b)]).astype(np.float32)
         yield drawn if groups is None else drawn[:, cluster]
 
 # %% ../../nbs/evaluate/results.ipynb #a37cde61
@@ -55,12 +54,10 @@ def resampled_means(
         if len(distinct) <= 256:
             return rng.multinomial(n, counts / n, size=resamples) @ distinct / n
     rows = np.atleast_2d(values).T  # (N, S)
-    means = np.concatenate(
-        [w @ rows / w.sum(1, keepdims=True) for w in scene_weights(n, resamples, groups, seed)]
-    )  # (resamples, S)
-    runs = rng.multinomial(
-        rows.shape[1], np.full(rows.shape[1], 1 / rows.shape[1]), size=resamples
-    )  # runs drawn as well
+    # (resamples, S)
+    means = np.concatenate([w @ rows / w.sum(1, keepdims=True) for w in scene_weights(n, resamples, groups, seed)])
+    # runs drawn as well
+    runs = rng.multinomial(rows.shape[1], np.full(rows.shape[1], 1 / rows.shape[1]), size=resamples)
     return (means * runs).sum(1) / rows.shape[1]
 
 
@@ -112,9 +109,8 @@ class Result(dict):
 
     def __init__(self, *args, samples: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__['samples'] = (
-            samples or {}
-        )  # {metric: (N,) values or weights -> values}, for comparisons; not saved
+        # {metric: (N,) values or weights -> values}, for comparisons; not saved
+        self.__dict__['samples'] = samples or {}
 
     def __getattr__(self, name):
         if name in self:
@@ -331,9 +327,8 @@ def compare(
             'results on different scenes (ids differ); a paired comparison needs the same scenes in the same order'
         )
     groups = _clusters(groups, a + b)
-    difference = _draws(b, metric, resamples, groups, seed) - _draws(
-        a, metric, resamples, groups, seed
-    )  # (resamples, runs)
+    # (resamples, runs)
+    difference = _draws(b, metric, resamples, groups, seed) - _draws(a, metric, resamples, groups, seed)
     runs = difference.shape[1]
     weights = np.random.default_rng(seed + 2).multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
     difference = (difference * weights).sum(1)

@@ -224,10 +224,11 @@ def _predict(blocks, labels: torch.Tensor, ks, scale, exact=None) -> dict:
     """
     n = len(labels)
     out = {k: np.empty(n) for k in ks} | {'pred': np.empty(n, np.int64), 'confidence': np.empty(n)}
+    # (row, classes level with the best) where there is more than one; room for the exponentials
     shared, scratch = (
         [],
         None,
-    )  # (row, classes level with the best) where there is more than one; room for the exponentials
+    )
     for start, s in blocks:
         rows = slice(start, start + len(s))
         at = labels[rows].to(s.device)[:, None]
@@ -240,9 +241,8 @@ def _predict(blocks, labels: torch.Tensor, ks, scale, exact=None) -> dict:
         for k in ks:
             out[k][rows] = expected_hits(above, level, k).cpu()
         best = s.amax(1)
-        out['pred'][rows] = (
-            s.numpy().argmax(1) if s.device.type == 'cpu' else s.argmax(1).cpu()
-        )  # numpy's is five times as fast
+        # numpy's is five times as fast
+        out['pred'][rows] = s.numpy().argmax(1) if s.device.type == 'cpu' else s.argmax(1).cpu()
         if scale is not None:
             scratch = torch.empty_like(s) if scratch is None or scratch.shape != s.shape else scratch
             sure = 1 / torch.sub(s, best[:, None], out=scratch).mul_(scale).exp_().sum(1)
@@ -293,10 +293,11 @@ def _balanced_draws(labels, hits, resamples, groups, seed):
         with np.errstate(invalid='ignore'):
             recall = np.add.reduceat(drawn * value, starts, axis=1) / np.add.reduceat(drawn, starts, axis=1)
         return np.nanmean(recall, 1)
+    # scenes of one class and one outcome are alike: draw how many
     support, rng = (
         np.bincount(labels),
         np.random.default_rng(seed),
-    )  # scenes of one class and one outcome are alike: draw how many
+    )
     there = support > 0
     recall = np.bincount(labels, hits)[there] / support[there]
     drawn = rng.multinomial(len(labels), support[there] / len(labels), size=resamples)  # (resamples, classes)

@@ -156,9 +156,10 @@ def _delta(train, query, gallery):
 
 def _fit_shift(train, query, gallery, pairs):
     delta = _delta(train, query, gallery)
+    # of equals the smallest
     amount = max(
         sorted(AMOUNTS, key=abs), key=lambda a: _train_score(_shifted(train, query, gallery, a, delta), query, gallery)
-    )  # of equals the smallest
+    )
     return lambda E: _shifted(E, query, gallery, amount, delta), {'amount': amount}
 
 

@@ -49,9 +49,10 @@ def centroid_gap(x, y) -> float:
 def centroid_angle(x, y) -> float:
     "Angle between the two centroids in degrees."
     x, y = (z.double().mean(0) for z in unit_pair(x, y, paired=False))
+    # exact near 0, unlike acos
     return float(
         torch.rad2deg(torch.atan2((x / x.norm() - y / y.norm()).norm(), (x / x.norm() + y / y.norm()).norm()) * 2)
-    )  # exact near 0, unlike acos
+    )
 
 # %% ../../nbs/gap/measures.ipynb #771b33e8
 def squared_gap(
@@ -158,9 +159,8 @@ def _within(x, k, t=None, block=512) -> tuple:
         s[own - i, own] = -torch.inf
         best.append(s.topk(k))
         if t is not None:
-            potential.append(
-                s.sub_(1).mul_(2 * t).exp_().sum(1).double() / (len(x) - 1)
-            )  # exp(-inf) = 0: itself adds nothing
+            # exp(-inf) = 0: itself adds nothing
+            potential.append(s.sub_(1).mul_(2 * t).exp_().sum(1).double() / (len(x) - 1))
     return Neighbours(torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])), torch.cat(
         potential
     ) if potential else None
@@ -366,11 +366,12 @@ def _pair_sums(x, y, masks) -> dict:
 def _hub_estimate(index, gallery, masks) -> Estimate:
     "skewness of k-occurrence and its spread over parts of the gallery"
     counts = _occurrence(index, gallery)
+    # (draws, n / 2)
     drawn = (
         _skewness(counts.expand(len(masks), -1)[masks > 0].view(len(masks), -1))
         if gallery == masks.shape[1]
         else torch.empty(0)
-    )  # (draws, n / 2)
+    )
     return _estimate(float(_skewness(counts)), drawn, masks)
 
 
@@ -396,9 +397,8 @@ def _single(x, k, masks) -> tuple:
     sums = (masks @ x).double()
     value = float((x.double().sum(0).square().sum() - n) / (n * (n - 1)))
     drawn = (sums.square().sum(1) - size) / (size * (size - 1))
-    moved = (
-        np.log(mean) + 2 * ((masks @ potential.to(masks)).double() / size - mean) / mean
-    )  # both roles of a scene move: Hoeffding's projection
+    # both roles of a scene move: Hoeffding's projection
+    moved = np.log(mean) + 2 * ((masks @ potential.to(masks)).double() / size - mean) / mean
     return near, {
         'cone': _estimate(value, drawn, masks, 0.0),
         'uniformity': _estimate(float(np.log(mean)), moved, masks),

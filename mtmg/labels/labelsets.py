@@ -275,6 +275,7 @@ class LabelSet:
         )
 
 # %% ../../nbs/labels/labelsets.ipynb #02f713ec
+# by default; the rest has 'miniworld' or 'satellite'
 _OWN_PROMPTS = {
     'eurosat': 'openai-eurosat',
     'digits': 'digits',
@@ -282,7 +283,7 @@ _OWN_PROMPTS = {
     'resisc45': 'openai-resisc45',
     'ucmerced': 'openai-resisc45',
     'cifar10': 'openai-cifar10',
-}  # by default; the rest has 'miniworld' or 'satellite'
+}
 _ALIASES = {'eurosat': EUROSAT_FOLDERS, 'miniworld': EUROSAT_FOLDERS, 'digits': '0123456789'}
 
 

@@ -7,7 +7,6 @@ __all__ = ['class_loss', 'far_images', 'PatchStage', 'colour_augmentation', 'com
 
 # %% ../../nbs/patching/finetuning.ipynb #7bba2fa0
 import copy
-from dataclasses import dataclass
 import json
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch.nn.functional as F
 from ..bands.sensors import RGB
 from ..clip.model import Clip
 from ..encoders.brightness import picture_statistics
-from ..engine.recipes import Recipe
 from ..engine.steps import dihedral
 from ..engine.stage import Stage, settings
 from ..embed.passes import dataset_hash
@@ -92,9 +90,8 @@ class PatchStage(Stage):
         if not self.recipe.keep:
             return {}
         clip, (start,) = self.frozen[0], self.start
-        n = max(
-            world_size(), round(self.recipe.keep_share * batch.get('whole', len(batch['image'])))
-        )  # the first of the whole batch; one a process at least
+        # the first of the whole batch; one a process at least
+        n = max(world_size(), round(self.recipe.keep_share * batch.get('whole', len(batch['image']))))
         some = clip.compose(batch['image'][: len(range(rank(), n, world_size()))], self.bands)
         with step_seed(derived_seed(self.seed, batch['step']), 0, self.device):
             x = clip.preprocess(far_images(some, n), RGB.bands)

@@ -115,10 +115,11 @@ def apply(clip: Clip, vector: TaskVector) -> Clip:
     state = {k: w.clone() for k, w in start.items()}
     _put(state, start, [{k: w.to(start[k]) for k, w in vector.weights.items()}], [1.0])
     merged = clip.with_visual(state)
+    # a vector does not say how it was trained
     merged.exposure, merged.recipe = (
         clip.exposure.merge(vector.exposure),
         {'stage': 'merging'},
-    )  # a vector does not say how it was trained
+    )
     merged.pretrained = f'{clip.pretrained or clip.name} + task vector'
     return merged
 
@@ -192,9 +193,8 @@ def merge(
                 if split == 'test':
                     results[data.name, point] = result
 
-    choose = lambda: choose_alpha(
-        rows, rule, max_drop, errors=0
-    )  # of hundreds of points the best: coordinates have no smallest one
+    # of hundreds of points the best: coordinates have no smallest one
+    choose = lambda: choose_alpha(rows, rule, max_drop, errors=0)
     best = coordinate_search(score, lambda: choose()[0], len(vectors), values, equal)
     reason = choose()[1]
     score([p for p in dict.fromkeys([(0.0,) * len(vectors), best])], 'test')
@@ -221,9 +221,8 @@ class Union(SceneDataset):
             clip,
             [composites(d, clip, num_workers=num_workers, progress=d.name if progress else None) for d in datasets],
         )
-        self.raw = [
-            d is own for d, own in zip(datasets, self.datasets)
-        ]  # too large for the memory: composed as they are read
+        # too large for the memory: composed as they are read
+        self.raw = [d is own for d, own in zip(datasets, self.datasets)]
         self.name, self.sensor, self.bands, self.split = (
             '+'.join(d.name for d in datasets),
             RGB,
@@ -254,10 +253,11 @@ class Union(SceneDataset):
                 image = sample['image']
                 if self.raw[t]:
                     image = self.clip.compose(image[None], self.datasets[t].bands)[0]
+                # labels of several tasks do not stack: the stage looks them up
                 found[row] = {
                     'image': image,
                     'id': sample['id'],
-                }  # labels of several tasks do not stack: the stage looks them up
+                }
         return found
 
 # %% ../../nbs/patching/merging.ipynb #36a8428a
@@ -405,9 +405,8 @@ def patch_tasks(
         return tuned
 
     chosen = dict(rule=rule, **run)
-    start = sweep(
-        clip, clip.clone(), tasks, supported, alphas=[0.0], max_drop=max_drop, **chosen
-    )  # of the zero-shot model
+    # of the zero-shot model
+    start = sweep(clip, clip.clone(), tasks, supported, alphas=[0.0], max_drop=max_drop, **chosen)
     if how == 'parallel':
         vectors = [
             task_vector(clip, train(f'{i}-{t.name}', lambda **o: finetune(clip, t.train, **o)))

@@ -23,9 +23,8 @@ def _timm_numbers(trunk, names) -> tuple:
     group = lambda patterns: group_with_matcher(((n, None) for n in [*names, '']), patterns, reverse=True)
     matcher = trunk.group_matcher()
     stem, every = group({'stem': matcher['stem']}), group(matcher)
-    before = len(
-        {stem[n] for n in stem} - {stem['']}
-    )  # '' matches no pattern and lands with what timm has none for: the end
+    # '' matches no pattern and lands with what timm has none for: the end
+    before = len({stem[n] for n in stem} - {stem['']})
     return {n: -1 if stem[n] != stem[''] else every[n] - before for n in names}, every[''] - before
 
 

@@ -235,9 +235,8 @@ def plot_gap_training(
     fig, axes = figure_grid(1, len(measures), (3.2 * len(measures), 2.7))
     for ax, measure in zip(axes.flat, measures):
         for k, pair in enumerate(dict.fromkeys(r.get('pair') for r in rows)):
-            for i, (stage, x) in enumerate(
-                starts.items()
-            ):  # a line for each stage: what happens between two is not training
+            # a line for each stage: what happens between two is not training
+            for i, (stage, x) in enumerate(starts.items()):
                 own = [
                     r for r in rows if r.get('pair') == pair and r.get('stage') == stage and r.get(measure) is not None
                 ]

@@ -86,9 +86,8 @@ def _umap(x, n_neighbors, min_dist, seed, progress) -> np.ndarray:
     if first and progress:
         print('UMAP compiles itself on its first call: about 10 s', flush=True)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            'ignore'
-        )  # that a seed means one thread, that a precomputed graph cannot transform: both are meant
+        # that a seed means one thread, that a precomputed graph cannot transform: both are meant
+        warnings.simplefilter('ignore')
         from umap import UMAP
 
         k = min(n_neighbors, len(x) - 1)
@@ -161,9 +160,8 @@ def _facet_points(stages, modalities, n, seed):
     out = {}
     for stage, m in groups:
         f = stages[stage].features[m]
-        rows = (
-            np.arange(len(f)) if each is None else _draw_rows(len(f), np.random.default_rng(seed), each)
-        )  # the same scenes each time
+        # the same scenes each time
+        rows = np.arange(len(f)) if each is None else _draw_rows(len(f), np.random.default_rng(seed), each)
         x = as_array(f[rows], np.float32)
         good = np.isfinite(x).all(1) & (np.abs(x).max(1, initial=0) > 0)
         if not good.all():

@@ -63,9 +63,9 @@ def styled(plot):
         try:
             return plot(*args, **kwargs)
         finally:
-            mpl.rcParams.update(
-                before
-            )  # not a key more: the first chart of a notebook makes pyplot interactive, and the next ones are shown only if it stays so
+            # not a key more: the first chart of a notebook makes pyplot interactive, and the next ones
+            # are shown only if it stays so
+            mpl.rcParams.update(before)
 
     return draw
 

@@ -654,9 +654,8 @@ class Shard:
         )
         self.labels = None
         if labels:
-            self.labels = (
-                np.array(labels) if np.ndim(labels[0]) == 0 else np.stack(labels).astype(np.uint8)
-            )  # numbers, or names
+            # numbers, or names
+            self.labels = np.array(labels) if np.ndim(labels[0]) == 0 else np.stack(labels).astype(np.uint8)
 
     def _check_labels(self, labels):
         "labels are small and read at once, so are their checksums"
