@@ -24,11 +24,11 @@ from mtmg.data.worlds.drawings import (
     draw_pictures,
     texture,
 )
-from .drawings import _BESIDE, _HAZY, _TEXTURES, _THROUGH, _TONES, _one
+from .drawings import _BESIDE, _HAZY, _TEXTURES, _THROUGH, _TONES, drawn_from
 from ...labels.labelsets import labelset
 from ..scenes import ArrayDataset
 from .drawings import COLOURS, SHAPES, SIZE, SPLITS, Shapes, draw_shapes
-from .drawings import _DRAWS, _RGB, _bytes, _check_split, _generator, _mix, _shape_labels
+from .drawings import _DRAWS, _RGB, as_bytes, check_split, generator_of, blend, shape_labels
 
 # %% ../../../nbs/data/worlds/supported.ipynb #e5e74c47
 @cache
@@ -82,21 +82,21 @@ class Digits(ArrayDataset):
         copies: int = 1,  # scenes per digit: the first upright, the others turned, scaled and moved
         seed: int = 0,  # seed of the copies
     ):
-        _check_split(split)
+        check_split(split)
         if copies < 1:
             raise ValueError(f'{copies} copies of each digit; give copies >= 1')
         glyphs, classes = _glyphs()
         self.groups = np.tile(_DIGITS[split], copies)
         masks = [draw_digits(glyphs[_DIGITS[split]])]
         for copy in range(1, copies):
-            rng = _generator('digits', seed, SPLITS.index(split), copy)
+            rng = generator_of('digits', seed, SPLITS.index(split), copy)
             masks.append(draw_digits(glyphs[_DIGITS[split]], **_moved(rng, len(_DIGITS[split]))))
         ids = [
             f'digits/{split}/{source}' + (f'/{copy}' if copy else '')
             for copy in range(copies)
             for source in _DIGITS[split]
         ]
-        image = np.repeat(_bytes(np.concatenate(masks))[:, None], 3, axis=1)
+        image = np.repeat(as_bytes(np.concatenate(masks))[:, None], 3, axis=1)
         super().__init__(
             image,
             classes[self.groups],
@@ -136,14 +136,14 @@ def _some_shapes(n, rng):
     u = rng.random((n, _DRAWS))
     pixels = draw_shapes(u, rng.standard_normal((n, SIZE, SIZE), dtype=np.float32))
     captions, meanings = [], []
-    for shape, colour, ground in zip(*_shape_labels(u)):
+    for shape, colour, ground in zip(*shape_labels(u)):
         name, kind = list(SHAPES)[shape], rng.random()
         words = (
             name
             if kind < 0.08
             else f'{_NAMES[colour]} {name}' + (f' on a {_NAMES[ground]} background' if kind > 0.7 else '')
         )
-        captions.append(_one(rng, _SHAPE_VIEWS).format(words))
+        captions.append(drawn_from(rng, _SHAPE_VIEWS).format(words))
         meanings.append(f'{_NAMES[colour]} {name}')
     return pixels, captions, meanings
 
@@ -155,9 +155,9 @@ def _some_digits(n, rng):
         rng.random((n, 1)) < 0.5, 1, np.clip(_RGB[rng.integers(8, size=n)] + rng.uniform(0.1, 0.4, (n, 1)), 0, 1)
     )
     ground = np.where(rng.random((n, 1)) < 0.5, 0, rng.uniform(0, 0.35, (n, 3)))
-    image = _mix(draw_digits(glyphs[source], **_moved(rng, n)), ink.astype(np.float32), ground.astype(np.float32))
+    image = blend(draw_digits(glyphs[source], **_moved(rng, n)), ink.astype(np.float32), ground.astype(np.float32))
     names = [_DIGIT_NAMES[c] for c in classes[source]]
-    return _bytes(image), [_one(rng, _DIGIT_VIEWS).format(name) for name in names], names
+    return as_bytes(image), [drawn_from(rng, _DIGIT_VIEWS).format(name) for name in names], names
 
 
 def _some_pictures(make, n, rng):
@@ -179,7 +179,7 @@ def caption_mix(
     mix: dict = MIX,  # share of each kind
 ) -> tuple:  # (N, 3, 64, 64) uint8, N captions, (N,) int64: one number for each meaning
     "Return pictures with captions and meanings, on which a small CLIP can be trained."
-    rng = _generator('caption mix', *np.atleast_1d(seed))
+    rng = generator_of('caption mix', *np.atleast_1d(seed))
     ends = np.rint(np.cumsum(list(mix.values())) * n).astype(int)  # where each kind ends
     counts = dict(zip(mix, np.diff(ends, prepend=0)))
     draw = dict(
