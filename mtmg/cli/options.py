@@ -46,7 +46,7 @@ def prompts_of(templates):
 
 
 def check_yaml(text: str, where: str, values: int = 10_000, deep: int = 40):
-    "ValueError where `text` is no YAML, is nested more than `deep` levels, or unfolds (by its aliases) to more than `values`."
+    "Raise ValueError if `text` is no YAML, nests deeper than `deep`, or its aliases unfold to more than `values`."
     import yaml
 
     sizes, open_ = {}, []  # of what has an anchor; [anchor, size] of the lists and mappings around this place
@@ -164,7 +164,8 @@ def clip_of(spec, device):
     model = load_model(spec, device)
     if not isinstance(model, Clip):
         raise ValueError(
-            f'{spec} is an encoder of {len(model.bands)} bands; --model takes a CLIP: a name, or the folder of a patched one'
+            f'{spec} is an encoder of {len(model.bands)} bands; --model takes a CLIP: a name, or the folder of a '
+            f'patched one'
         )
     return model
 

@@ -113,10 +113,9 @@ class DemoModels:
             [m.hash() for m in (self.clip, self.tuned, self.student) if m is not None],
             [(t.name, t.split, len(t)) for t in self.tasks],
         )
-        return (
-            Path(self.cache)
-            / f'{what}-{content_hash({"image": torch.as_tensor(self.scenes.image)}, models, self.alpha, tasks, ALPHAS)[:16]}.safetensors'
-        )
+        scenes = {'image': torch.as_tensor(self.scenes.image)}
+        key = content_hash(scenes, models, self.alpha, tasks, ALPHAS)[:16]
+        return Path(self.cache) / f'{what}-{key}.safetensors'
 
     @cached_property
     def embeddings(self) -> Embeddings:

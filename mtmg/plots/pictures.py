@@ -212,7 +212,7 @@ def _truth_name(truth) -> str:
 @styled
 def plot_scenes(
     images,  # N pictures (3, H, W) or (H, W, 3)
-    answers: dict,  # {model: N answers}; an answer is a class name, (class name, probability), or a list of these, best first
+    answers: dict,  # {model: N answers}: a class name, (class name, probability), or a list of these, best first
     truths=None,  # N class names, or N lists of them
     columns: int = 4,
     top: int = 2,  # answers shown of each model
@@ -293,7 +293,7 @@ def _composites(image, bands) -> dict:
 
 def _answer_bars(ax, answers, truth, top):
     "probabilities of each model's top answers"
-    y, ticks = 0, []
+    y = 0
     for k, (model, own) in enumerate(answers.items()):
         ax.text(
             0,
@@ -329,8 +329,7 @@ def _answer_bars(ax, answers, truth, top):
 def scene_card(
     image,  # (B, H, W) in the sensor's unit
     bands,  # names of the B bands
-    answers: dict
-    | None = None,  # {model: its answers for this scene}: class names or (class name, probability), best first
+    answers: dict | None = None,  # {model: its answers}: class names or (class name, probability), best first
     truth=None,  # the true class, or a list of them
     title: str | None = None,  # for instance the scene's id
     top: int = 3,

@@ -54,7 +54,8 @@ def verdict(interval) -> str:
 SCORE_MEANINGS = {
     'these very images': 'the model was trained on these very images, so the number says nothing about new ones',
     'seen labels': 'the model was trained on other scenes with these labels, so this is not a zero-shot score',
-    'same data set, other split': 'the model was trained on other scenes of this data set, so this is not a zero-shot score',
+    'same data set, other '
+    'split': 'the model was trained on other scenes of this data set, so this is not a zero-shot score',
     'same labels': 'the model was trained on these labels with other images, so this is not a zero-shot score',
     'same images, other nomenclature': 'the model was trained on these images with other class names, so this is not a '
     'zero-shot score',
@@ -66,7 +67,7 @@ KEPT_WORDS = {True: 'kept', False: 'not kept', None: 'too few to say'}
 
 
 def answer_sentences(
-    results: dict,  # with 'zero_shot': {'clip', 'rgb' and, where there is a student, 'ms': `Result`}; 'kept', 'controls'
+    results: dict,  # with 'zero_shot': {'clip', 'rgb' and, with a student, 'ms': `Result`}; 'kept', 'controls'
     bands=(),  # that the student sees
 ) -> list:  # of three sentences
     "The answer of a run with labels: patching, the student, and what may be said about both."
@@ -89,7 +90,8 @@ def answer_sentences(
         }
         second = (
             f'The aligned student, which sees {in_words("ms", bands)}, reaches {value["ms"]}: '
-            f'{said[verdict(more.interval["difference"])]}, {points_text(more.difference, more.interval["difference"])}.'
+            f'{said[verdict(more.interval["difference"])]}, '
+            f'{points_text(more.difference, more.interval["difference"])}.'
         )
         found = results.get('controls') or {}
         simple = found.get(
@@ -162,7 +164,8 @@ def score_table(results: dict, curve=None, bands=()) -> Table:
         rows,
         f'Scores on {scores["rgb"]["n"]:,} test scenes, 95 % intervals in brackets (paired bootstrap over '
         'scenes). "By class names": the scene gets the class whose text lies nearest. "Linear probe": a classifier '
-        'fitted to the embeddings of training scenes. Columns named like a data set are supported tasks: what the CLIP could '
+        'fitted to the embeddings of training scenes. Columns named like a data set are supported tasks: what the '
+        'CLIP could '
         'do before. The student does not take part in those, as their pictures have no further bands.',
     )
 
@@ -174,7 +177,8 @@ def kept_table(results: dict) -> Table:
             'supported task': t,
             'images': f'{r.n:,}',
             'independent': f'{r.independent:,}',
-            'lost (points)': f'{_points(r.loss)} ({_points(r.interval["loss"][0])} to {_points(r.interval["loss"][1])})',
+            'lost (points)': f'{_points(r.loss)} ({_points(r.interval["loss"][0])} to '
+            f'{_points(r.interval["loss"][1])})',
             'margin (points)': f'{100 * r.margin:g}',
             'verdict': KEPT_WORDS[r.kept],
         }
@@ -184,7 +188,8 @@ def kept_table(results: dict) -> Table:
         'kept',
         rows,
         'Loss of each supported task from the CLIP as it was to the patched one, image by image. A task is '
-        '"kept" where even the upper 95 % bound of its loss lies below the margin; with fewer than 5,000 independent images the '
+        '"kept" where even the upper 95 % bound of its loss lies below the margin; with fewer than 5,000 independent '
+        'images the '
         'verdict is "too few to say".',
     )
 
@@ -206,7 +211,8 @@ def retrieval_table(results: dict, bands=()) -> Table:
         'retrieval',
         rows,
         f'Search among {n:,} test scenes. R@k: share of queries whose own scene is among the first k. mAP: mean '
-        'average precision where a class name is the query. Red, green and blue are among the bands of the student, so a high '
+        'average precision where a class name is the query. Red, green and blue are among the bands of the student, '
+        'so a high '
         'R@1 can also mean that it copies its teacher.',
     )
 
@@ -228,7 +234,8 @@ def gap_table(results: dict, bands=()) -> Table:
         'gap',
         rows,
         'Distance between the two modalities on the unit sphere. Centroid gap: distance of their means, 0 to 2. '
-        'RMG: mean distance of matched pairs in relation to the distances within the modalities; 0 where pairs coincide.',
+        'RMG: mean distance of matched pairs in relation to the distances within the modalities; 0 where pairs '
+        'coincide.',
     )
 
 
@@ -256,7 +263,8 @@ class Section:
 _CSS = '''
 :root { --ink: #1d1d1f; --soft: #56565c; --line: #d8d8de; --tint: #f4f6f9; --blue: #0072B2 }
 * { box-sizing: border-box }
-body { font: 16px/1.55 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink); max-width: 60rem; margin: 0 auto;
+body { font: 16px/1.55 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink); max-width: 60rem;
+  margin: 0 auto;
   padding: 1.5rem 1.25rem 3rem; overflow-wrap: break-word }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; padding-top: .9rem; border-top: 1px solid var(--line) }
@@ -272,7 +280,8 @@ td:first-child, th:first-child { text-align: left; padding-left: 0 }
 .facts td { text-align: left } .facts td:first-child { color: var(--soft); white-space: nowrap }
 figure { margin: 1.1rem 0 }
 figure img { display: block; max-width: 100%; height: auto }
-figcaption, .caption { color: var(--soft); font-size: .86rem; line-height: 1.45; margin: .3rem 0 1rem; max-width: 46rem }
+figcaption, .caption { color: var(--soft); font-size: .86rem; line-height: 1.45; margin: .3rem 0 1rem;
+  max-width: 46rem }
 pre { background: var(--tint); padding: .7rem .9rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .86rem }
 dt { font-weight: 600; margin-top: .5rem } dd { margin: 0 0 .2rem; max-width: 46rem }
 a { color: var(--blue) }
@@ -297,7 +306,10 @@ def _table_html(table: Table) -> str:
     head = f'<thead><tr>{cells("th", columns)}</tr></thead>'
     body = ''.join(f'<tr>{cells("td", (row.get(c, "") for c in columns))}</tr>' for row in table.rows)
     link = f'<a href="tables/{escape(table.name)}.csv">csv</a>'
-    return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div><p class="caption">{escape(table.caption)} ({link})</p>'
+    return (
+        f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div><p '
+        f'class="caption">{escape(table.caption)} ({link})</p>'
+    )
 
 
 def _figure_html(path, caption: str) -> str:
@@ -340,7 +352,8 @@ def write_page(
     done = f'<h2>What was done</h2><div class="wide"><table class="facts">{rows}</table></div>' if facts else ''
     said = ''.join(f'<p>{escape(s)}</p>' for s in answer)
     page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width, '
         f'initial-scale=1"><title>{escape(title)}</title><style>{_CSS}</style></head><body>\n<h1>{escape(title)}</h1>\n'
         f'<p class="asked">{escape(asked)}</p>\n<div class="answer">{said}</div>\n'
     )
@@ -352,7 +365,7 @@ def write_page(
 
 # %% ../../nbs/quickstart/report.ipynb #f7acb4af
 def true_colour(dataset, indices) -> np.ndarray:  # (N, 3, H, W) uint8
-    "Pictures of some scenes; those of a sensor 1.6 times brighter than the models see them, as land is dark from orbit."
+    "Pictures of some scenes; those of a sensor are 1.6 times brighter than in the models, as land is dark."
     image = next(batches(dataset, len(indices), indices=indices))['image'].numpy()
     rgb = composite(image, dataset.bands).astype(np.float32)
     return np.clip((1.6 if len(dataset.bands) > 3 else 1) * rgb, 0, 255).astype(np.uint8)
@@ -424,19 +437,27 @@ def draw_figures(
 
 # %% ../../nbs/quickstart/report.ipynb #810de820
 GLOSSARY = {
-    'alpha': 'Place on the line from the CLIP as it was (0) to the fine-tuned one (1). Every weight of the image tower is '
+    'alpha': 'Place on the line from the CLIP as it was (0) to the fine-tuned one (1). Every weight of the image '
+    'tower is '
     '(1 − alpha) × before + alpha × fine-tuned. It is chosen on validation data.',
     'patched CLIP': 'The CLIP at the chosen alpha. Its text tower is unchanged.',
-    'student': 'An encoder of all bands of the sensor. It learnt to put each scene where the patched CLIP puts its RGB picture.',
+    'student': 'An encoder of all bands of the sensor. It learnt to put each scene where the patched CLIP puts its '
+    'RGB picture.',
     'supported task': 'Something that the CLIP could do before and should still be able to do.',
-    'kept': 'The upper 95 % bound of what a supported task lost lies below the stated margin, on at least 5,000 independent images.',
-    'interval': '95 % bootstrap interval over test scenes. A difference is only called a gain or a loss where it leaves out 0.',
-    'linear probe': 'A linear classifier on frozen embeddings. It uses the labels of training scenes, and no class names.',
-    'gap': 'The two modalities of the same scenes lie in different regions of the joint space. The centroid gap is the distance of their means.',
-    'RMG': 'Relative modality gap: distance of matched pairs in relation to the distances within the modalities (0 to 1).',
+    'kept': 'The upper 95 % bound of what a supported task lost lies below the stated margin, on at least 5,000 '
+    'independent images.',
+    'interval': '95 % bootstrap interval over test scenes. A difference is only called a gain or a loss where it '
+    'leaves out 0.',
+    'linear probe': 'A linear classifier on frozen embeddings. It uses the labels of training scenes, and no class '
+    'names.',
+    'gap': 'The two modalities of the same scenes lie in different regions of the joint space. The centroid gap is '
+    'the distance of their means.',
+    'RMG': 'Relative modality gap: distance of matched pairs in relation to the distances within the modalities (0 '
+    'to 1).',
     'R@': 'Recall at k: share of queries whose own counterpart is among the first k answers.',
     'mAP': 'Mean average precision: how far up the right answers stand in a ranking, averaged over classes.',
-    'transductive': 'All scenes are classified together, and scenes that look alike help each other (TransCLIP). It uses the unlabelled '
+    'transductive': 'All scenes are classified together, and scenes that look alike help each other (TransCLIP). It '
+    'uses the unlabelled '
     'scenes themselves.',
     'label-free': 'Trained without any label: on pseudo-labels that class names and bands agree on.',
     'control': 'Something simpler that must do worse before a claim holds, for instance a student that sees RGB only.',
@@ -450,18 +471,26 @@ def glossary(text: str) -> dict:
 
 #: What the figures of a run show, by the name of the file.
 FIGURE_CAPTIONS = {
-    'alpha': 'Left: supported tasks against the new task, one point for each alpha; up and right is better, and a path above the dotted line '
-    'beats mixing the two models’ answers. Other panels: each task by itself. Lines are validation scores, white markers test '
+    'alpha': 'Left: supported tasks against the new task, one point for each alpha; up and right is better, and a '
+    'path above the dotted line '
+    'beats mixing the two models’ answers. Other panels: each task by itself. Lines are validation scores, white '
+    'markers test '
     'scores with 95 % intervals; the axes show at least 20 points.',
-    'joint_umap': 'Each point is a scene in one modality, placed by UMAP so that neighbours in the joint space are neighbours here; stars '
-    'are the class names. Both panels share one map. Class names lie where the text tower puts the prompts of the class: near the '
-    'scenes only where the modality gap is small, because UMAP keeps neighbours and not distances. The arrow leads from the centre of '
+    'joint_umap': 'Each point is a scene in one modality, placed by UMAP so that neighbours in the joint space are '
+    'neighbours here; stars '
+    'are the class names. Both panels share one map. Class names lie where the text tower puts the prompts of the '
+    'class: near the '
+    'scenes only where the modality gap is small, because UMAP keeps neighbours and not distances. The arrow leads '
+    'from the centre of '
     'one modality to that of the other.',
-    'retrieval': 'Each row: a scene as the query (all bands), then the RGB scenes that lie nearest. A solid frame marks the class of the '
+    'retrieval': 'Each row: a scene as the query (all bands), then the RGB scenes that lie nearest. A solid frame '
+    'marks the class of the '
     'query, a dashed one another class.',
     'scenes': 'Test scenes in true colour with the first answer of each model; a tick marks a right answer.',
-    'answers': 'Scenes in true colour with the first answer of each model. There are no labels, so nobody has checked them.',
-    'map': 'The large scene, cell by cell, with the likeliest class. Numbers name the classes of larger areas. There is no ground truth '
+    'answers': 'Scenes in true colour with the first answer of each model. There are no labels, so nobody has '
+    'checked them.',
+    'map': 'The large scene, cell by cell, with the likeliest class. Numbers name the classes of larger areas. There '
+    'is no ground truth '
     'behind it.',
     'confusion': 'True classes in rows, answers of the best model in columns, in percent of the true class.',
 }
@@ -485,7 +514,8 @@ def run_sections(
         )
     if curve is not None:
         text = [
-            f'Alpha is {curve.alpha:g}: {curve.reason}. The choice used validation data only; test scores are reported at both ends and there.',
+            f'Alpha is {curve.alpha:g}: {curve.reason}. The choice used validation data only; test scores are '
+            f'reported at both ends and there.',
             *results.get('lines', []),
         ]
         sections.append(
@@ -508,12 +538,15 @@ def run_sections(
         sections.append(Section('The modality gap', tables=[gap_table(results, bands)], figures=shown('joint_umap')))
     if results.get('controls'):
         text = [
-            'A claim about bands or about the method holds only against these. "Student minus this" is the paired difference with '
+            'A claim about bands or about the method holds only against these. "Student minus this" is the paired '
+            'difference with '
             'its 95 % interval; where it covers 0, the control does as well.'
         ]
         caption = (
-            'Each control was trained or fitted on the same scenes and measured on the same test scenes, in percent. Step 0: the '
-            'student before training. A row without RGB shows how well the other bands alone find the picture of a scene.'
+            'Each control was trained or fitted on the same scenes and measured on the same test scenes, in percent. '
+            'Step 0: the '
+            'student before training. A row without RGB shows how well the other bands alone find the picture of a '
+            'scene.'
         )
         sections.append(Section('Controls', text, [Table('controls', results['controls']['table'], caption)]))
     if 'answers' in results:
