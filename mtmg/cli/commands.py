@@ -309,7 +309,7 @@ def info(
     names: list[str] = (),  # data sets, label sets, models, runs; images, or folders of them
     /,
 ):
-    "What is known of a data set, a label set, a model, a run or of images; without a name, what there is."
+    "What is known of a data set, a label set, a model, a run or images; without a name, a list of all."
     from mtmg.data.catalog import CATALOG, dataset_info
     from mtmg.labels.labelsets import LABELSETS, labelset
 
@@ -409,7 +409,7 @@ def run(
     device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
     overwrite: bool = False,  # replace what another run has left in --out, or run a finished one anew
 ):
-    "Your own folder: finds out what it is, trains what it allows, measures, and writes a report."
+    "Your own folder: find out what it holds, train what it allows, measure, and write a report."
     typed = {k: v for k, v in locals().items() if k != 'folder'}
     import inspect
     import shlex
@@ -897,7 +897,7 @@ def bench(
     quick: bool = False,  # small sizes, one repetition: to see that it runs
     full: bool = False,  # the sizes of the largest data sets, every label and class: half an hour
 ):
-    "Speed of the work beside what one would do instead, as ratios measured in one run."
+    "Speed compared with the usual alternatives, as ratios measured in one run."
     from mtmg.bench.tables import BENCHES, bench
 
     print(bench(what or tuple(BENCHES), out=out, device=device, quick=quick, full=full))

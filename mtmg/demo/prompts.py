@@ -37,7 +37,7 @@ def one_line(message, most: int = 300) -> str:
 
 @contextmanager
 def overheard():
-    "A list of the warnings that are given inside the block, each as one line."
+    "A list of the warnings inside the block, each as one line."
     said = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -55,7 +55,7 @@ def typed_lines(
     text: str,  # one entry a line, or one line with commas
     what: str = 'class name',  # what an entry is called in an error
 ) -> tuple:  # of str
-    "The entries of a text field, without blanks around them and without characters that cannot be seen."
+    "The entries of a text field, without surrounding blanks and without invisible characters."
     if len(text) > MAX_PROMPTS * MAX_LENGTH:
         raise ValueError(f'{len(text):,} characters; at most {MAX_PROMPTS * MAX_LENGTH:,} are read')
     lines = [line for line in text.splitlines() if line.strip()]
@@ -70,7 +70,7 @@ def typed_lines(
 
 # %% ../../nbs/demo/prompts.ipynb #f8534401
 def typed_labelset(classes: str, templates: str) -> LabelSet:
-    "Class names and templates from two text fields. ValueError for too few, too many, or braces where none belong."
+    "Class names and templates from two text fields. ValueError for too few, too many, or misplaced braces."
     names, prompts = typed_lines(classes), typed_lines(templates, 'template')
     if not names:
         raise ValueError("no class names; write one a line, such as 'forest'")
@@ -93,7 +93,7 @@ class Prompts:
         self.asked = 0  # prompts that went through the text tower
 
     def embed(self, texts) -> torch.Tensor:  # (M, D) unit vectors
-        "Embeddings of texts, from memory where they are there."
+        "Embeddings of texts, taken from memory if they are known."
         self.clip.tokens(texts)  # also of those remembered: the warning is about the text, not about the work
         new = [t for t in dict.fromkeys(texts) if t not in self._rows]
         if new:
@@ -195,7 +195,7 @@ def read_upload(
     content: bytes,
     order: str = 'as the file says',  # of `BAND_ORDERS`, for a tif without band names
 ) -> tuple:  # (image (C, H, W), bands)
-    "An uploaded image. ValueError of one line for whatever cannot be read."
+    "The image of an uploaded file and its bands. ValueError of one line if it cannot be read."
     name, content = one_line(name, 60), bytes(content)
     if order not in BAND_ORDERS:
         raise ValueError(f'order {order!r} is not one of {", ".join(map(repr, BAND_ORDERS))}')

@@ -30,7 +30,7 @@ from ..plots.joint import joint_map
 
 # %% ../../nbs/demo/states.ipynb #990bd859
 class State(HasTraits):
-    "Inputs, outputs, one line for an error and one for what is odd."
+    "The inputs and outputs of a demo, with one line for an error and one for a warning."
 
     error = traitlets.Unicode(help='why there is no new answer; empty when all is well')
     notice = traitlets.Unicode(help='what is odd about the answer')
@@ -58,7 +58,7 @@ class State(HasTraits):
         self.refresh()
 
     def answer(self) -> dict:
-        "{output: value} for the inputs as they stand. Raises for inputs that have no answer."
+        "{output: value} for the current inputs. Raises if they have no answer."
         raise NotImplementedError
 
     @torch.no_grad()
@@ -129,7 +129,7 @@ def spectrum_of(
     image,  # (C, H, W)
     bands,  # of them
 ) -> list:  # [(band, nm, 10th percentile, mean, 90th percentile of its pixels), ...] by wavelength
-    "What the bands say where they are more than a picture; reflectance in percent. Empty for radar and for RGB."
+    "The spectrum of a scene, as reflectance in percent. Empty for radar and for RGB."
     if len(bands) < 4 or any(b.wavelength is None for b in bands):
         return []
     rows = np.asarray(image, np.float32).reshape(len(bands), -1) / (100 if sensor_of(bands).unit == 'DN' else 0.01)
@@ -163,7 +163,7 @@ class ZeroShotState(State):
         )
 
     def upload(self, name: str, content: bytes, order: str = 'as the file says'):
-        "Ask about an uploaded image. What is wrong with it stands in `error`; the scene before it stays."
+        "Ask about an uploaded image. If it cannot be read, `error` says why and the last scene stays."
         try:
             with overheard() as said:
                 image, bands = read_upload(name, content, order)

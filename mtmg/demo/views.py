@@ -89,7 +89,7 @@ def answers_html(
     answers: dict,  # {model: [(class name, probability), …], or why there are none}
     truth: str = '',  # the right class name, where it is known
 ) -> str:
-    "Bars of each model's answers; a tick at the right one, a cross where another one comes first."
+    "Bars of each model's answers, with a tick at the right answer and a cross at a wrong first answer."
     parts = []
     for k, (model, own) in enumerate(answers.items()):
         rows = (
@@ -108,7 +108,7 @@ def answers_html(
 
 
 def line_html(error: str, notice: str = '') -> str:
-    "The line that says what is wrong, or else what is odd."
+    "The line that shows the error, or else the warning."
     if error:
         return f'<div class="mtmg-line mtmg-error" role="alert">{escape(error)}</div>'
     return f'<div class="mtmg-line mtmg-notice">{escape(notice)}</div>'
@@ -125,7 +125,7 @@ def spectrum_svg(
     width: int = 330,
     height: int = 158,
 ) -> str:
-    "Reflectance against wavelength; nothing where there is no spectrum."
+    "A drawing of reflectance against wavelength; empty if there is no spectrum."
     if not spectrum:
         return ''
     names, nm, *rows = zip(*spectrum)

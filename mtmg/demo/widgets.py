@@ -75,7 +75,7 @@ class Demo(W.VBox):
         raise NotImplementedError
 
     def stale(self) -> list:
-        "What no longer answers the inputs while there is an error."
+        "The parts that are outdated while there is an error."
         return []
 
     def _draw(self):

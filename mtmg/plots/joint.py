@@ -279,7 +279,7 @@ def plot_joint_umap(
     seed: int = 0,
     progress: bool = True,
 ):
-    "One map of all modalities, stages and text prototypes, in facets, with gap and mixing. Returns the figure."
+    "A figure with one map of all modalities, stages and text prototypes, in facets, with gap and mixing."
     if color not in ('modality', 'class'):
         raise ValueError(f"color {color!r} is not one of 'modality', 'class'")
     stages = _stages(embeddings)

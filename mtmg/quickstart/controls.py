@@ -30,7 +30,7 @@ RGB_NAMES = ('B04', 'B03', 'B02')
 
 
 def shuffled_bands(dataset: ArrayDataset, seed: int = 0) -> ArrayDataset:
-    "The same scenes, whose bands other than red, green and blue come from another scene."
+    "The same scenes, but every band except red, green and blue comes from another scene."
     other = [i for i, b in enumerate(dataset.bands) if b not in RGB_NAMES]
     image = dataset.image.copy()
     image[:, other] = image[np.random.default_rng(seed).permutation(len(image))][:, other]
@@ -58,7 +58,7 @@ def band_mean_accuracy(world: Splits, bands=None):
 
 # %% ../../nbs/quickstart/controls.ipynb #3750d407
 def seen_and_unseen(features, labels, text, classnames, held_out) -> dict:
-    "Accuracy on scenes of seen and of held-out classes, all names offered, and their harmonic mean."
+    "Accuracy on scenes of seen and of held-out classes when all names are offered, and the harmonic mean."
     held = np.isin(labels, [list(classnames).index(c) for c in held_out])
     of = lambda m: zero_shot(features[torch.as_tensor(m)], labels=labels[m], text=text, classnames=classnames)
     seen, unseen = of(~held), of(held)

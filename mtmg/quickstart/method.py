@@ -71,7 +71,7 @@ def run_stages(
     device='auto',
     progress: bool = True,
 ) -> Models:
-    "Patch `clip` on `world`, choose alpha, align a student with the patched CLIP."
+    "The `Models` of both stages: patch `clip` on `world`, choose alpha, and align a student with the result."
     seconds, options = {}, dict(device=device, progress=progress)
     folder = lambda name: None if out is None else Path(out) / name
 
@@ -127,7 +127,7 @@ def measure(
 
 # %% ../../nbs/quickstart/method.ipynb #82447d88
 def line_sentence(name: str, curve: Curve) -> str:
-    "What a line shows, on test images: what alpha 1 gains and loses, and the same of the chosen alpha."
+    "What alpha 1 and the chosen alpha gain and lose on test images, as one sentence."
     start = curve.at(0.0)
 
     def change(alpha) -> str:
@@ -237,7 +237,7 @@ def quickstart(
     n=None,  # scenes of the splits of a procedural data set, (train, val, test)
     **changes,  # fields of both stages' recipes to change, for a shorter or longer run: epochs=1
 ) -> dict:
-    "Both stages, every measure, the report. Prints the closing table and returns the results."
+    "Run both stages, measure, write the report, print the closing table, and return the results."
     start, out = time.perf_counter(), Path(out)
     patch_recipe = pick('default', PATCH_RECIPES, **changes)
     plain_recipe = pick('plain', PATCH_RECIPES, **{'alphas': POINTS} | changes)
@@ -340,7 +340,7 @@ MARGIN = 0.01
 
 
 def closing_table(results: dict, models: Models) -> str:
-    "What the terminal shows at the end."
+    "The table that the terminal shows at the end."
     before, after = results['gap']['before']['rgb-untrained'], results['gap']['after']['rgb-ms']
     gap = [
         {'gap RGB-MS': n, 'centroid gap': f'{g["centroid_gap"]:.3f}', 'RMG': f'{g["relative_gap"]:.3f}'}

@@ -54,7 +54,7 @@ LARGE = 4
 
 @dataclass
 class Found:
-    "What lies in a folder: `splits` where there are labels, else `scenes`; the large `raster`, where there is one."
+    "What a folder holds: `splits` with labels, else `scenes`; and the large `raster` if there is one."
 
     place: Path
     splits: Splits | None
@@ -111,7 +111,7 @@ def look(
     seed: int = 0,  # of the split
     **options,  # as the data set 'folder' takes them: labels, file_bands, sensor, size, offset
 ) -> Found:
-    "What lies in a folder. ValueError for a folder without labels and without `classes`."
+    "What a folder holds, as `Found`. ValueError if it has no labels and no `classes` are given."
     place = Path(place)
     if not place.exists():
         raise FileNotFoundError(f'{place} does not exist')
