@@ -191,8 +191,8 @@ const M = D.modalities, N = D.n, K = D.k, shown = new Set(M.keys());
 const maps = D.maps.map(m => ({...m, frames: m.frames.map(f => M.map(name => u16(f[name]))),
   text: m.text && u16(m.text)}));
 const near = Object.fromEntries(Object.entries(D.near).map(([k, v]) => [k, wide(v)]));
-const cls = D.cls && new Int16Array(bytes(D.cls).buffer), correct = D.correct && M.map(m => D.correct[m] &&
-  bytes(D.correct[m]));
+const cls = D.cls && new Int16Array(bytes(D.cls).buffer),
+  correct = D.correct && M.map(m => D.correct[m] && bytes(D.correct[m]));
 const answer = D.answer && M.map(m => D.answer[m] && u16(D.answer[m]));
 const gap = D.gap && new Float32Array(bytes(D.gap).buffer), spectra = D.spectra && bytes(D.spectra);
 let map = 0, frame = 0, view = [0, 0, 1], point = -1, picked = [], lasso = null, drag = null;
@@ -242,8 +242,8 @@ function draw() {
       g.fillText(name, left, y + 4) }) }
   if (lasso) { g.strokeStyle = '#000'; g.setLineDash([3, 3]); g.beginPath(); lasso.forEach(p => g.lineTo(...p));
     g.closePath(); g.stroke(); g.setLineDash([]) } }
-function inside([x, y], poly) { let c = false; for (let i = 0, j = poly.length - 1; i < poly.length;
-  j = i++) { const [a, b] = poly[i], [d, e] = poly[j];
+function inside([x, y], poly) { let c = false; for (let i = 0, j = poly.length - 1; i < poly.length; j = i++) {
+  const [a, b] = poly[i], [d, e] = poly[j];
   if ((b > y) !== (e > y) && x < (d - a) * (y - b) / (e - b) + a) c = !c } return c }
 function thumb(i, note) { const s = D.side, z = Math.max(1, 48 / (s || 48)),
   b = make('button', {title: note || label(i), onclick: () => choose(i)});
@@ -288,18 +288,18 @@ function tell() { const list = picked.length ? picked : point >= 0 ? [point] : [
   else { const count = {}; if (cls) for (const i of list) { const c = cls[i] < 0 ? 'unknown' : D.classes[cls[i]];
     count[c] = (count[c] || 0) + 1 }
     $('said').textContent = `${list.length} scenes` +
-      (cls ? ': ' + Object.entries(count).sort((a, b) => b[1] - a[1]).slice(0,
-      6).map(([c, k]) => `${c} ${k}`).join(', ') : '') }
+      (cls ? ': ' + Object.entries(count).sort((a, b) => b[1] - a[1]).slice(0, 6)
+      .map(([c, k]) => `${c} ${k}`).join(', ') : '') }
   $('chosen').replaceChildren(...list.slice(0, 60).map(i => thumb(i))); spectrum(list);
     neighbours(picked.length > 1 ? -1 : point) }
 function choose(i) { point = i; picked = []; tell(); draw() }
-function legend() { const by = $('color').value, item = (c, t) => make('span', {}, Object.assign(make('i'),
-  {style: `background:${c}`}), t);
+function legend() { const by = $('color').value,
+  item = (c, t) => make('span', {}, Object.assign(make('i'), {style: `background:${c}`}), t);
   const rows = by === 'class' && cls ? D.classes.map((n, c) => item(D.colors[c], n)) : by === 'correct' && correct ?
     [item('#009E73', 'right answer'), item('#D55E00', 'wrong answer')] :
     by === 'gap' && gap ? [item('rgb(40,120,200)', 'adds nothing'), item('rgb(140,105,110)', 'adds the mean'),
-      item('rgb(240,90,20)', 'adds twice the mean')] : M.map((m, k) => item(D.palette[k % D.palette.length],
-      D.titles[m]));
+      item('rgb(240,90,20)', 'adds twice the mean')] :
+      M.map((m, k) => item(D.palette[k % D.palette.length], D.titles[m]));
   rows.push(make('span', {textContent: `${D.titles[M[0]]}: discs` + (M[1] ? `, ${D.titles[M[1]]}: squares` : '') +
     (maps[map].text ? '; stars: class names' : '')})); $('legend').replaceChildren(...rows) }
 function frames() { const f = maps[map].frames.length; $('framed').style.display = f > 1 ? '' : 'none';
@@ -362,8 +362,8 @@ def explore(
         raise ValueError(f'modality {lost[0]!r} is not one of {", ".join(map(repr, E.features))}')
     if len({E[m].shape[1] for m in names}) > 1:
         raise ValueError(
-            f'one map needs one dimension, got {", ".join(f"{m}: {E[m].shape[1]}" for m in names)}; choose with '
-            f'modalities='
+            f'one map needs one dimension, got {", ".join(f"{m}: {E[m].shape[1]}" for m in names)}; '
+            f'choose with modalities='
         )
     if dataset is not None and len(dataset) != len(E):
         raise ValueError(f'{len(dataset)} scenes for {len(E)} embeddings; give the data set that was embedded')
