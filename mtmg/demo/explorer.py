@@ -312,12 +312,15 @@ canvas.addEventListener('pointermove', e => { if (drag) { const p = at(e), s = s
   else if (lasso) { lasso.push(at(e)); draw() } });
 canvas.addEventListener('pointerup', e => { drag = null; if (!lasso) return; const path = lasso; lasso = null;
   const long = path.length > 5 && Math.max(...path.map(p => Math.hypot(p[0] - path[0][0], p[1] - path[0][1]))) > 12;
-  if (long) { const hit = new Set(); for (const m of shown) for (let i = 0; i < N;
-    i++) if (inside(screen(position(m, i)), path)) hit.add(i); picked = [...hit].sort((a, b) => a - b);
+  if (long) { const hit = new Set();
+    for (const m of shown) for (let i = 0; i < N; i++) if (inside(screen(position(m, i)), path)) hit.add(i);
+    picked = [...hit].sort((a, b) => a - b);
     point = picked.length === 1 ? picked[0] : -1 }
-  else { let best = 24, hit = -1; const p = path[0]; for (const m of shown) for (let i = 0; i < N;
-    i++) { const q = screen(position(m, i)), d = Math.hypot(p[0] - q[0], p[1] - q[1]); if (d < best) { best = d;
-    hit = i } } point = hit; picked = [] }
+  else { let best = 24, hit = -1; const p = path[0];
+    for (const m of shown) for (let i = 0; i < N; i++) {
+      const q = screen(position(m, i)), d = Math.hypot(p[0] - q[0], p[1] - q[1]);
+      if (d < best) { best = d; hit = i } }
+    point = hit; picked = [] }
   tell(); draw() });
 canvas.addEventListener('wheel', e => { e.preventDefault();
   const p = at(e), s = side(), k = Math.exp(-e.deltaY / 400), z = Math.max(1, Math.min(60, view[2] * k)),
@@ -336,8 +339,8 @@ M.forEach((m, k) => { const box = make('input', {type: 'checkbox', checked: true
 for (const o of [...$('color').options]) if ((o.value === 'class' && !cls) || (o.value === 'correct' && !correct) ||
   (o.value === 'gap' && !gap)) o.remove();
 window.addEventListener('resize', draw); frames(); legend(); tell(); draw();
-window.mtmg = {choose, pick: list => { picked = list; point = -1; tell();
-  draw() }, screen: (m, i) => screen(position(m, i)), state: () => ({point, picked})};
+window.mtmg = {choose, pick: list => { picked = list; point = -1; tell(); draw() },
+  screen: (m, i) => screen(position(m, i)), state: () => ({point, picked})};
 </script></body></html>
 '''
 
