@@ -154,8 +154,7 @@ def map_(
     classnames: list[str] | None = None,  # the classes to choose from
     labelset: str | None = None,  # or a label set, by its name or as a text file
     templates: list[str] | None = None,  # prompts with {} for a class name, or the name of a prompt set
-    file_bands: list[str]
-    | None = None,  # names of the channels of a tif that carries none, in order; or a sensor's name
+    file_bands: list[str] | None = None,  # channels of a tif without band names, in order; or a sensor's name
     sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
     offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the file says
     nodata: float | None = None,  # the value without data; by default what the file says

@@ -33,7 +33,10 @@ class Augment:
             raise ValueError('Augment: crop=0 leaves nothing; it is the smallest share of the area kept')
 
     def draw(self, n: int) -> dict:
-        "The geometry of `n` scenes from torch's generator: mirrored, turned, and cut to `side` at `left`, `top` (fractions)."
+        """The geometry of `n` scenes, drawn from torch's generator.
+
+        It says which scenes are mirrored and turned, and where they are cut: `side`, `left`, `top` (fractions).
+        """
         import torch
 
         u = torch.rand(6, n)
@@ -107,7 +110,8 @@ class Augment:
             )
         if self.turns and (odd := [tuple(x.shape[-2:]) for x in images.values() if x.shape[-1] != x.shape[-2]]):
             raise ValueError(
-                f'images of {odd[0][0]} x {odd[0][1]} pixels cannot be turned by 90 degrees; crop them square or give turns=False'
+                f'images of {odd[0][0]} x {odd[0][1]} pixels cannot be turned by 90 degrees; '
+                'crop them square or give turns=False'
             )
         with torch.random.fork_rng(devices=[], enabled=seed is not None):  # what is drawn is drawn on the CPU
             if seed is not None:

@@ -30,7 +30,8 @@ def need_room(folder, size: int):
         ) from error
     if size > free:
         raise OSError(
-            f'{folder} has {free / 1e9:.2f} GB free, and the run needs {size / 1e9:.2f}; make room, or choose another folder with --out'
+            f'{folder} has {free / 1e9:.2f} GB free, and the run needs {size / 1e9:.2f}; '
+            'make room, or choose another folder with --out'
         )
 
 # %% ../../nbs/engine/runs.ipynb #26a3b2ce
@@ -39,7 +40,10 @@ def open_run(
     request: dict,  # everything that decides the result (plain json)
     overwrite: bool = False,  # replace what another request left; files that no run writes stay
 ) -> bool:  # whether a broken-off run of the same request is there to be resumed
-    "Claim `folder` for this request, or say whose it is: ValueError, or BlockingIOError while another command is at work there."
+    """Claim `folder` for this request.
+
+    ValueError where it belongs to another request, and BlockingIOError while another command is at work there.
+    """
 
     def claim():
         if not is_first():
@@ -133,7 +137,10 @@ def _remove(path: Path):
 
 
 def _put_aside(folder: Path, keep: bool):
-    "move what runs write into `.before`, or, of a run that was not finished, remove it; run.json stays until it is replaced, so that a kill in between is seen"
+    """move what runs write into `.before`, or remove it where the run was not finished
+
+    run.json stays until it is replaced, so that a kill in between is seen
+    """
     before, note = folder / _BEFORE, folder / 'run.json'
     if keep:
         before.mkdir(exist_ok=True)

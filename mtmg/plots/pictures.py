@@ -329,8 +329,7 @@ def _answer_bars(ax, answers, truth, top):
 def scene_card(
     image,  # (B, H, W) in the sensor's unit
     bands,  # names of the B bands
-    answers: dict
-    | None = None,  # {model: its answers for this scene}: class names or (class name, probability), best first
+    answers: dict | None = None,  # {model: its answers}: class names or (class name, probability), best first
     truth=None,  # the true class, or a list of them
     title: str | None = None,  # for instance the scene's id
     top: int = 3,
