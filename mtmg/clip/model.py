@@ -40,7 +40,7 @@ def resize(
     mode: str = 'shortest',  # 'shortest' (and cut the middle out), 'longest' (and fill with black), 'squash'
     interpolation: str = 'bicubic',  # or 'bilinear'
 ) -> torch.Tensor:  # (N, 3, size, size)
-    "Antialiased resize, as CLIP's transforms do it."
+    "The images at another size, by an antialiased resize as in CLIP's transforms."
     height, width = x.shape[-2:]
     if (height, width) == (size, size):
         return x
@@ -85,7 +85,7 @@ def warn_if_shrunk(shape, size: int, bands: Sequence = ()):
 # %% ../../nbs/clip/model.ipynb #36124f59
 @contextmanager
 def evaluating(module: nn.Module):
-    "Dropout and the like off inside the block, and back as it was afterwards."
+    "Turn off dropout and the like inside the block, and set them back as they were afterwards."
     was = module.training
     module.eval()
     try:
@@ -95,7 +95,7 @@ def evaluating(module: nn.Module):
 
 
 def content_hash(tensors: dict, *more) -> str:
-    "sha256 over names, shapes and values, whatever the device and the order."
+    "The sha256 of names, shapes and values, whatever the device and the order."
     digest = hashlib.sha256(json.dumps(more, sort_keys=True, default=str).encode())
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -149,7 +149,7 @@ class Clip:
 
     @property
     def logit_bias(self) -> float | None:
-        "What a model trained with the sigmoid loss (SigLIP) adds to scale x cosine; None for a CLIP of the softmax."
+        "What a model of the sigmoid loss (SigLIP) adds to scale x cosine; None for a CLIP of the softmax."
         bias = getattr(self.model, 'logit_bias', None)
         return None if bias is None else bias.item()
 
@@ -204,7 +204,7 @@ class Clip:
         images,  # (N, C, H, W) in the sensor's unit, array or tensor
         bands=None,  # the names of its C bands; None for RGB
     ) -> torch.Tensor:  # (N, 3, S, S)
-        "What the image tower takes: composed, resized, normalised, on the device of `images`."
+        "The input of the image tower: images composed, resized and normalised, on the device of `images`."
         x, cfg = self._square(images, bands), self.preprocess_cfg
         mean, std = (torch.tensor(cfg[k], dtype=x.dtype, device=x.device).view(-1, 1, 1) for k in ('mean', 'std'))
         return (x - mean) / std
@@ -519,7 +519,7 @@ def load_clip(
     image_size: int | None = None,  # side in pixels; None for the architecture's. Positions are resized to it
     preprocess=None,  # of a file: the tag whose input it has, or mean, std, … by name; None: what the tags share
 ) -> Clip:
-    "A CLIP from any form of checkpoint; refuses to go on without weights unless `random=True`."
+    "The CLIP in any form of checkpoint. Raise an error without weights, unless `random=True`."
     name, pretrained, device = str(name), None if pretrained is None else str(pretrained), pick_device(device)
     source = find_source(name, pretrained, random, preprocess)
     state = None if random else source.weights()  # before the model is built: what cannot be read fails at once

@@ -38,7 +38,7 @@ def _networks(model) -> list:  # the modules inside a model, which need not be o
 
 @contextmanager
 def evaluating(*models, device=None):
-    "`models` in evaluation mode and on `device` inside the block; as they were after it."
+    "Inside the block, `models` are in evaluation mode and on `device`; afterwards they are as they were."
     training = [m for model in models for net in _networks(model) for m in net.modules() if m.training]
     homes = []
     for model in models:
@@ -79,7 +79,7 @@ def _digest(*parts) -> str:
 
 
 def model_hash(model) -> str:
-    "Names a model by what decides its embeddings: weights and input transform."
+    "The hash of what decides a model's embeddings: its weights and its input transform."
     setting = {
         k: str(getattr(model, k))
         for k in ('image_size', 'composite', 'normalization', 'preprocess_cfg', 'bands', 'name')
@@ -93,7 +93,7 @@ def model_hash(model) -> str:
 
 # %% ../../nbs/embed/passes.ipynb #749f663d
 def dataset_hash(dataset, probes: int = 32) -> str:
-    "Names a data set by its description and content."
+    "The hash of a data set's description and content."
     if callable(getattr(dataset, 'fingerprint', None)):
         return str(dataset.fingerprint())
     described = {k: str(getattr(dataset, k, None)) for k in ('name', 'source', 'split', 'bands')}
@@ -245,7 +245,7 @@ def encode_captions(
     captions: Sequence[str],  # one a scene
     batch_size: int = 1024,
 ) -> torch.Tensor:  # (N, D)
-    "Embedded captions; each distinct one is embedded once."
+    "The embeddings of captions. Each distinct caption is embedded once."
     distinct = {c: i for i, c in enumerate(dict.fromkeys(captions))}
     texts = list(distinct)
     rows = torch.cat(
@@ -260,7 +260,7 @@ def encode_prompts(
     labelset: LabelSet,  # C classes, T templates
     batch_size: int = 1024,
 ) -> torch.Tensor:  # (C, T, D), unit vectors
-    "Every prompt by itself. Their mean over T, made a unit vector, is the zero-shot head."
+    "The embedding of every prompt. Their mean over T, made a unit vector, is the zero-shot head."
     prompts = labelset.prompts()
     flat = [p for row in prompts for p in row]
     return unit(encode_captions(clip, flat, batch_size), 'prompts').view(len(prompts), len(prompts[0]), -1)
@@ -316,7 +316,7 @@ def _text_side(encoders, text, dataset, captions, prompts) -> dict:
 
 # %% ../../nbs/embed/passes.ipynb #8962ab78
 def versions() -> dict:
-    "Versions of what numbers depend on."
+    "The versions of the libraries that numbers depend on."
     import mtmg, platform
 
     return {
@@ -355,7 +355,7 @@ def embed(
     captions: bool = True,  # embed the captions, where there are some
     prompts: bool = False,  # keep every prompt's embedding as well, for `prompt_table`
 ) -> Embeddings:
-    "One pass of `dataset` through all `encoders`."
+    "The `Embeddings` of `dataset` by all `encoders`, from one pass over its scenes."
     encoders = dict(encoders) if isinstance(encoders, dict) else {'image': encoders}
     for name, model in encoders.items():
         if not callable(getattr(model, 'encode_image', None)):
@@ -427,7 +427,7 @@ class Predictions:
         ]
 
     def to_csv(self, path, k: int = 5) -> Path:
-        "One line an image: id, then class and probability of each of the top answers."
+        "Write one line for each image: its id, then class and probability of each of the top answers."
         import csv, io
 
         out = io.StringIO()
@@ -581,7 +581,7 @@ def predict(
     progress: bool = False,
     precision: str = 'fp32',  # as `embed` takes it
 ) -> Predictions:
-    "How likely each class is for each image, zero-shot."
+    "The zero-shot probability of each class for each image."
     if isinstance(images, (str, Path)):
         images = folder_scenes(images, size=getattr(model, 'image_size', None))
     known = getattr(model, 'bands', None) if bands is None else bands

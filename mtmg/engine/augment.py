@@ -13,7 +13,7 @@ from ..bands.sensors import RGB
 # %% ../../nbs/engine/augment.ipynb #2c11a64f
 @dataclass(frozen=True)
 class Augment:
-    "Random views of batches of scenes: geometry the same for all images of a scene, colour for RGB pictures alone."
+    "Random views of batches of scenes. All images of a scene get the same geometry; only RGB pictures get colour."
 
     hflip: float = 0.5  # probability to mirror left and right
     vflip: float = 0.5  # probability to mirror top and bottom
@@ -51,7 +51,7 @@ class Augment:
         }
 
     def geometry(self, images, drawn: dict):
-        "A view of each image (N, C, H, W), in the same dtype, as `draw` drew it."
+        "The view of each image (N, C, H, W) that `draw` has drawn, in the same dtype."
         import torch
         import torch.nn.functional as F
 
@@ -78,7 +78,7 @@ class Augment:
         return x.to(images.dtype)
 
     def colour(self, pictures):
-        "Jitter, gray and blur of RGB pictures (N, 3, H, W) uint8, with parameters of its own for each."
+        "RGB pictures (N, 3, H, W) uint8 with jitter, gray and blur; each picture has its own parameters."
         if not (self.jitter or self.grayscale or self.blur):
             return pictures
         import kornia.augmentation as K

@@ -17,7 +17,7 @@ from ..data.writing import AT_WORK, atomic_write_json, hold_folder, release_fold
 
 # %% ../../nbs/engine/runs.ipynb #9a3a61ed
 def need_room(folder, size: int):
-    "OSError where `folder` cannot be written to, or where less than `size` bytes are free."
+    "Raise OSError where `folder` cannot be written to, or where less than `size` bytes are free."
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def withdrawing(
     folder,  # of a run that is open; None for a run without one
     new=(),  # folders that were made for it
 ):
-    "A block that fails before it has made anything leaves no trace of the run: what the run was to replace comes back."
+    "If the block fails before it has made anything, remove the run and bring back the files that it was to replace."
     try:
         yield
     except BaseException:
@@ -200,7 +200,7 @@ def _withdraw(folder: Path):
 
 @contextmanager
 def claimed(folder, request: dict, overwrite: bool = False):
-    "`open_run` before the block and `close_run` behind it, `withdrawing` where it fails."
+    "Call `open_run` before the block and `close_run` after it; bring the old files back where the block fails."
     folder = Path(folder)
     new = [p for p in (folder, *folder.parents) if not p.exists()]
     resumed = open_run(folder, request, overwrite)

@@ -80,7 +80,7 @@ class Stage(L.LightningModule):
         return drawn.to(self.device)
 
     def together(self, batch: dict, *tensors) -> tuple:
-        "Features and labels of the whole batch, from all processes: a loss of them is the loss of one process."
+        "Features and labels of the whole batch, gathered from all processes, so that the loss is that of one process."
         return tuple(gathered(x, batch.get('whole', len(x))) for x in tensors)
 
     def watch(self, step: int, loss: torch.Tensor, terms: dict):
@@ -95,7 +95,7 @@ class Stage(L.LightningModule):
             self.check({'step': step} | terms)
 
     def check(self, now: dict | None = None):
-        "FloatingPointError with the scenes of the first batch whose loss was not finite."
+        "Raise FloatingPointError with the scenes of the first batch whose loss was not finite."
         now = now or {}
         step = -1 if self._lost is None else int(self._lost)
         if step < 0:
@@ -299,7 +299,7 @@ class _Scenes(L.LightningDataModule):
 # %% ../../nbs/engine/stage.ipynb #8da98038
 @contextmanager
 def quiet():
-    "Lightning's notes on devices and its tips are kept back for the time of a run; warnings of our own are not."
+    "Hide Lightning's tips and notes on devices inside the block; mtmg's own warnings are shown."
     loggers = [
         logging.getLogger(n) for n in ('lightning.pytorch', 'lightning.fabric', 'lightning.pytorch.utilities.rank_zero')
     ]
@@ -499,7 +499,7 @@ def _explained(error, runner, stage, checkpoint) -> BaseException | None:
 # %% ../../nbs/engine/stage.ipynb #510cf577
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    "How a stage is run. Of these only the seed has a say in the result."
+    "How a stage is run. Of these fields, only the seed changes the result."
 
     seed: int = 0
     out: str | Path | None = None  # folder for checkpoints, to be resumed by the same call; None keeps nothing

@@ -18,7 +18,7 @@ from .recipes import Recipe, pick
 
 # %% ../../nbs/engine/steps.ipynb #8d5151ee
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
-    "Factor of the learning rate at `step`: linear to 1 over `warmup` steps, then half a cosine to 0 at `steps`."
+    "The factor of the learning rate at `step`: linear to 1 over `warmup` steps, then half a cosine to 0 at `steps`."
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(1, steps - warmup))))
@@ -72,7 +72,7 @@ def derived_seed(*numbers: int) -> int:
 
 @contextmanager
 def step_seed(seed: int, step: int, device='cpu'):
-    "Randomness inside the block is a function of (seed, step); outside it nothing changes."
+    "Make all randomness inside the block a function of (seed, step); leave the global generator as it was."
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(derived_seed(seed, step))
@@ -83,7 +83,7 @@ def dihedral(
     images: torch.Tensor,  # (N, C, H, W)
     variant: torch.Tensor,  # (N,) 0 to 7: bit 0 mirrors left-right, bit 1 up-down, bit 2 transposes (square images)
 ) -> torch.Tensor:  # (N, C, H, W)
-    "Each image in its variant."
+    "Each image in its variant: one of eight mirror images and quarter turns."
     at = lambda bit: (variant >> bit & 1).bool().view(-1, 1, 1, 1)
     images = torch.where(at(0), images.flip(-1), images)
     images = torch.where(at(1), images.flip(-2), images)
@@ -128,14 +128,14 @@ def fsdp2(processes: int):
 
 
 def is_sharding(strategy) -> bool:
-    "Does this strategy of a Trainer leave each process with a part of the weights?"
+    "Whether this strategy of a Trainer leaves each process with a part of the weights."
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
     return isinstance(strategy, (FSDPStrategy, ModelParallelStrategy))
 
 
 def cut_up(net: nn.Module, mesh):
-    "FSDP2 over the data-parallel axis of `mesh`: the blocks of a tower one by one, then what is left."
+    "Cut up a tower with FSDP2 over the data-parallel axis of `mesh`: block by block, then what is left."
     from torch.distributed.fsdp import fully_shard
 
     if mesh['tensor_parallel'].size() > 1:
@@ -154,7 +154,7 @@ def cut_up(net: nn.Module, mesh):
 
 
 def clip_whole_norm(stage, optimizer, limit, algorithm):
-    "Clip by the norm over all processes: `FSDPStrategy` knows it, and Lightning does not ask for it."
+    "Clip gradients by their norm over all processes, which `FSDPStrategy` knows but Lightning does not ask for."
     from lightning.pytorch.strategies import FSDPStrategy
 
     if isinstance(stage.trainer.strategy, FSDPStrategy) and limit and algorithm in (None, 'norm'):
@@ -164,7 +164,7 @@ def clip_whole_norm(stage, optimizer, limit, algorithm):
 
 
 def whole_weights(model: nn.Module, prefix: str = 'net.') -> dict:
-    "The whole weights below `prefix` of what a strategy has cut up, in every process."
+    "The whole weights below `prefix`, in every process, of a network that a strategy has cut up."
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))

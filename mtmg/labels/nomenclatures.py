@@ -138,7 +138,7 @@ NOMENCLATURES |= {
 
 # %% ../../nbs/labels/nomenclatures.ipynb #4a073650
 class ClassMap(dict):
-    "From the class numbers of one nomenclature to those of another; called with multi-hot labels it translates them."
+    "A map from the class numbers of one nomenclature to those of another. Call it to translate multi-hot labels."
 
     def __init__(self, numbers: dict, before: int, after: int):
         super().__init__(numbers)

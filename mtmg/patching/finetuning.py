@@ -60,7 +60,7 @@ def far_images(
 
 # %% ../../nbs/patching/finetuning.ipynb #5521ece9
 class PatchStage(Stage):
-    "Cross entropy of the image tower through a frozen text head."
+    "The stage that trains the image tower by cross entropy through a frozen text head."
 
     def __init__(self, clip: Clip, head: torch.Tensor, bands, recipe: PatchRecipe, steps: int, seed: int = 0):
         super().__init__(
@@ -133,7 +133,7 @@ def composites(
     num_workers: int = 0,
     progress: str | None = None,
 ):
-    "The data set as RGB composites (uint8) at the CLIP's image size, in memory; itself where it is too large."
+    "The data set as RGB composites (uint8) of the CLIP's image size, in memory; unchanged where it is too large."
     size = clip.image_size
     if len(dataset) * 3 * size * size > limit:
         return dataset

@@ -48,7 +48,7 @@ class Alpha(float):
 
 
 def line_ends(clip: Clip, tuned: Clip, alpha: float = 0) -> tuple:  # of two state dicts
-    "The image towers of two CLIPs; ValueError where there is no line between them, or where `alpha` is not on it."
+    "The image towers of two CLIPs. Raise ValueError where no line joins them, or where `alpha` is not on it."
     if not 0 <= alpha <= 1:
         raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
     start, end = clip.visual.state_dict(), tuned.visual.state_dict()
@@ -71,7 +71,7 @@ def line_ends(clip: Clip, tuned: Clip, alpha: float = 0) -> tuple:  # of two sta
 
 
 def named_after(patched: Clip, tuned: Clip, alpha: float) -> Clip:
-    "`patched`, which now says that it stands at `alpha` on the line to `tuned`, and what it has seen on the way."
+    "`patched`, with a record of its place `alpha` on the line to `tuned` and of what it has seen on the way."
     patched.exposure = tuned.exposure.merge(getattr(alpha, 'exposure', Exposure()))
     patched.recipe = tuned.recipe | {'alpha': float(alpha)}
     patched.pretrained = f'{tuned.pretrained or tuned.name} at alpha {alpha:g}'
@@ -164,7 +164,7 @@ def _named(alpha) -> str:
 # %% ../../nbs/patching/line.ipynb #04cd2861
 @dataclass
 class Curve:
-    "What a sweep saw: one row a point, task and split, and the alpha that was chosen on validation data."
+    "The result of a sweep: a row for each point, task and split, and the alpha chosen on validation data."
 
     alpha: float  # an `Alpha`, or a tuple of coefficients (`mtmg.patching.merging`)
     reason: str
@@ -203,7 +203,7 @@ class Curve:
         return out
 
     def regret(self) -> float:
-        "What an oracle would add that takes the best objective of the test split; nan without a whole test curve."
+        "How much an oracle that knows the test split would add to the objective; nan without a whole test curve."
         test = [r for r in self.rows if r['split'] == 'test']
         if {r['alpha'] for r in test} != {r['alpha'] for r in self.rows if r['split'] == 'val'}:
             return float('nan')
@@ -256,7 +256,7 @@ def features_at(
     progress=None,
     precision='fp32',
 ) -> torch.Tensor:
-    "(points, N, D) embeddings of every scene by the tower at every point; each batch is decoded and prepared once."
+    "Embeddings (points, N, D) of every scene at every point. Each batch is decoded and prepared once."
     moving = clip.clone().to(pick_device(device))
     tower = moving.visual.state_dict()
     mode = forward_precision(precision, moving.device)
@@ -292,7 +292,7 @@ def line_features(
     progress=None,
     precision='fp32',
 ) -> torch.Tensor:
-    "(alphas, N, D) embeddings of every scene at every point of the line from `clip` to `tuned`."
+    "Embeddings (alphas, N, D) of every scene at every point of the line from `clip` to `tuned`."
     start, end = ({k: w.to(pick_device(device)) for k, w in tower.items()} for tower in line_ends(clip, tuned))
 
     def set_alpha(tower, alpha):
