@@ -175,7 +175,9 @@ def gathered(
 # %% ../nbs/compute.ipynb #ee15da90
 def as_ranks(world: int, function, *args, timeout: float = 120, srun: bool = False) -> list:
     "The exit codes of `world` forked processes that call `function(*args)` as under `torchrun` or `srun`. For tests."
-    import multiprocessing, socket, sys
+    import multiprocessing
+    import socket
+    import sys
 
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
@@ -381,11 +383,11 @@ class PatchConv(nn.Conv2d):
 
     def forward(self, x):
         n, c, height, width = x.shape
-        k, l = self.kernel_size
-        rows, columns = height // k, width // l
-        x = x[..., : rows * k, : columns * l].reshape(n, c, rows, k, columns, l)
-        patches = x.permute(0, 2, 4, 1, 3, 5).reshape(n, rows * columns, c * k * l)
-        tokens = F.linear(patches, self.weight.flatten(1), self.bias)  # (N, P, C k l) -> (N, P, D)
+        k, w = self.kernel_size
+        rows, columns = height // k, width // w
+        x = x[..., : rows * k, : columns * w].reshape(n, c, rows, k, columns, w)
+        patches = x.permute(0, 2, 4, 1, 3, 5).reshape(n, rows * columns, c * k * w)
+        tokens = F.linear(patches, self.weight.flatten(1), self.bias)  # (N, P, C k w) -> (N, P, D)
         return tokens.transpose(1, 2).unflatten(2, (rows, columns))  # (N, D, rows, columns)
 
 

@@ -1,9 +1,9 @@
-"""The demos in a real browser: starts `mtmg demo`, plays with all four, compares what they show with what the models say.
+"""The demos in a real browser: starts `mtmg demo`, plays with all four, and compares them with the models.
 
     python tools/browser.py [--run runs/quickstart] [--shots FOLDER]   # a folder for screenshots; none are kept without
 
-Without --run it does what a newcomer does: `mtmg demo` in an empty folder, which makes a small run first. Needs a Chromium or
-Chrome of the system; not to find one is a failure. Ends with a line 'N passed, N failed'."""
+Without --run it does what a newcomer does: it calls `mtmg demo` in an empty folder, which makes a small run first. It
+needs a Chromium or Chrome of the system, and fails if there is none. It ends with a line 'N passed, N failed'."""
 
 import argparse
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +97,7 @@ def told(run: str | None, folder: str):
     return load_run(run or next(Path(folder).glob('demo/run-*')), cache=Path(folder) / 'demo')
 
 
-# ---- what is uploaded -------------------------------------------------------------------------------------------------
+# ---- what is uploaded ----
 
 S2 = 'B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12'.split()
 
@@ -143,7 +143,7 @@ def photo(kind: str) -> bytes:
     return out.getvalue()
 
 
-# ---- the visitor ------------------------------------------------------------------------------------------------------
+# ---- the visitor ----
 
 
 class Player:
@@ -235,7 +235,8 @@ class Player:
         box = self.field(label).locator('textarea, input').first
         # at once, as a paste of 10,000 lines through the browser's editing would take it a minute
         box.evaluate(
-            "(e, text) => { e.value = text; for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true})); }",
+            "(e, text) => { e.value = text; for (const kind of ['input', 'change']) "
+            "e.dispatchEvent(new Event(kind, {bubbles: true})); }",
             text,
         )
 
@@ -276,10 +277,10 @@ class Player:
 
     def answers(self) -> dict:
         "{model: {class: percent}} as the page shows it."
-        return self.tab.locator(
-            '.mtmg-answers'
-        ).first.evaluate("""e => Object.fromEntries([...e.children].map(m => [m.querySelector('b').innerText,
-            Object.fromEntries([...m.querySelectorAll('.mtmg-bar')].map(r => [r.title, parseInt(r.querySelector('em').innerText)]))]))""")
+        script = """e => Object.fromEntries([...e.children].map(m => [m.querySelector('b').innerText,
+            Object.fromEntries([...m.querySelectorAll('.mtmg-bar')].map(r =>
+              [r.title, parseInt(r.querySelector('em').innerText)]))]))"""
+        return self.tab.locator('.mtmg-answers').first.evaluate(script)
 
     def agrees(self, state):
         "Wait until the page shows what a state answers, on the percent."
@@ -656,7 +657,8 @@ def main() -> int:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         print(
-            f'no browser: none of {", ".join(BROWSERS)} is installed (on Debian: apt-get install chromium)\n\n0 passed, 1 failed'
+            f'no browser: none of {", ".join(BROWSERS)} is installed (on Debian: apt-get install chromium)'
+            '\n\n0 passed, 1 failed'
         )
         return 1
     if args.shots:

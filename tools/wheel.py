@@ -4,7 +4,8 @@
 
 A second installation of torch and all would cost 6.5 GB and 5 minutes. The clean environment instead links the
 distributions that the wheel's own requirements name, directly or through each other, from the environment that runs
-this script, and nothing else of it: a requirement that settings.ini forgot is missing here as it would be at a user's."""
+this script. It links nothing else, so a requirement that settings.ini forgot is missing here as it would be for a
+user."""
 
 from importlib.metadata import distribution, distributions
 import json

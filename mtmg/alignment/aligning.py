@@ -117,7 +117,7 @@ class Pairs(SceneDataset):
 
 
 class Joined(SceneDataset):
-    "Several `Pairs` behind one another."
+    "Several `Pairs`, one after another."
 
     def __init__(self, parts):
         self.parts, self.starts = parts, np.cumsum([0] + [len(p) for p in parts])
@@ -173,7 +173,7 @@ def teacher_embeddings(
 
 # %% ../../nbs/alignment/aligning.ipynb #4803b906
 class AlignStage(Stage):
-    "Pull the student's embedding of a scene to the teacher's."
+    "The stage that pulls the student's embedding of a scene to the teacher's."
 
     def __init__(self, student, targets, head, logit_scale, recipe: AlignRecipe, steps: int, seed: int = 0):
         super().__init__(student, recipe, steps, seed)
@@ -257,7 +257,7 @@ def _checked(dataset, views, unlabelled, labelset, recipe: AlignRecipe):
 # %% ../../nbs/alignment/aligning.ipynb #8095ed5f
 @dataclass
 class Task:
-    "What an alignment learns from: checked, and the same for every step."
+    "What an alignment learns from. It is checked once and stays the same for every step."
 
     dataset: SceneDataset
     views: SceneDataset | None  # what the teacher sees of the same scenes, where that is another data set
@@ -283,7 +283,7 @@ class Task:
 
 
 def prepare(dataset, recipe: AlignRecipe, views=None, unlabelled=None, labelset=None) -> Task:
-    "The task of an alignment. ValueError for what cannot be aligned."
+    "The task of an alignment. Raise ValueError where the data cannot be aligned."
     train = lambda d: d.train if isinstance(d, Splits) else d  # noqa: E731
     dataset, views = train(dataset), train(views)
     several = isinstance(unlabelled, (list, tuple)) and not isinstance(unlabelled, Splits)
@@ -293,7 +293,7 @@ def prepare(dataset, recipe: AlignRecipe, views=None, unlabelled=None, labelset=
 
 
 def say_what_is_filled(dataset, bands):
-    "Warn of the bands that further scenes lack, which are 0 there; ValueError where they have none of them."
+    "Warn of bands that further scenes lack, which become 0. Raise ValueError where they have none of the bands."
     filled = [b for b in bands if not any(h.answers_to(b) for h in as_bands(dataset.bands))]
     if len(filled) == len(bands):
         raise ValueError(

@@ -289,7 +289,9 @@ def check_pixels(
                     f'{low.min():g}: no data? Fill them in or leave it out'
                 )
             if low.size and low.min() >= 0 and low.any():
-                warnings.warn('no number is below 0 decibels: linear power? Then say sensor="sentinel1-grd-linear"')
+                warnings.warn(
+                    'no number is below 0 decibels: linear power? Then say sensor="sentinel1-grd-linear"', stacklevel=2
+                )
             if not any(radar):
                 image = check_image(image, bands)
             elif not all(radar):

@@ -65,14 +65,14 @@ class DemoModels:
             raise ValueError(f'{self.scenes.name} has no class names; the demos need some to ask for')
 
     def classname(self, scene: int) -> str:
-        "The true class of a scene, or several, or nothing where it is not known."
+        "The true class of a scene, all of them if there are several, or nothing if it is not known."
         if self.scenes.targets is None:
             return ''
         label, names = np.asarray(self.scenes.targets)[scene], self.scenes.labelset.classnames
         return names[int(label)] if label.ndim == 0 else ', '.join(names[c] for c in np.flatnonzero(label))
 
     def alike(self, scene: int, other: int) -> bool | None:
-        "Whether two scenes have a class in common; None where that is not known."
+        "Whether two scenes have a class in common; None if that is not known."
         if self.scenes.targets is None:
             return None
         a, b = (np.asarray(self.scenes.targets)[i] for i in (scene, other))
@@ -80,7 +80,7 @@ class DemoModels:
 
     @property
     def groups(self) -> np.ndarray:  # (N,)
-        "A class number for each scene, to deal and to colour by: the first of several, 0 where none is known."
+        "A class number for each scene, for its colour: the first of several, or 0 if none is known."
         if self.scenes.targets is None:
             return np.zeros(len(self.scenes), int)
         targets = np.asarray(self.scenes.targets)
@@ -113,10 +113,9 @@ class DemoModels:
             [m.hash() for m in (self.clip, self.tuned, self.student) if m is not None],
             [(t.name, t.split, len(t)) for t in self.tasks],
         )
-        return (
-            Path(self.cache)
-            / f'{what}-{content_hash({"image": torch.as_tensor(self.scenes.image)}, models, self.alpha, tasks, ALPHAS)[:16]}.safetensors'
-        )
+        scenes = {'image': torch.as_tensor(self.scenes.image)}
+        key = content_hash(scenes, models, self.alpha, tasks, ALPHAS)[:16]
+        return Path(self.cache) / f'{what}-{key}.safetensors'
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -240,7 +239,7 @@ def load_run(
     cache=None,  # folder for what takes seconds to compute
     progress: bool = False,
 ) -> DemoModels:
-    "The models of a run, on its own scenes where it kept some. FileNotFoundError where there is no run."
+    "The models of a run, with its own scenes if it kept some. FileNotFoundError if there is no run."
     folder = Path(folder)
     if not (folder / 'results.json').is_file():
         raise FileNotFoundError(f"no run in '{folder}': results.json is not there")
@@ -282,7 +281,7 @@ def demo_folder() -> Path:
 
 
 def find_run(run=None, progress: bool = True) -> Path:
-    "The folder of `run`, of `runs/quickstart`, or of a small run, which is made where it is missing."
+    "The folder of `run`, of `runs/quickstart`, or of a small run, which is made if it is missing."
     if run is not None:
         return Path(run)
     if all(

@@ -49,29 +49,39 @@ STYLE_SHEET = f'''<style>
 .mtmg-line {{min-height:20px; font-size:13px; line-height:20px; overflow-wrap:anywhere}}
 .mtmg-error {{color:#B3261E; font-weight:600}} .mtmg-notice {{color:#8A6500}}
 .mtmg-stale {{opacity:.35}}
-.mtmg-side {{display:flex; gap:14px; font-size:13px; line-height:1.45; overflow-wrap:anywhere}} .mtmg-side img {{image-rendering:pixelated; flex:none; align-self:flex-start}}
+.mtmg-side {{display:flex; gap:14px; font-size:13px; line-height:1.45; overflow-wrap:anywhere}}
+.mtmg-side img {{image-rendering:pixelated; flex:none; align-self:flex-start}}
 .mtmg-answers {{display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:10px 20px; font-size:13px}}
 .mtmg-none {{color:var(--jp-ui-font-color2,#666); line-height:1.35; overflow-wrap:anywhere}}
-.mtmg-bar {{position:relative; height:22px; margin:3px 0; background:rgba(128,128,128,.12); border-radius:3px; line-height:22px}}
+.mtmg-bar {{position:relative; height:22px; margin:3px 0; background:rgba(128,128,128,.12); border-radius:3px;
+  line-height:22px}}
 .mtmg-bar i {{position:absolute; left:0; top:0; bottom:0; border-radius:3px; opacity:.38}}
 .mtmg-bar span {{position:absolute; left:7px; right:44px; overflow:hidden; text-overflow:ellipsis; white-space:nowrap}}
 .mtmg-bar em {{position:absolute; right:6px; font-style:normal}}
 .mtmg table.mtmg-numbers {{border-collapse:collapse; font-size:13px; margin:2px 0}}
-.mtmg table.mtmg-numbers td {{padding:2px 18px 2px 0; text-align:left; line-height:18px}} .mtmg table.mtmg-numbers td:last-child {{font-weight:600; text-align:right; padding-right:0; white-space:nowrap}}
-button.mtmg-thumb {{width:82px; height:108px; padding:77px 1px 0; margin:1px; display:flex; align-items:flex-start; justify-content:center; font-size:11px; line-height:13px;
-  text-align:center; white-space:pre-line; overflow:hidden; color:inherit; background-color:transparent!important; background-repeat:no-repeat; background-position:center 1px; background-size:74px 74px; border:2px solid transparent; cursor:pointer}}
+.mtmg table.mtmg-numbers td {{padding:2px 18px 2px 0; text-align:left; line-height:18px}}
+.mtmg table.mtmg-numbers td:last-child {{font-weight:600; text-align:right; padding-right:0; white-space:nowrap}}
+button.mtmg-thumb {{width:82px; height:108px; padding:77px 1px 0; margin:1px; display:flex; align-items:flex-start;
+  justify-content:center; font-size:11px; line-height:13px;
+  text-align:center; white-space:pre-line; overflow:hidden; color:inherit; background-color:transparent!important;
+  background-repeat:no-repeat; background-position:center 1px; background-size:74px 74px;
+  border:2px solid transparent; cursor:pointer}}
 button.mtmg-thumb:hover {{border-color:#AAA}} button.mtmg-thumb.mtmg-on {{border-color:{PALETTE[0]}}}
 button.mtmg-thumb.mtmg-right {{border-color:#1B7F3B}} button.mtmg-thumb.mtmg-wrong {{border:2px dashed #C2410C}}
-.mtmg-legend {{display:flex; flex-wrap:wrap; gap:2px 14px; font-size:12px; line-height:18px}} .mtmg-legend svg {{vertical-align:-1px; margin-right:4px}}
-.mtmg-over {{position:relative; padding:0}} .mtmg-over .widget-html, .mtmg-over .widget-html-content {{margin:0; padding:0; height:100%; line-height:0}}
+.mtmg-legend {{display:flex; flex-wrap:wrap; gap:2px 14px; font-size:12px; line-height:18px}}
+.mtmg-legend svg {{vertical-align:-1px; margin-right:4px}}
+.mtmg-over {{position:relative; padding:0}}
+.mtmg-over .widget-html, .mtmg-over .widget-html-content {{margin:0; padding:0; height:100%; line-height:0}}
 .mtmg-over .mtmg-top {{position:absolute; left:0; top:0; right:0; bottom:0; pointer-events:none}}
 .mtmg-over svg {{background:#FFF; border:1px solid #CCC; box-sizing:border-box}}
-.mtmg-over button {{position:absolute; width:13px; height:13px; min-width:0; margin:-6px 0 0 -6px; padding:0; border-radius:50%; background:transparent!important; cursor:pointer}}
+.mtmg-over button {{position:absolute; width:13px; height:13px; min-width:0; margin:-6px 0 0 -6px; padding:0;
+  border-radius:50%; background:transparent!important; cursor:pointer}}
 .mtmg-over button:hover {{box-shadow:0 0 0 2px #333}}
 .mtmg .widget-box, .mtmg .jupyter-widgets {{max-width:100%; min-width:0}} .mtmg .mtmg-over {{max-width:none}}
 .mtmg .mtmg-side {{flex-wrap:wrap}} .mtmg-side > div {{flex:1 1 140px; min-width:0}}
 @media (max-width:640px) {{.mtmg .mtmg-over {{zoom:.64}} .mtmg .mtmg-chart {{zoom:.46}} .mtmg h2 {{font-size:18px}}}}
-@media (max-width:640px) {{.jp-Notebook-cell, .jp-Cell, .jp-OutputArea-output {{padding-left:4px!important; padding-right:4px!important}}}}
+@media (max-width:640px) {{.jp-Notebook-cell, .jp-Cell, .jp-OutputArea-output {{padding-left:4px!important;
+  padding-right:4px!important}}}}
 </style>'''
 
 
@@ -79,15 +89,17 @@ def answers_html(
     answers: dict,  # {model: [(class name, probability), …], or why there are none}
     truth: str = '',  # the right class name, where it is known
 ) -> str:
-    "Bars of each model's answers; a tick at the right one, a cross where another one comes first."
+    "Bars of each model's answers, with a tick at the right answer and a cross at a wrong first answer."
     parts = []
     for k, (model, own) in enumerate(answers.items()):
         rows = (
             f'<div class="mtmg-none">no answer: {escape(own)}</div>'
             if isinstance(own, str)
             else ''.join(
-                f'<div class="mtmg-bar" title="{escape(name, quote=True)}"><i style="width:{100 * p:.1f}%;background:{PALETTE[k % 8]}"></i>'
-                f'<span>{"✓ " if truth and name == truth else "✗ " if truth and not place else ""}{escape(name)}</span><em>{100 * p:.0f} %</em></div>'
+                f'<div class="mtmg-bar" title="{escape(name, quote=True)}"><i style="width:{100 * p:.1f}%;'
+                f'background:{PALETTE[k % 8]}"></i>'
+                f'<span>{"✓ " if truth and name == truth else "✗ " if truth and not place else ""}{escape(name)}'
+                f'</span><em>{100 * p:.0f} %</em></div>'
                 for place, (name, p) in enumerate(own)
             )
         )
@@ -96,7 +108,7 @@ def answers_html(
 
 
 def line_html(error: str, notice: str = '') -> str:
-    "The line that says what is wrong, or else what is odd."
+    "The line that shows the error, or else the warning."
     if error:
         return f'<div class="mtmg-line mtmg-error" role="alert">{escape(error)}</div>'
     return f'<div class="mtmg-line mtmg-notice">{escape(notice)}</div>'
@@ -113,7 +125,7 @@ def spectrum_svg(
     width: int = 330,
     height: int = 158,
 ) -> str:
-    "Reflectance against wavelength; nothing where there is no spectrum."
+    "A drawing of reflectance against wavelength; empty if there is no spectrum."
     if not spectrum:
         return ''
     names, nm, *rows = zip(*spectrum)
@@ -136,10 +148,14 @@ def spectrum_svg(
         for p, name, value in zip(mean, names, rows[1])
     )
     return (
-        f'<svg class="mtmg-spectrum" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" aria-label="spectrum of the scene">'
-        f'<g stroke="currentColor" stroke-opacity=".18">{grid}</g><polygon points="{" ".join(high + low[::-1])}" fill="{PALETTE[0]}" fill-opacity=".18"/>'
-        f'<polyline points="{" ".join(mean)}" fill="none" stroke="{PALETTE[0]}" stroke-width="1.6"/><g fill="{PALETTE[0]}">{dots}</g>'
-        f'<g font-size="10" fill="currentColor">{ticks}{text(f"{width - 10},{height - 4}", "reflectance (%) against wavelength (nm)", "end", 0)}</g></svg>'
+        f'<svg class="mtmg-spectrum" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" '
+        f'aria-label="spectrum of the scene">'
+        f'<g stroke="currentColor" stroke-opacity=".18">{grid}</g><polygon points="{" ".join(high + low[::-1])}" '
+        f'fill="{PALETTE[0]}" fill-opacity=".18"/>'
+        f'<polyline points="{" ".join(mean)}" fill="none" stroke="{PALETTE[0]}" stroke-width="1.6"/><g '
+        f'fill="{PALETTE[0]}">{dots}</g>'
+        f'<g font-size="10" fill="currentColor">{ticks}'
+        f'{text(f"{width - 10},{height - 4}", "reflectance (%) against wavelength (nm)", "end", 0)}</g></svg>'
     )
 
 # %% ../../nbs/demo/views.ipynb #715d4392
@@ -250,12 +266,17 @@ class Map(W.Box):
         draw.append(line(a.mean(0), b.mean(0), f'stroke="#000" stroke-width="2.2" marker-end="url(#{self._id}-head)"'))
         ring = 'fill="none" stroke="#000" stroke-width="2"'
         draw.append(
-            f'<circle cx="{a[point][0]:.1f}" cy="{a[point][1]:.1f}" r="8" {ring}/><rect x="{b[point][0] - 7:.1f}" y="{b[point][1] - 7:.1f}" width="14" height="14" {ring}/>'
+            f'<circle cx="{a[point][0]:.1f}" cy="{a[point][1]:.1f}" r="8" {ring}/><rect x="{b[point][0] - 7:.1f}" '
+            f'y="{b[point][1] - 7:.1f}" width="14" height="14" {ring}/>'
         )
         width, height = self.size
-        head = f'<marker id="{self._id}-head" orient="auto" markerWidth="7" markerHeight="7" refX="5" refY="3"><path d="M0 0L6 3L0 6z"/></marker>'
+        head = (
+            f'<marker id="{self._id}-head" orient="auto" markerWidth="7" markerHeight="7" refX="5" refY="3"><path '
+            f'd="M0 0L6 3L0 6z"/></marker>'
+        )
         self.picture.value = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" aria-label="{escape("map of " + " and ".join(positions), quote=True)}">'
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" '
+            f'aria-label="{escape("map of " + " and ".join(positions), quote=True)}">'
             f'<defs>{head}</defs>{"".join(draw)}</svg>'
         )
         places = [
@@ -313,6 +334,7 @@ class LineChart(W.Box):
     def at(self, x: float):
         "Move the line."
         self.top.value = ''.join(
-            f'<div style="position:absolute;left:{zero + x * (one - zero) - 1:.1f}px;top:{top:.1f}px;width:2px;height:{height:.1f}px;background:{PALETTE[4]}"></div>'
+            f'<div style="position:absolute;left:{zero + x * (one - zero) - 1:.1f}px;top:{top:.1f}px;width:2px;'
+            f'height:{height:.1f}px;background:{PALETTE[4]}"></div>'
             for top, height, zero, one in self._axes
         )

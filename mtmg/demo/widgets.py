@@ -75,7 +75,7 @@ class Demo(W.VBox):
         raise NotImplementedError
 
     def stale(self) -> list:
-        "What no longer answers the inputs while there is an error."
+        "The parts that are outdated while there is an error."
         return []
 
     def _draw(self):
@@ -135,7 +135,8 @@ class ZeroShotDemo(Demo):
 
     title, State = 'Zero-shot', ZeroShotState
     about = (
-        'Pick a scene or upload one, and write your own class names: the answers follow as you type. The two CLIPs see the composite, '
+        'Pick a scene or upload one, and write your own class names: the answers follow as you type. The two CLIPs '
+        'see the composite, '
         'the student all bands of the sensor.'
     )
 
@@ -185,7 +186,11 @@ class ZeroShotDemo(Demo):
         self.recipe.options, self.recipe.value = [(RECIPE_TITLES[r], r) for r in s.recipes], s.recipe
         name = s.uploaded or f'scene {s.scene}'
         self.picture.value = image_tag(s.picture, f'{RECIPE_TITLES[s.recipe]} of {name}', 256)
-        self.said.value = f'<div class="mtmg-line"><b>{escape(name)}</b>: {escape(f"{s.truth}, " if s.truth else "")}{len(s.bands)} bands, {" × ".join(map(str, s.picture.shape[1:]))}</div>'
+        self.said.value = (
+            f'<div class="mtmg-line"><b>{escape(name)}</b>: '
+            f'{escape(f"{s.truth}, " if s.truth else "")}{len(s.bands)} bands, '
+            f'{" × ".join(map(str, s.picture.shape[1:]))}</div>'
+        )
         self.spectrum.value = spectrum_svg(s.spectrum)
         # where somebody asks with other words than the labels', no answer is right or wrong
         known = s.truth if s.truth in s.classes.splitlines() else ''
@@ -207,7 +212,8 @@ class AlphaExplorer(Demo):
 
     title, State = 'Alpha', AlphaState
     about = (
-        'Every weight of the image tower lies on a line, (1 − α) · zero-shot + α · fine-tuned. Slide, and the weights are mixed live: '
+        'Every weight of the image tower lies on a line, (1 − α) · zero-shot + α · fine-tuned. Slide, and the '
+        'weights are mixed live: '
         'what is won on satellite scenes, what is lost elsewhere, and what this scene is taken for.'
     )
 
@@ -239,11 +245,16 @@ class AlphaExplorer(Demo):
         self.numbers.value = numbers_html(
             f'top-1 at α = {s.alpha:.2f} (change from α = 0)',
             {
-                f'{d.name}, {len(d)} images': f'{100 * s.scores[d.name]:.1f} % ({100 * (s.scores[d.name] - start[d.name]):+.1f})'
+                f'{d.name}, {len(d)} images': f'{100 * s.scores[d.name]:.1f} % '
+                f'({100 * (s.scores[d.name] - start[d.name]):+.1f})'
                 for d in self.models.tasks
             },
         )
-        self.picture.value = f'<div class="mtmg-side" style="margin-top:14px">{image_tag(s.picture, f"scene {s.scene}", 128)}<div><b>scene {s.scene}</b><br>{escape(s.truth)}</div></div>'
+        self.picture.value = (
+            f'<div class="mtmg-side" '
+            f'style="margin-top:14px">{image_tag(s.picture, f"scene {s.scene}", 128)}<div><b>scene {s.scene}</b>'
+            f'<br>{escape(s.truth)}</div></div>'
+        )
         self.answers.value = answers_html(s.answers, s.truth)
         self.thumbs.frame(s.scene)
 
@@ -275,7 +286,8 @@ class GapExplorer(Demo):
 
     title, State = 'Modality gap', GapState
     about = (
-        'Two modalities of the same scenes. The arrow is the gap, from centroid to centroid; the slider moves both along it. '
+        'Two modalities of the same scenes. The arrow is the gap, from centroid to centroid; the slider moves both '
+        'along it. '
         'Click on a point to choose its scene, or on a neighbour to walk there.'
     )
 
@@ -335,7 +347,10 @@ class GapExplorer(Demo):
             colors, legend = {m: c for m, (_, c) in marks.items()}, [(*marks[m], m) for m in (x, y)]
         self.map.show(s.positions, s.extent, s.point, colors, near)
         self.legend.value = legend_html([*legend, ('arrow', '#000000', f'gap ({s.title})')])
-        self.scene.value = f'<div class="mtmg-side">{image_tag(s.picture, f"scene {s.point}", 128)}<div><b>scene {s.point}</b><br>{escape(s.truth)}<p>{escape(s.caption)}</p></div></div>'
+        self.scene.value = (
+            f'<div class="mtmg-side">{image_tag(s.picture, f"scene {s.point}", 128)}<div><b>scene '
+            f'{s.point}</b><br>{escape(s.truth)}<p>{escape(s.caption)}</p></div></div>'
+        )
         for title, thumbs, (m, own) in zip(self.near_titles, self.near, s.neighbours.items()):
             title.value = (
                 f'<div class="mtmg-line">nearest to its {escape(_short(x))} embedding among <b>{escape(m)}</b></div>'
@@ -368,7 +383,8 @@ class RetrievalExplorer(Demo):
 
     title, State = 'Retrieval', RetrievalState
     about = (
-        'Write what you look for, or let a scene ask, and choose what is searched. A solid green frame marks scenes of the class of the query, '
+        'Write what you look for, or let a scene ask, and choose what is searched. A solid green frame marks scenes '
+        'of the class of the query, '
         'a dashed one others; a click on a result makes it the query.'
     )
 
@@ -420,7 +436,10 @@ class RetrievalExplorer(Demo):
         if s.by == 'text':
             said = f'best matches of “{escape(s.text)}” among {escape(s.gallery)}, with their cosine'
         else:
-            said = f'scene {s.scene} ({escape(s.truth)}) in {escape(s.by)} asks {escape(s.gallery)}: the same scene is at place {s.rank} of {len(self.models.scenes)}'
+            said = (
+                f'scene {s.scene} ({escape(s.truth)}) in {escape(s.by)} asks {escape(s.gallery)}: the same scene '
+                f'is at place {s.rank} of {len(self.models.scenes)}'
+            )
         picture = '' if s.picture is None else image_tag(s.picture, f'scene {s.scene}', 96)
         self.query.value = (
             f'<div class="mtmg-side" style="margin:6px 0;align-items:center">{picture}<b>{said}</b></div>'
@@ -435,11 +454,15 @@ def app(run=None, models: DemoModels | None = None) -> W.Widget:
     kinds += [GapExplorer, RetrievalExplorer] if len(models.embeddings.features) > 1 else [RetrievalExplorer]
     views = [kind(models) for kind in kinds]
     tabs = W.Tab(views, titles=[v.title for v in views])
-    about = f'Models: {models.origin}, α = {models.alpha:.2f}. Scenes: {len(models.scenes)} of {models.scenes.name}, {models.scenes.split}.'
+    about = (
+        f'Models: {models.origin}, α = {models.alpha:.2f}. Scenes: {len(models.scenes)} of {models.scenes.name}, '
+        f'{models.scenes.split}.'
+    )
     box = W.VBox(
         [
             W.HTML(
-                f'{STYLE_SHEET}<style>.mtmg-app h3 {{display:none}}</style><h2 style="margin:0">Mind the modality gap</h2><p>{escape(about)}</p>'
+                f'{STYLE_SHEET}<style>.mtmg-app h3 {{display:none}}</style><h2 style="margin:0">Mind the modality gap'
+                f'</h2><p>{escape(about)}</p>'
             ),
             tabs,
         ]

@@ -13,7 +13,7 @@ from ..bands.sensors import RGB
 # %% ../../nbs/engine/augment.ipynb #2c11a64f
 @dataclass(frozen=True)
 class Augment:
-    "Random views of batches of scenes: geometry the same for all images of a scene, colour for RGB pictures alone."
+    "Random views of batches of scenes. All images of a scene get the same geometry; only RGB pictures get colour."
 
     hflip: float = 0.5  # probability to mirror left and right
     vflip: float = 0.5  # probability to mirror top and bottom
@@ -33,7 +33,10 @@ class Augment:
             raise ValueError('Augment: crop=0 leaves nothing; it is the smallest share of the area kept')
 
     def draw(self, n: int) -> dict:
-        "The geometry of `n` scenes from torch's generator: mirrored, turned, and cut to `side` at `left`, `top` (fractions)."
+        """The geometry of `n` scenes, drawn from torch's generator.
+
+        It says which scenes are mirrored and turned, and where they are cut: `side`, `left`, `top` (fractions).
+        """
         import torch
 
         u = torch.rand(6, n)
@@ -48,7 +51,7 @@ class Augment:
         }
 
     def geometry(self, images, drawn: dict):
-        "A view of each image (N, C, H, W), in the same dtype, as `draw` drew it."
+        "The view of each image (N, C, H, W) that `draw` has drawn, in the same dtype."
         import torch
         import torch.nn.functional as F
 
@@ -75,7 +78,7 @@ class Augment:
         return x.to(images.dtype)
 
     def colour(self, pictures):
-        "Jitter, gray and blur of RGB pictures (N, 3, H, W) uint8, with parameters of its own for each."
+        "RGB pictures (N, 3, H, W) uint8 with jitter, gray and blur; each picture has its own parameters."
         if not (self.jitter or self.grayscale or self.blur):
             return pictures
         import kornia.augmentation as K
@@ -107,7 +110,8 @@ class Augment:
             )
         if self.turns and (odd := [tuple(x.shape[-2:]) for x in images.values() if x.shape[-1] != x.shape[-2]]):
             raise ValueError(
-                f'images of {odd[0][0]} x {odd[0][1]} pixels cannot be turned by 90 degrees; crop them square or give turns=False'
+                f'images of {odd[0][0]} x {odd[0][1]} pixels cannot be turned by 90 degrees; '
+                'crop them square or give turns=False'
             )
         with torch.random.fork_rng(devices=[], enabled=seed is not None):  # what is drawn is drawn on the CPU
             if seed is not None:

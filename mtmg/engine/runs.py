@@ -17,7 +17,7 @@ from ..data.writing import AT_WORK, atomic_write_json, hold_folder, release_fold
 
 # %% ../../nbs/engine/runs.ipynb #9a3a61ed
 def need_room(folder, size: int):
-    "OSError where `folder` cannot be written to, or where less than `size` bytes are free."
+    "Raise OSError where `folder` cannot be written to, or where less than `size` bytes are free."
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,8 @@ def need_room(folder, size: int):
         ) from error
     if size > free:
         raise OSError(
-            f'{folder} has {free / 1e9:.2f} GB free, and the run needs {size / 1e9:.2f}; make room, or choose another folder with --out'
+            f'{folder} has {free / 1e9:.2f} GB free, and the run needs {size / 1e9:.2f}; '
+            'make room, or choose another folder with --out'
         )
 
 # %% ../../nbs/engine/runs.ipynb #26a3b2ce
@@ -39,7 +40,10 @@ def open_run(
     request: dict,  # everything that decides the result (plain json)
     overwrite: bool = False,  # replace what another request left; files that no run writes stay
 ) -> bool:  # whether a broken-off run of the same request is there to be resumed
-    "Claim `folder` for this request, or say whose it is: ValueError, or BlockingIOError while another command is at work there."
+    """Claim `folder` for this request.
+
+    ValueError where it belongs to another request, and BlockingIOError while another command is at work there.
+    """
 
     def claim():
         if not is_first():
@@ -133,7 +137,10 @@ def _remove(path: Path):
 
 
 def _put_aside(folder: Path, keep: bool):
-    "move what runs write into `.before`, or, of a run that was not finished, remove it; run.json stays until it is replaced, so that a kill in between is seen"
+    """move what runs write into `.before`, or remove it where the run was not finished
+
+    run.json stays until it is replaced, so that a kill in between is seen
+    """
     before, note = folder / _BEFORE, folder / 'run.json'
     if keep:
         before.mkdir(exist_ok=True)
@@ -161,7 +168,7 @@ def withdrawing(
     folder,  # of a run that is open; None for a run without one
     new=(),  # folders that were made for it
 ):
-    "A block that fails before it has made anything leaves no trace of the run: what the run was to replace comes back."
+    "If the block fails before it has made anything, remove the run and bring back the files that it was to replace."
     try:
         yield
     except BaseException:
@@ -193,7 +200,7 @@ def _withdraw(folder: Path):
 
 @contextmanager
 def claimed(folder, request: dict, overwrite: bool = False):
-    "`open_run` before the block and `close_run` behind it, `withdrawing` where it fails."
+    "Call `open_run` before the block and `close_run` after it; bring the old files back where the block fails."
     folder = Path(folder)
     new = [p for p in (folder, *folder.parents) if not p.exists()]
     resumed = open_run(folder, request, overwrite)

@@ -451,8 +451,7 @@ def retrieval(
     gallery=None,  # a modality or 'captions'
     ks: Sequence[int] = KS,
     *,
-    relevance: str
-    | None = None,  # 'pairs' (row i answers row i, or `positives`) or 'labels' (what shares a class is right)
+    relevance: str | None = None,  # 'pairs' (row i answers row i, or `positives`) or 'labels' (the same class)
     positives=None,  # gallery positions of the right answers: (Q,), (Q, P) padded with -1, lists, or a (Q, G) mask
     query_labels=None,  # with 'labels', where the embeddings have none
     gallery_labels=None,

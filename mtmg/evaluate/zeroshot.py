@@ -166,9 +166,8 @@ class Task:
             and int(self.labels.max()) + 1 == self.prompts.shape[1] < self.classes
         ):
             raise ValueError(
-                f'text of shape {tuple(self.prompts.shape)} is {self.classes} classes of {self.prompts.shape[1]} prompts'
-                ', '
-                f'but labels are 0 … {int(self.labels.max())}: '
+                f'text of shape {tuple(self.prompts.shape)} is {self.classes} classes '
+                f'of {self.prompts.shape[1]} prompts, but labels are 0 … {int(self.labels.max())}: '
                 'give text.transpose(0, 1) if it is (prompts, classes, D), else classnames='
             )
         self.classnames = tuple(map(str, classnames if classnames is not None else range(self.classes)))

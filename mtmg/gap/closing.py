@@ -268,8 +268,7 @@ def close_gap(
     method: str = 'procrustes',  # one of `METHODS`
     query: str | None = None,  # the modality that asks: the second one
     gallery: str | None = None,  # the modality that answers, or 'text' for the class prompts: the first one
-    pairs: int
-    | None = None,  # fit procrustes, or fill the bank of the inverted softmax, with the first so many scenes only
+    pairs: int | None = None,  # how many first scenes procrustes or the bank of the inverted softmax may use; None: all
 ) -> Closed:
     "Fit a correction on `train` and say what it does on `test`: to the gap, zero-shot, retrieval and a probe."
     if method not in METHODS:

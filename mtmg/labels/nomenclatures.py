@@ -30,21 +30,22 @@ NOMENCLATURES = {  # name of the label set -> class names
         'river',
         'lake or sea',
     ),
-    'miniworld': _words('''annual crop land, forest, herbaceous vegetation, highway or road, industrial buildings, pasture land,
-        permanent crop land, residential buildings, river, sea or lake'''),
-    'miniworld-multilabel': _words('''arable land, permanent crops, pastures, broad-leaved forest, coniferous forest,
-        shrubs and grassland, urban fabric, industrial units, roads, water'''),
+    'miniworld': _words('''annual crop land, forest, herbaceous vegetation, highway or road, industrial
+        buildings, pasture land, permanent crop land, residential buildings, river, sea or lake'''),
+    'miniworld-multilabel': _words('''arable land, permanent crops, pastures, broad-leaved forest, coniferous
+        forest, shrubs and grassland, urban fabric, industrial units, roads, water'''),
     'miniworld-landcover': _words('open water, woodland, farmland, grassland, built-up area'),
     'digits': _words('zero, one, two, three, four, five, six, seven, eight, nine'),
     'shapes': tuple(f'{colour} {shape}' for shape in _SHAPES for colour in _COLOURS),  # shape x 8 + colour
-    'resisc45': _words('''airplane, airport, baseball diamond, basketball court, beach, bridge, chaparral, church,
-        circular farmland, cloud, commercial area, dense residential, desert, forest, freeway, golf course, ground track field,
-        harbor, industrial area, intersection, island, lake, meadow, medium residential, mobile home park, mountain, overpass,
-        palace, parking lot, railway, railway station, rectangular farmland, river, roundabout, runway, sea ice, ship, snowberg,
-        sparse residential, stadium, storage tank, tennis court, terrace, thermal power station, wetland'''),
-    'ucmerced': _words('''agricultural, airplane, baseball diamond, beach, buildings, chaparral, dense residential, forest,
-        freeway, golf course, harbor, intersection, medium residential, mobile home park, overpass, parking lot, river, runway,
-        sparse residential, storage tanks, tennis court'''),
+    'resisc45': _words('''airplane, airport, baseball diamond, basketball court, beach, bridge, chaparral,
+        church, circular farmland, cloud, commercial area, dense residential, desert, forest, freeway, golf
+        course, ground track field, harbor, industrial area, intersection, island, lake, meadow, medium
+        residential, mobile home park, mountain, overpass, palace, parking lot, railway, railway station,
+        rectangular farmland, river, roundabout, runway, sea ice, ship, snowberg, sparse residential, stadium,
+        storage tank, tennis court, terrace, thermal power station, wetland'''),
+    'ucmerced': _words('''agricultural, airplane, baseball diamond, beach, buildings, chaparral, dense
+        residential, forest, freeway, golf course, harbor, intersection, medium residential, mobile home park,
+        overpass, parking lot, river, runway, sparse residential, storage tanks, tennis court'''),
     'cifar10': _words('airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck'),
 }
 
@@ -137,7 +138,7 @@ NOMENCLATURES |= {
 
 # %% ../../nbs/labels/nomenclatures.ipynb #4a073650
 class ClassMap(dict):
-    "From the class numbers of one nomenclature to those of another; called with multi-hot labels it translates them."
+    "A map from the class numbers of one nomenclature to those of another. Call it to translate multi-hot labels."
 
     def __init__(self, numbers: dict, before: int, after: int):
         super().__init__(numbers)
