@@ -175,7 +175,7 @@ def formats(folder: Path) -> dict:
     from mtmg.clip.sources import find_source
     from mtmg.data import load_dataset
     from mtmg.data.files import read_image
-    from mtmg.data.scenes import load_tensors, save_tensors
+    from mtmg.data.writing import load_tensors, save_tensors
     from mtmg.data.shards import stream_shards, write_paper_shards, write_shards
     from mtmg.data.shards.reading import ShardScenes, read_shards
     from mtmg.embed.embeddings import Embeddings
