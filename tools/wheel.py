@@ -82,6 +82,12 @@ def run(*command, cwd, limit=300):
     return done.stdout
 
 
+def left_out(at, names) -> list[str]:
+    "What does not belong into a build; mtmg/data does, and data beside it does not."
+    outside = ('runs', 'data', '_docs', '_proc', 'build', 'dist', 'nbs', 'shared') if Path(at) == ROOT else ()
+    return [n for n in names if n.startswith('.') or n in outside]
+
+
 def main():
     start = time.time()
     with tempfile.TemporaryDirectory(prefix='mtmg-wheel-') as folder:
@@ -91,11 +97,7 @@ def main():
         shutil.copytree(
             ROOT,
             source,
-            ignore=lambda at, names: [
-                n
-                for n in names
-                if n.startswith('.') or n in ('runs', 'data', '_docs', '_proc', 'build', 'dist', 'nbs', 'shared')
-            ],
+            ignore=left_out,
         )
         run(
             sys.executable, '-m', 'build', '--outdir', folder / 'dist', source, cwd=folder
