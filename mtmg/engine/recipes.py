@@ -17,8 +17,8 @@ class Recipe:
 
     preset: str = 'custom'  # name of the preset that it was made from
     lr: float = 1e-4  # peak learning rate
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.1  # of AdamW
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW: decay of both moments
     epochs: int = 1  # passes over the scenes
     batch_size: int = 128  # scenes a step, over all processes; at most
     min_steps: int = 0  # few scenes are passed over more often, and in smaller batches, until there are so many steps

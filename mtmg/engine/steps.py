@@ -14,7 +14,6 @@ import numpy as np
 from torch import nn
 import torch
 from torch.utils.data import Sampler
-from .recipes import Recipe, pick
 
 # %% ../../nbs/engine/steps.ipynb #8d5151ee
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
