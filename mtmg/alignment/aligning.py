@@ -74,13 +74,11 @@ class Pairs(SceneDataset):
     def __init__(self, dataset: SceneDataset, bands, labelset=None, missing='error', labels='own'):
         if isinstance(labels, str):
             labels = dataset.targets if labelset is not None and dataset.labelset is not None else None
-        self.dataset, self.bands, self.labelset, self.missing, self.labels = (
-            dataset,
-            tuple(bands),
-            labelset,
-            missing,
-            labels,
-        )
+        self.dataset = dataset
+        self.bands = tuple(bands)
+        self.labelset = labelset
+        self.missing = missing
+        self.labels = labels
         self.name, self.source, self.split, self.sensor = dataset.name, dataset.source, dataset.split, dataset.sensor
         # a missing band is said at once
         select(np.empty((1, len(dataset.bands), 1, 1), np.uint8), dataset.bands, self.bands, missing)

@@ -502,10 +502,8 @@ def _check_unit(x, wanted: str, bands, dtype: str, known: bool):
     said = [] if unit == wanted else [f'{named} came as {UNITS[unit]}: brought to {UNITS[wanted]}']
     x = to_unit(x, unit, wanted)
     if wanted in ('DN', 'reflectance') and low < 0:  # noise of dark pixels
-        x, said = (
-            x.clip(0, None),
-            said + ([] if known else [f'numbers of {named} were negative (lowest {low:.4g}): set to 0']),
-        )
+        x = x.clip(0, None)
+        said = said + ([] if known else [f'numbers of {named} were negative (lowest {low:.4g}): set to 0'])
     return x, '; '.join(said)
 
 

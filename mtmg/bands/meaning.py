@@ -532,10 +532,8 @@ def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, found, a
             elif kind == 'whole' and wanted in ('DN', 'reflectance', 'other'):
                 here, why = ('DN' if wanted == 'reflectance' else wanted), 'whole numbers'
             else:
-                here, why = (
-                    unit_of(x, wanted),
-                    'as the numbers show' + (f', 95 % of them below {np.quantile(x, 0.95):.3g}' if x.size else ''),
-                )
+                here = unit_of(x, wanted)
+                why = 'as the numbers show' + (f', 95 % of them below {np.quantile(x, 0.95):.3g}' if x.size else '')
             decided.append((owner, here))
             if here != wanted:
                 said = f'{UNITS[here]} ({why}), brought to {UNITS[wanted]}'

@@ -222,10 +222,8 @@ def bench_probe(
             peer, fits = seconds_of(lambda: {s: [fit(s, c) for c in some] for s in STRENGTHS})
             chosen = fits[min(fits, key=lambda s: abs(s - mine.strength))]
             if multilabel:
-                a, b = (
-                    np.mean([mine.per_class['ap'][c] for c in some]),
-                    np.mean([average_precision(f.decision_function(xt), yt[:, c]) for f, c in zip(chosen, some)]),
-                )
+                a = np.mean([mine.per_class['ap'][c] for c in some])
+                b = np.mean([average_precision(f.decision_function(xt), yt[:, c]) for f, c in zip(chosen, some)])
             else:
                 a, b = mine.acc1, chosen[0].score(xt, yt)
             note = f'{metric} {a:.4f} and {b:.4f}, {100 * abs(a - b):.2f} points apart' + (

@@ -480,11 +480,9 @@ def patch(
         recipe = replace(recipe, alphas=tuple(sorted({0.0, alpha, 1.0})))
     if not all(0 <= a <= 1 for a in recipe.alphas):
         raise ValueError(f'alphas are {", ".join(f"{a:g}" for a in recipe.alphas)}; they must lie between 0 and 1')
-    clip, task, kept = (
-        clip_of(model, run.device),
-        data.load(),
-        [task_of(name, data.root) for name in supported if name != 'none'],
-    )
+    clip = clip_of(model, run.device)
+    task = data.load()
+    kept = [task_of(name, data.root) for name in supported if name != 'none']
     with claimed(
         out,
         request_of(

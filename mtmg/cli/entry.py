@@ -82,12 +82,10 @@ class Command:
     "A function and the parser of its arguments, which is built when it is asked for."
 
     def __init__(self, function, presets: str | None = None):
-        self.function, self.where, self.name, self.help = (
-            function,
-            presets,
-            function.__name__.rstrip('_'),
-            inspect.getdoc(function),
-        )
+        self.function = function
+        self.where = presets
+        self.name = function.__name__.rstrip('_')
+        self.help = inspect.getdoc(function)
 
     def presets(self) -> dict:
         "The recipes by name that `changes` change; imported when they are asked for ('module:name')."

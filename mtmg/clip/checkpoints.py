@@ -387,10 +387,8 @@ def _shape_of_state(state: dict):
         width, _, patch, _ = state['visual.conv1.weight'].shape
         if residual:
             layers = tuple(blocks(f'visual.layer{i}.') for i in range(1, 5))
-            tokens, embed_dim = (
-                len(state['visual.attnpool.positional_embedding']),
-                len(state['visual.attnpool.c_proj.bias']),
-            )
+            tokens = len(state['visual.attnpool.positional_embedding'])
+            embed_dim = len(state['visual.attnpool.c_proj.bias'])
         else:
             layers = blocks('visual.transformer.resblocks.')
             tokens, embed_dim = len(state['visual.positional_embedding']), state['visual.proj'].shape[1]

@@ -283,11 +283,9 @@ class Clip:
     def clone(self) -> 'Clip':
         "A copy that shares no weight with this one."
         twin = copy.copy(self)
-        twin.model, twin.model_cfg, twin.recipe = (
-            copy.deepcopy(self.model),
-            copy.deepcopy(self.model_cfg),
-            copy.deepcopy(self.recipe),
-        )
+        twin.model = copy.deepcopy(self.model)
+        twin.model_cfg = copy.deepcopy(self.model_cfg)
+        twin.recipe = copy.deepcopy(self.recipe)
         return twin
 
     def with_visual(self, state: dict) -> 'Clip':

@@ -310,11 +310,9 @@ def read_table(
                 f'{path}: no column of labels ({", ".join(written or body[0])}); '
                 'call one of them label, or give a column of 0 and 1 for each class'
             )
-        labels, order, multilabel = (
-            [tuple(written[c] for c in hot if float(r[c])) for r in body],
-            [written[c] for c in hot],
-            True,
-        )
+        labels = [tuple(written[c] for c in hot if float(r[c])) for r in body]
+        order = [written[c] for c in hot]
+        multilabel = True
     else:
         labels, order, multilabel = _understood(
             path,

@@ -227,14 +227,12 @@ class PairedScenes(SceneDataset):
     def __init__(self, name, source, optical, split, modality, labels, size=None):
         if modality not in MODALITIES:
             raise unknown_name('modality', modality, MODALITIES)
-        self.name, self.source, self.split, self.modality, self.labelset, self.size = (
-            name,
-            source,
-            split,
-            modality,
-            labels,
-            size,
-        )
+        self.name = name
+        self.source = source
+        self.split = split
+        self.modality = modality
+        self.labelset = labels
+        self.size = size
         self.sensor, self.bands = _paired(optical)[modality]
         self.meaning = known_meaning(self.bands, self.sensor)  # published data sets need no look
         self.bands = self.meaning.bands

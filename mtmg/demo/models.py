@@ -109,10 +109,8 @@ class DemoModels:
         "where something slow is kept, named after all that it depends on"
         if self.cache is None:
             return None
-        models, tasks = (
-            [m.hash() for m in (self.clip, self.tuned, self.student) if m is not None],
-            [(t.name, t.split, len(t)) for t in self.tasks],
-        )
+        models = [m.hash() for m in (self.clip, self.tuned, self.student) if m is not None]
+        tasks = [(t.name, t.split, len(t)) for t in self.tasks]
         scenes = {'image': torch.as_tensor(self.scenes.image)}
         key = content_hash(scenes, models, self.alpha, tasks, ALPHAS)[:16]
         return Path(self.cache) / f'{what}-{key}.safetensors'
@@ -304,11 +302,9 @@ def demo_models(run=None, progress: bool = True) -> DemoModels:
 # %% ../../nbs/demo/models.ipynb #ec7ca885
 def toy_models(scenes: int = 30, alpha: float = 0.5, seed: int = 0) -> DemoModels:
     "Models that have learnt nothing, for tests."
-    clip, shown, generator = (
-        load_clip('tinyclip'),
-        in_memory(MiniWorld('test', n=scenes)),
-        torch.Generator().manual_seed(seed),
-    )
+    clip = load_clip('tinyclip')
+    shown = in_memory(MiniWorld('test', n=scenes))
+    generator = torch.Generator().manual_seed(seed)
     push = lambda w: w + 0.03 * torch.randn(w.shape, generator=generator) if w.is_floating_point() else w
     tuned = clip.with_visual({k: push(w) for k, w in clip.visual.state_dict().items()})
     student = create_encoder('vit_micro', shown.bands, clip.embed_dim).fit_normalization(shown)

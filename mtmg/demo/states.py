@@ -72,11 +72,9 @@ class State(HasTraits):
                 error = one_line(problem if isinstance(problem, ValueError) else f'{type(problem).__name__}: {problem}')
         for name, value in outputs.items():
             setattr(self, name, value)
-        self.error, self.notice, self.seconds = (
-            error,
-            '' if error else one_line('; '.join(said)),
-            time.perf_counter() - start,
-        )
+        self.error = error
+        self.notice = '' if error else one_line('; '.join(said))
+        self.seconds = time.perf_counter() - start
         self.version += 1
 
     def _scene(self, index: int) -> torch.Tensor:
@@ -324,10 +322,8 @@ def shift_measures(
         out['zero_shot_x'] = zero_shot(a, labels=labels, text=head, resamples=0, ap=False)['acc1']
         if not spoken:
             out['zero_shot_y'] = zero_shot(b, labels=labels, text=head, resamples=0, ap=False)['acc1']
-    out['recall_xy'], out['recall_yx'] = (
-        retrieval(a, b, ks=(1,), resamples=0)['R@1'],
-        retrieval(b, a, ks=(1,), resamples=0)['R@1'],
-    )
+    out['recall_xy'] = retrieval(a, b, ks=(1,), resamples=0)['R@1']
+    out['recall_yx'] = retrieval(b, a, ks=(1,), resamples=0)['R@1']
     return out
 
 # %% ../../nbs/demo/states.ipynb #b06030d3

@@ -111,11 +111,9 @@ class Demo(W.VBox):
 
     def scene_thumbs(self, picked, n: int) -> Thumbs:
         "Scenes to pick from, and a button that deals others."
-        thumbs, more, hands = (
-            Thumbs(picked, n),
-            W.Button(description='other scenes', icon='refresh', layout=W.Layout(width='128px')),
-            self.hands(n),
-        )
+        thumbs = Thumbs(picked, n)
+        more = W.Button(description='other scenes', icon='refresh', layout=W.Layout(width='128px'))
+        hands = self.hands(n)
 
         def deal():
             numbers = next(hands)
@@ -158,12 +156,10 @@ class ZeroShotDemo(Demo):
         self.order.layout.display = 'none'
         self.file.observe(lambda _: self._upload(), names='value')
         self.order.observe(lambda _: self._upload(), names='value')
-        self.picture, self.said, self.spectrum, self.answers = (
-            W.HTML(),
-            W.HTML(layout=W.Layout(width='330px')),
-            W.HTML(),
-            W.HTML(),
-        )
+        self.picture = W.HTML()
+        self.said = W.HTML(layout=W.Layout(width='330px'))
+        self.spectrum = W.HTML()
+        self.answers = W.HTML()
         look = _row(self.picture, _column(self.recipe, self.file, self.order, self.said, self.spectrum))
         return [scenes, _row(_column(self.classes, self.templates), _column(look, self.answers, flex='1 1 600px'))]
 
@@ -371,10 +367,8 @@ class GapExplorer(Demo):
             shown = {k: label[k] for k in ('centroid_gap', 'zero_shot_x', 'recall_xy') if k in label}
             figure = plot_shift([{k: r[k] for k in ('amount', *shown)} for r in s.track], shown)
             figure.set_size_inches(7.4, 2.3)
-            self._charted, self.chart.children = (
-                s.track,
-                [LineChart(figure, 'gap, zero-shot accuracy and retrieval against the shift', 100)],
-            )
+            self._charted = s.track
+            self.chart.children = [LineChart(figure, 'gap, zero-shot accuracy and retrieval against the shift', 100)]
         self.chart.children[0].at(s.amount)
 
 # %% ../../nbs/demo/widgets.ipynb #a65b6bc4

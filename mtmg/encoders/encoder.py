@@ -139,10 +139,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         return self.proj.weight.device
 
     def __repr__(self):
-        sensors, size = (
-            ' and '.join(dict.fromkeys(map(str, self.sensors))),
-            sum(p.numel() for p in self.parameters()) / 1e6,
-        )
+        sensors = ' and '.join(dict.fromkeys(map(str, self.sensors)))
+        size = sum(p.numel() for p in self.parameters()) / 1e6
         aligned = f', aligned with {self.teacher[:8]}' if self.teacher else ''
         shape = f'{self.image_size} px, {self.embed_dim} dimensions, {size:.1f} M parameters{aligned}'
         return f'ModalityEncoder({self.backbone}: {len(self.bands)} bands of {sensors}, {shape})'
@@ -233,11 +231,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             else ((images[i : i + batch_size], bands, None) for i in range(0, len(images), batch_size))
         )
         # shifted by the first batch's mean: sums of squares of large numbers lose digits
-        count, total, square = (
-            0,
-            0,
-            0,
-        )
+        count = 0
+        total = 0
+        square = 0
         for part, names, valid in parts:
             x = self._rooted(self._select(part, names, 'error')).double()
             if not count:

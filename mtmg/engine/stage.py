@@ -136,13 +136,11 @@ class Checkpoint(L.Callback):
     "Saves `last.ckpt` every so many steps, and once more when Ctrl-C is pressed or SIGTERM comes."
 
     def __init__(self, folder=None, every: int = 200):
-        self.file, self.every, self.saved, self._asked, self._enough = (
-            (Path(folder) / 'last.ckpt' if folder else None),
-            every,
-            None,
-            None,
-            False,
-        )
+        self.file = Path(folder) / 'last.ckpt' if folder else None
+        self.every = every
+        self.saved = None
+        self._asked = None
+        self._enough = False
         self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def found(self) -> Path | None:
@@ -215,10 +213,8 @@ class Checkpoint(L.Callback):
 
     def on_train_batch_end(self, trainer, stage, outputs, batch, index):
         # another callback's, before this one
-        self._enough, trainer.should_stop = (
-            self._enough or trainer.should_stop,
-            False,
-        )
+        self._enough = self._enough or trainer.should_stop
+        trainer.should_stop = False
         if (batch['step'] + 1) % stage.recipe.accumulate:
             return  # in the middle of a step
         step = trainer.global_step

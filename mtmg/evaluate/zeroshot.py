@@ -114,10 +114,8 @@ class Task:
             self.modality = modality or E.modalities[0]
             features = E[self.modality]
             if text is None:  # rows by name, where another order is asked for
-                text, other_order = (
-                    E.text,
-                    classnames is not None and E.classnames is not None and tuple(classnames) != E.classnames,
-                )
+                text = E.text
+                other_order = classnames is not None and E.classnames is not None and tuple(classnames) != E.classnames
                 if other_order and text is not None:
                     text = dict(zip(E.classnames, text))
             if labels is None:
@@ -224,10 +222,8 @@ def _predict(blocks, labels: torch.Tensor, ks, scale, exact=None) -> dict:
     n = len(labels)
     out = {k: np.empty(n) for k in ks} | {'pred': np.empty(n, np.int64), 'confidence': np.empty(n)}
     # (row, classes level with the best) where there is more than one; room for the exponentials
-    shared, scratch = (
-        [],
-        None,
-    )
+    shared = []
+    scratch = None
     for start, s in blocks:
         rows = slice(start, start + len(s))
         at = labels[rows].to(s.device)[:, None]
@@ -293,10 +289,8 @@ def _balanced_draws(labels, hits, resamples, groups, seed):
             recall = np.add.reduceat(drawn * value, starts, axis=1) / np.add.reduceat(drawn, starts, axis=1)
         return np.nanmean(recall, 1)
     # scenes of one class and one outcome are alike: draw how many
-    support, rng = (
-        np.bincount(labels),
-        np.random.default_rng(seed),
-    )
+    support = np.bincount(labels)
+    rng = np.random.default_rng(seed)
     there = support > 0
     recall = np.bincount(labels, hits)[there] / support[there]
     drawn = rng.multinomial(len(labels), support[there] / len(labels), size=resamples)  # (resamples, classes)

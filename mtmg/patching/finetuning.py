@@ -78,10 +78,8 @@ class PatchStage(Stage):
             images, bands = clip.compose(images, bands), RGB.bands  # a square, which can be turned
         images = dihedral(images, self.draw_variant(batch))
         if self.colour is not None:  # colours are changed in the picture, never in the bands
-            images, bands = (
-                (255 * self.colour(clip.compose(images, bands).float() / 255)).round().to(torch.uint8),
-                RGB.bands,
-            )
+            images = (255 * self.colour(clip.compose(images, bands).float() / 255)).round().to(torch.uint8)
+            bands = RGB.bands
         return F.normalize(self.net(clip.preprocess(images, bands)).float(), dim=-1)
 
     def kept(self, batch) -> dict:

@@ -377,11 +377,9 @@ def sweep(
     alphas, tasks = _points(tuned, alphas), with_roles(patching, supported)
     if report not in ('all', 'ends'):
         raise ValueError(f"report {report!r} is not 'all' or 'ends'")
-    rows, results, options = (
-        [],
-        {},
-        dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision),
-    )
+    rows = []
+    results = {}
+    options = dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
 
     def score(split, points):
         for role, task in tasks:

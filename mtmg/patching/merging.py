@@ -116,10 +116,8 @@ def apply(clip: Clip, vector: TaskVector) -> Clip:
     _put(state, start, [{k: w.to(start[k]) for k, w in vector.weights.items()}], [1.0])
     merged = clip.with_visual(state)
     # a vector does not say how it was trained
-    merged.exposure, merged.recipe = (
-        clip.exposure.merge(vector.exposure),
-        {'stage': 'merging'},
-    )
+    merged.exposure = clip.exposure.merge(vector.exposure)
+    merged.recipe = {'stage': 'merging'}
     merged.pretrained = f'{clip.pretrained or clip.name} + task vector'
     return merged
 
@@ -176,10 +174,8 @@ def merge(
     values = sorted({0.0, *map(float, PATCH_RECIPES['default'].alphas if values is None else values)})
     total = lambda point: sum(c * v for c, v in zip(point, vectors))
     on = pick_device(device)
-    start, moves = (
-        {k: w.to(on) for k, w in clip.visual.state_dict().items()},
-        [{k: w.to(on) for k, w in v.weights.items()} for v in vectors],
-    )
+    start = {k: w.to(on) for k, w in clip.visual.state_dict().items()}
+    moves = [{k: w.to(on) for k, w in v.weights.items()} for v in vectors]
     set_point = lambda tower, point: _put(tower, start, moves, point)
 
     def score(points, split='val'):
@@ -217,18 +213,16 @@ class Union(SceneDataset):
         num_workers: int = 0,
         progress: bool = False,
     ):
-        self.clip, self.datasets = (
-            clip,
-            [composites(d, clip, num_workers=num_workers, progress=d.name if progress else None) for d in datasets],
-        )
+        self.clip = clip
+        self.datasets = [
+            composites(d, clip, num_workers=num_workers, progress=d.name if progress else None) for d in datasets
+        ]
         # too large for the memory: composed as they are read
         self.raw = [d is own for d, own in zip(datasets, self.datasets)]
-        self.name, self.sensor, self.bands, self.split = (
-            '+'.join(d.name for d in datasets),
-            RGB,
-            RGB.bands,
-            datasets[0].split,
-        )
+        self.name = '+'.join(d.name for d in datasets)
+        self.sensor = RGB
+        self.bands = RGB.bands
+        self.split = datasets[0].split
         self.labels = [torch.as_tensor(np.asarray(d.targets)) for d in datasets]
         self.ends = np.cumsum([len(d) for d in datasets])
 
@@ -372,10 +366,8 @@ def patch_tasks(
     "Patch one CLIP for several tasks as PAINT does: jointly, one after the other, or in parallel."
     if how not in ('joint', 'sequential', 'parallel'):
         raise ValueError(f'how {how!r} is not one of joint, sequential, parallel')
-    recipe, run = (
-        pick(recipe, PATCH_RECIPES, **changes),
-        dict(device=device, num_workers=num_workers, progress=progress),
-    )
+    recipe = pick(recipe, PATCH_RECIPES, **changes)
+    run = dict(device=device, num_workers=num_workers, progress=progress)
     with_roles(tasks, supported)  # says what is wrong with them
     if out:
         open_run(

@@ -118,10 +118,8 @@ def run_controls(
     results = {m: zero_shot(base, m) for m in base.modalities}
     for name, (student, data) in students.items():
         results[name] = zero_shot(embed({name: student}, data.test, text=text, **options), name)
-    results['linear, means of 13 bands'], results['linear, means of RGB'] = (
-        band_mean_accuracy(world),
-        band_mean_accuracy(world, RGB_NAMES),
-    )
+    results['linear, means of 13 bands'] = band_mean_accuracy(world)
+    results['linear, means of RGB'] = band_mean_accuracy(world, RGB_NAMES)
     ours = results['aligned 13-band student']
     rows = [
         {
@@ -135,11 +133,9 @@ def run_controls(
     ]
     out = {'results': results}
     if world.test.name == 'miniworld':
-        out['landcover'], out['held_out'], out['null'] = (
-            _landcover(models, world, options),
-            _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options),
-            _null(models, make, null_n, VARIANTS[align_recipe.flips], options),
-        )
+        out['landcover'] = _landcover(models, world, options)
+        out['held_out'] = _held_out(models, world, patch_recipe, align_recipe, held_out, seed, options)
+        out['null'] = _null(models, make, null_n, VARIANTS[align_recipe.flips], options)
         rows += [
             {
                 'control': f'land cover, never trained on: {m}',

@@ -196,25 +196,21 @@ class ShardStream(IterableDataset):
     def __init__(self, urls, batch_size, shuffle, seed, epoch, start, rank, world_size, scenes, on_error, nomenclature):
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error={on_error!r} is not one of 'raise', 'skip'")
-        self.urls, self.batch_size, self.shuffle, self.seed, self.epoch, self.start = (
-            _urls(urls),
-            batch_size,
-            shuffle,
-            seed,
-            epoch,
-            start,
-        )
+        self.urls = _urls(urls)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = epoch
+        self.start = start
         if bad := [u for u in self.urls if '://' not in u and not Path(u).is_file()]:
             raise FileNotFoundError(f'{bad[0]} does not exist')
         if bad := [u for u in self.urls if u.split(':', 1)[0] in ('pipe', 'file') and ':' in u]:
             raise ValueError(f'{bad[0]!r}: give a path or an http address')
-        self.rank, self.world_size, self.scenes, self.on_error, self.nomenclature = (
-            rank,
-            world_size,
-            scenes,
-            on_error,
-            nomenclature,
-        )
+        self.rank = rank
+        self.world_size = world_size
+        self.scenes = scenes
+        self.on_error = on_error
+        self.nomenclature = nomenclature
         self.broken = []
 
     def __len__(self):

@@ -437,14 +437,12 @@ class ShardReader(IterableDataset):
             raise ValueError(f'batch_size={batch_size}; give 1 or more')
         if rgb and not (scenes._picture if not scenes._arrays else any(b.answers_to('red') for b in scenes.bands)):
             raise ValueError(f'{scenes.name} has no red, green and blue bands to compose rgb from')
-        self.scenes, self.batch_size, self.shuffle, self.seed, self.epoch, self.start = (
-            scenes,
-            batch_size,
-            shuffle,
-            seed,
-            epoch,
-            start,
-        )
+        self.scenes = scenes
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = epoch
+        self.start = start
         self.num_workers, self.rgb, self.on_error, self.window = num_workers, rgb, on_error, window
         here = _node()
         self.rank, self.world_size = here[0] if rank is None else rank, here[1] if world_size is None else world_size

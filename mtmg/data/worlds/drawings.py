@@ -270,10 +270,8 @@ class Land(NamedTuple):
     names: tuple
 
 
-_GREENS, _PLAINS = (
-    ((0.30, 0.75, 0.25), (0.40, 0.80, 0.30)),
-    ((0.20, 0.60, 0.20), (0.50, 0.50, 0.20), (0.60, 0.45, 0.25)),
-)
+_GREENS = ((0.30, 0.75, 0.25), (0.40, 0.80, 0.30))
+_PLAINS = ((0.20, 0.60, 0.20), (0.50, 0.50, 0.20), (0.60, 0.45, 0.25))
 LANDS = {
     'forest': Land(
         'rough',
@@ -475,30 +473,24 @@ def cartoon(rng: np.random.Generator) -> Picture:
     elif kind < 0.8:  # a line through a plain
         line = drawn_from(rng, tuple(LINES))
         cut = LINES[line].pattern if rng.random() < 0.8 else 'line'
-        layer, top, thing, meaning = (
-            _plain(rng),
-            ('smooth', *_layer(rng, LINES[line])[1:2] * 2),
-            drawn_from(rng, LINES[line].names),
-            line,
-        )
+        layer = _plain(rng)
+        top = ('smooth', *_layer(rng, LINES[line])[1:2] * 2)
+        thing = drawn_from(rng, LINES[line].names)
+        meaning = line
     else:
         land = drawn_from(rng, tuple(LANDS))
         layer, where = _layer(rng, LANDS[land]), drawn_from(rng, LANDS[land].names)
         if rng.random() < 0.5:  # a line through a land
             line = drawn_from(rng, tuple(LINES))
             cut, top = LINES[line].pattern, ('smooth', *_layer(rng, LINES[line])[1:2] * 2)
-            thing, meaning = (
-                f'{drawn_from(rng, LINES[line].names)} {drawn_from(rng, _THROUGH)} {where}',
-                f'{line} in {land}',
-            )
+            thing = f'{drawn_from(rng, LINES[line].names)} {drawn_from(rng, _THROUGH)} {where}'
+            meaning = f'{line} in {land}'
         else:  # two lands
             other = drawn_from(rng, tuple(LANDS))
             cut, top = 'side', _layer(rng, LANDS[other])
             beside = 'the shore of a ' + where if 'water' in land and rng.random() < 0.5 else where
-            thing, meaning = (
-                f'{drawn_from(rng, LANDS[other].names)} {drawn_from(rng, _BESIDE)} {beside}',
-                f'{other} by {land}',
-            )
+            thing = f'{drawn_from(rng, LANDS[other].names)} {drawn_from(rng, _BESIDE)} {beside}'
+            meaning = f'{other} by {land}'
     caption, tint, haze = _in_words(rng, thing)
     return Picture(layer, caption, meaning, top, cut, tint, haze)
 
