@@ -125,7 +125,7 @@ def ground_size(crs, transform, shape) -> tuple | None:
     if crs is None or not (crs.is_geographic or crs.is_projected):
         return None
     middle = (shape[1] / 2, shape[0] / 2)
-    (height, width) = (hypot(transform.b, transform.e), hypot(transform.a, transform.d))
+    height, width = (hypot(transform.b, transform.e), hypot(transform.a, transform.d))
     points = [at(*middle), at(middle[0], middle[1] + 1), at(middle[0] + 1, middle[1])]
     if crs.is_projected:
         nominal = height * crs.linear_units_factor[1], width * crs.linear_units_factor[1]

@@ -231,9 +231,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             else ((images[i : i + batch_size], bands, None) for i in range(0, len(images), batch_size))
         )
         # shifted by the first batch's mean: sums of squares of large numbers lose digits
-        count = 0
-        total = 0
-        square = 0
+        count = total = square = 0
         for part, names, valid in parts:
             x = self._rooted(self._select(part, names, 'error')).double()
             if not count:
