@@ -116,8 +116,9 @@ def predict(
         raise ValueError(f'top is {top}; it must be 1 or more')
     from mtmg.embed.passes import predict
     from mtmg.data.folders import folder_scenes
+    from mtmg.data.rasters import large_raster
 
-    large = _large_scene(Path(images), _one(file_bands), sensor)
+    large = large_raster(images, file_bands=_one(file_bands), sensor=sensor, offset=offset)
     if large is not None:
         size = ' x '.join(f'{n:,}' for n in large.shape)
         raise ValueError(
@@ -131,19 +132,6 @@ def predict(
         encoder, scenes.subset(at), classes, text=words, multilabel=multilabel, batch_size=batch_size, device=device
     )
     return _answers(scenes, answer, batch_size, path, top)
-
-
-def _large_scene(source: Path, file_bands, sensor):
-    "the raster of which there is one, so large that one answer says little of it"
-    from mtmg.data.files import image_files
-    from mtmg.data.products import is_raster
-    from mtmg.data.rasters import open_raster
-
-    files = [source] if is_raster(source) else image_files(source) if source.is_dir() else []
-    if len(files) != 1 or not is_raster(files[0]):
-        return None
-    raster = open_raster(files[0], file_bands, sensor)
-    return raster if min(raster.shape) >= 512 else None
 
 
 def map_(
@@ -178,7 +166,7 @@ def map_(
     source = Path(raster)
     if source.is_dir() and not is_raster(source):
         raise ValueError(f'{source} is a folder; a map is made of one raster')
-    opened = open_raster(source, _one(file_bands), sensor)
+    opened = open_raster(source, _one(file_bands), sensor, offset=offset, nodata=nodata)
     encoder, classes, words = _asked(model, classnames, labelset, templates, text, device, batch_size)
     path = _output(out, 'map.tif', is_map, 'a map', overwrite)
     if path.suffix.lower() not in TIF_SUFFIXES:
@@ -191,8 +179,6 @@ def map_(
             tile=tile,
             stride=stride,
             gsd=gsd,
-            offset=offset,
-            nodata=nodata,
             text=words,
             multilabel=multilabel,
             batch_size=batch_size,

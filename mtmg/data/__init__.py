@@ -118,7 +118,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'stratified_split',
             'TorchgeoScenes',
         ],
-        'rasters': ['Grid', 'open_raster', 'Raster', 'raster_scenes', 'read_tiles', 'tile_grid'],
+        'rasters': [
+            'Grid',
+            'large_raster',
+            'open_raster',
+            'opened',
+            'Raster',
+            'raster_scenes',
+            'read_tiles',
+            'tile_grid',
+        ],
         'loading': [
             'drop_classes',
             'Joined',

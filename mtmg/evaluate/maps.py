@@ -24,7 +24,7 @@ from ..data.files import TIF_SUFFIXES, layers_of
 from ..data.products import gdal_source, is_raster
 from ..compute import pick_device
 from ..embed.passes import evaluating
-from ..data.rasters import Raster, open_raster, read_tiles, tile_grid
+from ..data.rasters import Raster, open_raster, opened, read_tiles, tile_grid
 from ..data.writing import atomic_path
 from ..plots.style import PALETTE, axes_for, styled
 from ..encoders.brightness import warn_if_far
@@ -130,10 +130,6 @@ def predict_map(
     tile: int | None = None,  # side of a tile in pixels of `gsd` metres; None: the model's image size
     stride: int | None = None,  # from tile to tile, and the side of a cell; None: tiles do not overlap
     gsd: float | None = None,  # metres of a pixel that the model knows; None: the finest of its bands
-    file_bands=None,
-    sensor=None,  # as `open_raster` takes them
-    offset: float | None = None,  # to take off digital numbers, such as 1000; None: as the tags of the file say
-    nodata: float | None = None,  # value without data; None: as the file says
     least: float = 0.5,  # share of data that a tile needs to be asked and a cell to be answered
     templates=None,
     text=None,
@@ -142,13 +138,12 @@ def predict_map(
     device: str = 'auto',
     progress: bool = True,
     precision: str = 'fp32',  # as `embed` takes it
-    **told,  # unit, scale, mask, white: as `open_raster` takes them
+    **told,  # of a file: file_bands, sensor, offset, nodata and so on, as `open_raster` takes them
 ) -> ClassMap:
     "The likeliest class of each cell of a raster, zero-shot."
     from tqdm.auto import tqdm
 
-    known = isinstance(path, Raster)
-    raster = path if known else open_raster(path, file_bands, sensor, offset=offset, nodata=nodata, **told)
+    raster = opened(path, **told)
     size = tile or model.image_size
     grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), pick_device(device)
     if raster.crs is None:
@@ -178,7 +173,7 @@ def predict_map(
 
         with torch.inference_mode():
             for r, c, pixels, shares in tqdm(
-                read_tiles(raster, grid, offset, nodata, least),
+                read_tiles(raster, grid, least),
                 f'map of {raster.path.name}',
                 grid.tiles[0] * grid.tiles[1],
                 unit='tile',
@@ -210,7 +205,6 @@ def predict_map(
         'tile': size,
         'stride': stride or size,
         'step': list(grid.step),
-        'offset': offset,
         'numbers': raster.meaning.to_dict(),
         'templates': list(labelset.templates),
         'model': describe_model(model),

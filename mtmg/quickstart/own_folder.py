@@ -12,7 +12,6 @@ import hashlib
 import json
 from pathlib import Path
 import time
-import warnings
 
 import numpy as np
 
@@ -21,8 +20,8 @@ from ..alignment import controls as judge
 from ..bands import composite
 from ..clip import load_clip
 from ..data import Splits, load_dataset
-from ..data.files import IMAGE_SUFFIXES, TIF_SUFFIXES, image_files
-from ..data.rasters import Raster, open_raster, raster_scenes
+from ..data.files import IMAGE_SUFFIXES
+from ..data.rasters import TOLD, Raster, large_raster, open_raster, raster_scenes
 from ..data.writing import atomic_write_json
 from ..data.scenes import batches, in_memory
 from ..demo import explore, keep_scenes
@@ -87,22 +86,6 @@ def _bands_line(dataset) -> str:
     return f'bands: {len(names)} of {dataset.sensor.name} ({shown}), in {dataset.sensor.unit}'
 
 
-def _large(place: Path, tile: int) -> Path | None:
-    "the one raster that is a whole scene"
-    files = [place] if place.is_file() else image_files(place)
-    if len(files) != 1 or files[0].suffix.lower() not in TIF_SUFFIXES:
-        return None
-    import rasterio
-
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-        try:
-            with rasterio.open(files[0]) as file:
-                return files[0] if min(file.shape) >= LARGE * tile else None
-        except rasterio.errors.RasterioError:
-            return None
-
-
 def look(
     place,  # a folder of images, or one large raster
     classes=None,  # class names, or the name of a label set; needed where there are no labels
@@ -116,11 +99,10 @@ def look(
     if not place.exists():
         raise FileNotFoundError(f'{place} does not exist')
     words = None if classes is None else labelset(classes)
-    if (large := _large(place, tile)) is not None:
-        raster = open_raster(large, options.get('file_bands'), options.get('sensor'))
-        scenes = raster_scenes(raster, tile, offset=options.get('offset', 0), least=0.9)
+    if (raster := large_raster(place, LARGE * tile, **options)) is not None:
+        scenes = raster_scenes(raster, tile, least=0.9)
         what = (
-            f'{large}: one large scene of {raster.shape[0]:,} x {raster.shape[1]:,} pixels, cut into '
+            f'{raster.path}: one large scene of {raster.shape[0]:,} x {raster.shape[1]:,} pixels, cut into '
             f'{len(scenes):,} tiles of {tile} x {tile}'
         )
     else:
@@ -128,7 +110,6 @@ def look(
             raise ValueError(
                 f'{place} is one image; mtmg predict asks about single images, and mtmg run takes a folder'
             )
-        raster = None
         splits = load_dataset('folder', place, seed=seed, **options)
         if words is not None and splits.train.targets is not None:
             splits = load_dataset('folder', place, seed=seed, labelset=words, **options)
@@ -395,6 +376,47 @@ def _limits(found: Found, n_test: int) -> list:
     return said + ['One seed was run. Another seed changes scores by a point or more on few scenes.']
 
 
+def _answer(results: dict, found: Found) -> list:
+    "sentences that open the report"
+    if found.splits:
+        return answer_sentences(results, found.first.bands)
+    rows, agreement = results['answers']['tables'][0].rows, results['answers']['agreement']
+    top = max(rows, key=lambda r: float(list(r.values())[1].split()[0]))
+    return [
+        f'No scene has a label, so no accuracy can be stated. The CLIP as it is takes {list(top.values())[1]} of '
+        f'{len(found.scenes):,} scenes for {top["class"]}, more than for any other class.',
+        *(f'{r["pair"]} give the same answer on {r["same answer"]}.' for r in agreement[:2]),
+    ]
+
+
+def _mapped(model, raster, labelset, out: Path, how: dict) -> tuple:  # (figure's path, sentences)
+    "the map of a large raster, written and drawn"
+    found = predict_map(model, raster, labelset, **how)
+    found.save(out / 'map.tif')
+    shares = ', '.join(f'{name} {100 * share:.0f} %' for name, share in list(found.shares.items())[:8])
+    text = f'Shares of the cells: {shares}. The map is map.tif, with scores of all classes in map_scores.tif.'
+    return save_figure(plot_map(found), out / 'figures' / 'map.png'), [text]
+
+
+def _facts(found: Found, clip, student, E, seed: int, seconds: float, stages: dict) -> dict:
+    "what was done, for the report's table"
+    of_line = lambda i: found.lines[i].partition(': ')[2]
+    took = ', '.join(f'{name} {s:.0f} s' for name, s in stages.items())
+    return {
+        'data': found.lines[0],
+        'bands': of_line(1),
+        'labels': of_line(2),
+        'split': of_line(3),
+        'CLIP': clip.name + (f' ({clip.pretrained})' if clip.pretrained else ''),
+        'student': 'none' if student is None else repr(student),
+        'prompts': '; '.join(E.labelset.templates),
+        'seed': seed,
+        'date': date.today().isoformat(),
+        'versions': ', '.join(f'{k} {v}' for k, v in versions().items()),
+        'time': f'{seconds:.0f} s' + (f' ({took})' if took else ''),
+    }
+
+
 def run(
     folder,  # images in class folders, with a table of labels, or without labels; or one large raster
     classes=None,  # class names or a label set's name: needed without labels
@@ -445,46 +467,20 @@ def run(
         clip = load_clip(name, pretrained=weights or None)
         if found.splits:
             models, results, E, scenes = _labelled_run(found, clip, out, controls, seed, how)
-            student, curve, answer = models.student, models.curve, answer_sentences(results, found.first.bands)
+            student, curve = models.student, models.curve
             models.patched.save(out / 'patched')
             best = max(results['zero_shot'].values(), key=lambda r: r[r.headline[0]])
             confusion = best.get('confusion')
         else:
             student, results, E, scenes = _unlabelled_run(found, clip, out, seed, how)
             models, curve, confusion = None, None, None
-            top = max(results['answers']['tables'][0].rows, key=lambda r: float(list(r.values())[1].split()[0]))
-            answer = [
-                f'No scene has a label, so no accuracy can be stated. The CLIP as it is takes '
-                f'{list(top.values())[1]} of {len(scenes):,} scenes for {top["class"]}, more than '
-                'for any other class.',
-                *(
-                    f'{r["pair"]} give the same answer on {r["same answer"]}.'
-                    for r in results['answers']['agreement'][:2]
-                ),
-            ]
+        answer = _answer(results, found)
         figures = draw_figures(E, scenes, out / 'figures', curve, confusion, seed)
-        raster = map or found.raster
+        raster = open_raster(map, **{k: v for k, v in options.items() if k in TOLD}) if map else found.raster
         if raster is not None:
-            mapped = predict_map(
-                student or (models.patched if models else clip),
-                raster,
-                None if student is not None else E.labelset,
-                device=device,
-                progress=progress,
-                offset=options.get('offset', 0),
-                **(
-                    {}
-                    if isinstance(raster, Raster)
-                    else {k: options[k] for k in ('file_bands', 'sensor') if k in options}
-                ),
-            )
-            mapped.save(out / 'map.tif')
-            figures['map'] = save_figure(plot_map(mapped), out / 'figures' / 'map.png')
-            results['map_text'] = [
-                'Shares of the cells: '
-                + ', '.join(f'{n} {100 * s:.0f} %' for n, s in list(mapped.shares.items())[:8])
-                + '. The map is map.tif, with scores of all classes in map_scores.tif.'
-            ]
+            asked = student or (models.patched if models else clip)
+            words = None if student is not None else E.labelset
+            figures['map'], results['map_text'] = _mapped(asked, raster, words, out, how)
         keep_scenes(
             scenes, out, np.sort(some_scenes(len(scenes) if scenes.targets is None else scenes.targets, 240, seed))
         )
@@ -497,20 +493,7 @@ def run(
             seed=seed,
         )
         seconds = time.perf_counter() - start
-        facts = {
-            'data': found.lines[0],
-            'bands': found.lines[1].partition(': ')[2],
-            'labels': found.lines[2].partition(': ')[2],
-            'split': found.lines[3].partition(': ')[2],
-            'CLIP': f'{clip.name}' + (f' ({clip.pretrained})' if clip.pretrained else ''),
-            'student': 'none' if student is None else repr(student),
-            'prompts': '; '.join(E.labelset.templates),
-            'seed': seed,
-            'date': date.today().isoformat(),
-            'versions': ', '.join(f'{k} {v}' for k, v in versions().items()),
-            'time': f'{seconds:.0f} s'
-            + ('' if models is None else ' (' + ', '.join(f'{k} {v:.0f} s' for k, v in models.seconds.items()) + ')'),
-        }
+        facts = _facts(found, clip, student, E, seed, seconds, models.seconds if models else {})
         command = command or f'mtmg run {place}'
         sections = run_sections(
             results,
