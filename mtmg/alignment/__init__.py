@@ -30,7 +30,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'statistics_answers',
             'students_of',
         ],
-        'start': ['fitted_layer', 'fitting_tower', 'named_layer', 'new_student', 'start_from_teacher', 'uncut'],
+        'start': [
+            'fitted_layer',
+            'fitting_tower',
+            'named_layer',
+            'new_student',
+            'spectral_layer',
+            'start_from_teacher',
+            'uncut',
+        ],
+        'mixing': ['draw_bands', 'SensorMix'],
         'aligning': [
             'align',
             'AlignStage',

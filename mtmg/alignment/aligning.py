@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .mixing import SensorMix
 from .pseudolabels import pseudo_labels
 from .start import new_student
 from ..bands.images import select
@@ -183,7 +184,8 @@ class AlignStage(Stage):
         r, (targets, head, directions) = self.recipe, self.frozen
         variant = self.draw_variant(batch)
         t = targets[batch['index'].cpu(), variant.cpu()].to(self.device)  # (N, D)
-        f = self.net(self.net.preprocess(dihedral(batch['image'], variant), self.net.bands)).float()  # (N, D)
+        bands = batch.get('bands', self.net.bands)
+        f = self.net(self.net.preprocess(dihedral(batch['image'], variant), bands), bands).float()  # (N, D)
         # terms compare scenes with one another: of all processes
         f, t, label = self.together(batch, f, t, batch['label'])
         terms = {}
@@ -262,6 +264,7 @@ class Task:
     unlabelled: list  # further scenes
     labelset: object  # of the class term; None without labels
     recipe: AlignRecipe
+    others: tuple = ()  # labelled scenes of other sensors, for a student of any bands
 
     @property
     def seen(self) -> SceneDataset:
@@ -271,7 +274,8 @@ class Task:
     def described(self) -> dict:
         "What decides the result, in plain types."
         named = lambda d: None if d is None else [d.name, d.split, len(d), dataset_hash(d)]  # noqa: E731
-        return {
+        others = {'others': [named(d) for d in self.others]} if self.others else {}
+        return others | {
             'dataset': named(self.dataset),
             'views': named(self.views),
             'unlabelled': [named(d) for d in self.unlabelled],
@@ -283,11 +287,16 @@ class Task:
 def prepare(dataset, recipe: AlignRecipe, views=None, unlabelled=None, labelset=None) -> Task:
     "The task of an alignment. Raise ValueError where the data cannot be aligned."
     train = lambda d: d.train if isinstance(d, Splits) else d  # noqa: E731
-    dataset, views = train(dataset), train(views)
-    several = isinstance(unlabelled, (list, tuple)) and not isinstance(unlabelled, Splits)
-    further = [train(d) for d in (unlabelled if several else [unlabelled]) if d is not None]
+    several = lambda d: isinstance(d, (list, tuple)) and not isinstance(d, Splits)  # noqa: E731
+    listed = lambda d: [train(x) for x in (d if several(d) else [d]) if x is not None]  # noqa: E731
+    (dataset, *others), views, further = listed(dataset), train(views), listed(unlabelled)
     labelset = _checked(dataset, views, further, labelset, recipe)
-    return Task(dataset, views, further, labelset, recipe)
+    for d in others:
+        if _checked(d, views, [], labelset if recipe.pseudo else None, recipe) != labelset:
+            raise ValueError(
+                f'{d.name} and {dataset.name} have other classes; data sets that are aligned together share them'
+            )
+    return Task(dataset, views, further, labelset, recipe, tuple(others))
 
 
 def say_what_is_filled(dataset, bands):
@@ -322,7 +331,11 @@ def student_of(task: Task, teacher: Clip, encoder=None, backbone='vit_micro', ba
         raise ValueError(
             f'the encoder embeds into {student.embed_dim} dimensions, the teacher into {teacher.embed_dim}'
         )
-    for d in task.unlabelled:
+    if task.others and not student.takes_any:
+        raise ValueError("a student of fixed bands learns from one sensor; backbone='spectral_vit' learns from several")
+    if bands and student.takes_any:
+        raise ValueError(f"bands={', '.join(bands)}: a {student.backbone} takes any; leave some out with drop_bands")
+    for d in () if student.takes_any else task.unlabelled:
         say_what_is_filled(d, student.bands)
     return student
 
@@ -332,6 +345,7 @@ def targets_of(task: Task, teacher: Clip, running: Running, given: torch.Tensor 
     precision = 'bf16' if 'bf16' in pick_precision(task.recipe.precision, running.device) else 'fp32'
     how = dict(num_workers=running.num_workers, device=running.device, precision=precision)
     seen = [(task.seen, 'teacher')] if given is None else []
+    seen += [(d, f'teacher, {d.sensor.name}') for d in task.others if task.views is None]
     seen += [(d, 'teacher, unlabelled') for d in task.unlabelled]
     variants = VARIANTS[task.recipe.flips]
     with sharing():
@@ -339,8 +353,25 @@ def targets_of(task: Task, teacher: Clip, running: Running, given: torch.Tensor 
     return torch.cat(found if given is None else [given, *found])
 
 
-def pairs_of(task: Task, teacher: Clip, bands, targets: torch.Tensor) -> SceneDataset:
-    "The scenes of the task in the student's bands, with the labels that the class term learns from."
+def _mix_of(task: Task, teacher: Clip, targets: torch.Tensor, seed: int) -> SensorMix:
+    "the scenes of all sensors of the task, with where the targets of each begin"
+    parts, starts, start = [], [], 0
+    for d in (task.dataset, *task.others, *task.unlabelled):
+        labels = None if d in task.unlabelled else 'own'
+        if task.recipe.pseudo and labels:
+            own = targets[start : start + len(d)]
+            labels = pseudo_labels(teacher, d, own, task.labelset, task.recipe.shares or None)
+        parts.append(Pairs(d, d.bands, task.labelset, labels=labels))
+        starts.append(start)
+        if task.views is None or len(parts) > len(task.others):  # views serve all sensors
+            start += len(d)
+    return SensorMix(parts, task.recipe.drop_bands, seed, starts)
+
+
+def pairs_of(task: Task, teacher: Clip, bands, targets: torch.Tensor, seed: int = 0) -> SceneDataset:
+    "The scenes of the task in the student's bands (none: any), with the labels that the class term learns from."
+    if not bands:
+        return _mix_of(task, teacher, targets, seed)
     n, labels = len(task.dataset), 'own'
     if task.recipe.pseudo:
         labels = pseudo_labels(teacher, task.dataset, targets[:n], task.labelset, task.recipe.shares or None)
@@ -352,8 +383,8 @@ def pairs_of(task: Task, teacher: Clip, bands, targets: torch.Tensor) -> SceneDa
 def record_alignment(student: ModalityEncoder, teacher: Clip, task: Task, request: dict):
     "Write into the student how it was made, what it has seen, and its teacher's words."
     student.recipe, exposure = request, student.exposure.merge(teacher.exposure)
-    for d in (task.dataset, *task.unlabelled):
-        learnt = task.labelset if d is task.dataset and task.recipe.classes else None
+    for d in (task.dataset, *task.others, *task.unlabelled):
+        learnt = task.labelset if d not in task.unlabelled and task.recipe.classes else None
         exposure = exposure.add(
             'alignment',
             source=d.source,
@@ -372,10 +403,10 @@ def record_alignment(student: ModalityEncoder, teacher: Clip, task: Task, reques
 # %% ../../nbs/alignment/aligning.ipynb #66209136
 def align(
     teacher: Clip,  # frozen; normally a patched one
-    dataset,  # scenes of the student's sensor (or `Splits`, whose train is taken); with or without labels
+    dataset,  # scenes of the student's sensor (or `Splits`: their train); of several for one of any bands
     recipe: str | AlignRecipe = 'default',
     encoder: ModalityEncoder | None = None,  # where the student starts; it stays as it is. By default a new one
-    backbone: str = 'vit_micro',  # of a new student
+    backbone: str = 'vit_micro',  # of a new student; 'spectral_vit' takes any bands
     bands=None,  # bands of a new student; by default those of the data set
     views=None,  # what the teacher sees of the same scenes, where `dataset` has no optical bands (radar)
     unlabelled=None,  # further scenes, or several such data sets; they join with the image terms alone
@@ -399,7 +430,7 @@ def align(
     running.open(request)
     say_if_far([teacher], task.seen)
     targets = targets_of(task, teacher, running, targets)
-    scenes = pairs_of(task, teacher, student.bands, targets)
+    scenes = pairs_of(task, teacher, student.bands, targets, running.seed)
     steps = recipe.steps(len(scenes))
     say_if_few(steps, len(scenes))
     head = None if task.labelset is None else teacher.head(task.labelset).to(running.device)

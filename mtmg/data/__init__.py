@@ -125,6 +125,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'opened',
             'Raster',
             'raster_scenes',
+            'read_sensor',
             'read_tiles',
             'tile_grid',
         ],

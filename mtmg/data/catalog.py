@@ -54,7 +54,7 @@ def _miniworld(name, title, sensor=S2_L1C, labels='miniworld'):
         _MTMG,
         '',
         f"load_dataset('{name}'): nothing to fetch",
-        'n=, seed=',
+        'n=, seed=, sensor=',
     )
 
 

@@ -157,10 +157,10 @@ def _each(n):
     return dict(zip(SPLITS, each, strict=True))
 
 
-def _miniworld(name, root, wanted, n=None, seed=0):
+def _miniworld(name, root, wanted, n=None, seed=0, sensor=None):
     from mtmg.data.worlds.miniworld import MiniWorld
 
-    return {s: MiniWorld(s, name, n=_each(n)[s], seed=seed) for s in wanted}
+    return {s: MiniWorld(s, name, n=_each(n)[s], seed=seed, sensor=sensor) for s in wanted}
 
 
 def _digits(name, root, wanted, copies=1, seed=0):

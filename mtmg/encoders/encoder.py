@@ -29,13 +29,14 @@ from mtmg.encoders.backbones import (
     split_student,
 )
 from ..clip.cards import write_card
-from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands
+from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands, listed
 from ..bands.images import STATISTICS, are_settled, as_images, check_image, select, settled
 from ..compute import lowered, patchify
 from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
+from .spectral import build_spectral, by_unit, spectral_mix, unit_of_band, unit_scale
 from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import batches, settle
 from ..data.writing import load_tensors, put_in_place, save_tensors
@@ -47,6 +48,7 @@ ENCODER_NORMALIZATIONS = {
     'range': 'share of the way from mean to mean + deviation, clamped to 0 … 1 (SatMAE)',
     '/10000': 'reflectance: DN / 10000, clamped to 0 … 1 (the paper)',
     '/255': '8-bit pictures to 0 … 1',
+    'unit': 'share of the white of each band; decibels and kelvin on fixed scales (of encoders of any bands)',
     'none': 'the numbers as they are',
 }
 
@@ -92,7 +94,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
     def __init__(
         self,
         backbone: str,  # name, as `create_encoder` takes it
-        bands: list,  # names of the bands that come in
+        bands: list,  # names of the bands that come in; none: any, by their wavelengths
         sensors: list,  # for each band the name of its sensor
         embed_dim: int,  # of the CLIP
         image_size: int | None = None,
@@ -110,13 +112,19 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         if normalization not in ENCODER_NORMALIZATIONS:
             raise ValueError(f"normalization '{normalization}' is not one of {', '.join(ENCODER_NORMALIZATIONS)}")
         self.bands = tuple(_band(b, s) for b, s in zip(bands, sensors, strict=True))
-        if not self.bands or len(set(self.bands)) < len(self.bands):
-            raise ValueError(f"bands {', '.join(bands) or '(none)'}: an encoder needs at least one, each once")
-        network = (
-            build_satmae(backbone, self.bands, image_size, drop_path)
-            if backbone in SATMAE_SIZES
-            else build_backbone(backbone, len(self.bands), image_size, drop_path, seed=None)
-        )
+        spectral = backbone.startswith('spectral_')
+        if (not self.bands) != spectral or len(set(self.bands)) < len(self.bands):
+            raise ValueError(
+                f"'{backbone}' takes any bands; name none, or take to_sensor(bands)"
+                if spectral
+                else f"bands {', '.join(bands) or '(none)'}: an encoder needs at least one, each once"
+            )
+        if spectral:
+            network, normalization = build_spectral(backbone, image_size, drop_path), 'unit'
+        elif backbone in SATMAE_SIZES:
+            network = build_satmae(backbone, self.bands, image_size, drop_path)
+        else:
+            network = build_backbone(backbone, len(self.bands), image_size, drop_path, seed=None)
         self.trunk, self.proj = patchify(network.net), nn.Linear(network.features, embed_dim)
         nn.init.trunc_normal_(self.proj.weight, std=0.02)  # as timm begins its linear layers
         nn.init.zeros_(self.proj.bias)
@@ -135,6 +143,11 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         return [getattr(b, 'sensor', None) for b in self.bands]
 
     @property
+    def takes_any(self) -> bool:
+        "Whether it takes any bands, by their wavelengths; it has no `bands` of its own then."
+        return not self.bands
+
+    @property
     def device(self) -> torch.device:
         return self.proj.weight.device
 
@@ -143,7 +156,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         size = sum(p.numel() for p in self.parameters()) / 1e6
         aligned = f', aligned with {self.teacher[:8]}' if self.teacher else ''
         shape = f'{self.image_size} px, {self.embed_dim} dimensions, {size:.1f} M parameters{aligned}'
-        return f'ModalityEncoder({self.backbone}: {len(self.bands)} bands of {sensors}, {shape})'
+        taken = 'any bands' if self.takes_any else f'{len(self.bands)} bands of {sensors}'
+        return f'ModalityEncoder({self.backbone}: {taken}, {shape})'
 
     def _rooted(self, x: torch.Tensor) -> torch.Tensor:
         "square root of the bands of reflectance, with 'zscore-sqrt'"
@@ -161,6 +175,10 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             images = images[None]
         if images.ndim != 4:
             raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
+        if self.takes_any:
+            if bands is None:
+                raise ValueError('an encoder of any bands has to be told which bands these are; give bands=')
+            return check_image(images, as_bands(bands)).float()
         if bands is None and images.shape[1] != len(self.bands):
             raise ValueError(
                 f'{images.shape[1]} channels without names, and this encoder takes {len(self.bands)}; give bands='
@@ -178,7 +196,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         missing: str = 'error',  # 'zeros' fills a band that the images have not
     ) -> torch.Tensor:  # (N, C', S, S)
         "What `forward` takes: the encoder's bands by name, resized, on the scale that it was trained on."
-        x = fit_square(self._select(images, bands, missing), self.image_size, self.bands)
+        x = fit_square(self._select(images, bands, missing), self.image_size, self.bands or as_bands(bands))
+        if self.takes_any:
+            return by_unit(x, as_bands(bands))
         if self.normalization == 'none':
             return x
         if self.normalization in ('/10000', '/255'):
@@ -191,9 +211,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         x = (self._rooted(x) - self.mean.view(-1, 1, 1).to(x.device)) / self.std.view(-1, 1, 1).to(x.device)
         return x.clamp(0, 1) if self.normalization == 'range' else x
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        "Raw embeddings (N, D) of preprocessed images (N, C, S, S)."
-        return self.proj(self.trunk(x))
+    def forward(self, x: torch.Tensor, bands: Sequence | None = None) -> torch.Tensor:
+        "Raw embeddings (N, D) of preprocessed images (N, C, S, S); `bands` for an encoder of any."
+        return self.proj(self.trunk((x, spectral_mix(as_bands(bands))) if self.takes_any else x))
 
     @torch.no_grad()
     def encode_image(
@@ -204,10 +224,11 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)
         images = self._select(images, bands, missing)  # the unit of all images together, whatever the size of a batch
+        bands = settled(as_bands(bands) if self.takes_any else self.bands)
         with evaluating(self):
             dtype = self.proj.weight.dtype
             rows = [
-                self(self.preprocess(part.to(self.device), settled(self.bands)).to(dtype)).float()
+                self(self.preprocess(part.to(self.device), bands).to(dtype), bands).float()
                 for part in images.split(batch_size)
             ]
         return torch.cat(rows)
@@ -248,6 +269,34 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         self.mean.copy_(shift.flatten() + mean)
         self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # a band that never changes stays at 0
         return self
+
+    @torch.no_grad()
+    def to_sensor(self, bands: Sequence) -> 'ModalityEncoder':
+        "An encoder of any bands as a plain one of these, with the same answers: filters folded, scales written down."
+        if not self.takes_any:
+            raise ValueError(f'this encoder is one of fixed bands already ({listed(self.bands)})')
+        bands, embed = as_bands(bands), self.trunk.patch_embed
+        plain = 'vit_micro' if self.backbone == 'spectral_vit' else self.backbone.removeprefix('spectral_')
+        said = {k: v for k, v in self.config().items() if k not in ('bands', 'sensors', 'backbone', 'normalization')}
+        names, sensors = [str(b) for b in bands], [b.sensor for b in bands]
+        twin = ModalityEncoder(plain, names, sensors, normalization='zscore', **said)
+        if any(unit_of_band(b) == 'linear' for b in bands):
+            raise ValueError(
+                'linear backscatter is taken in decibels; bring the images there with to_db, and name S1_GRD'
+            )
+        weight, shift = embed.folded(*spectral_mix(bands))
+        state = {k: v for k, v in self.trunk.state_dict().items() if not k.startswith('patch_embed.')}
+        if twin.trunk.patch_embed.proj.bias is not None:
+            state['patch_embed.proj.bias'] = shift
+        else:
+            state['pos_embed'] = state['pos_embed'].clone()
+            state['pos_embed'][:, self.trunk.num_prefix_tokens :] += shift
+        twin.trunk.load_state_dict(state | {'patch_embed.proj.weight': weight})
+        twin.proj.load_state_dict(self.proj.state_dict())
+        twin.mean, twin.std = unit_scale(bands)
+        if self.text_head is not None:
+            twin.text_head = self.text_head.clone()
+        return twin.to(self.device).eval()
 
     def set_text_head(
         self, labelset: LabelSet, head: torch.Tensor, logit_scale: float, teacher_hash: str, logit_bias=None
@@ -315,8 +364,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             save_fingerprints(self.exposure, folder)
             weights, notes = load_tensors(Path(aside) / 'model.safetensors')
             save_tensors(Path(aside) / 'model.safetensors', weights, notes)  # with a checksum
-            facts = {'backbone': self.backbone, 'bands': ', '.join(map(str, self.bands)), 'dimensions': self.embed_dim}
-            write_card(aside, f'{self.backbone}, {len(self.bands)} bands', 'encoder', self.exposure, facts)
+            named = ', '.join(map(str, self.bands)) or 'any, by wavelength'
+            facts = {'backbone': self.backbone, 'bands': named, 'dimensions': self.embed_dim}
+            write_card(aside, f'{self.backbone}, {len(self.bands) or "any"} bands', 'encoder', self.exposure, facts)
             for name in ('README.md', 'model.safetensors', 'config.json'):
                 put_in_place(Path(aside) / name, folder / name)
         return folder
@@ -394,8 +444,8 @@ def _normalization(bands: Sequence, weights) -> str:
 
 
 def create_encoder(
-    backbone: str,  # 'vit_micro', 'satmae_base', 'satmae_large', or a network of timm or torchgeo
-    bands: Sequence,  # that come in: `Band`s such as S2_L1C.bands, or names
+    backbone: str,  # 'vit_micro', 'spectral_vit', 'satmae_base', 'satmae_large', or a network of timm or torchgeo
+    bands: Sequence,  # that come in: `Band`s such as S2_L1C.bands, or names; `any` for 'spectral_vit'
     embed_dim: int,  # of the CLIP
     weights=None,  # torchgeo's enum or its name, a file of weights, 'timm' (ImageNet), or None for random ones
     image_size: int | None = None,  # None for that of the weights, or the backbone's own
@@ -410,14 +460,25 @@ def create_encoder(
     for name, value in (('embed_dim', embed_dim), ('image_size', image_size)):
         if value is not None and value < 1:
             raise ValueError(f'{name} is {value}; it must be at least 1')
-    bands = as_bands(bands)
+    if spectral := backbone.startswith('spectral_'):
+        if bands is not any:
+            raise ValueError(
+                f"'{backbone}' takes any bands: give bands=any, and encoder.to_sensor(bands) for some alone"
+            )
+        if weights is not None or normalization not in (None, 'unit'):
+            raise ValueError(f"'{backbone}' has no published weights, and one scale for each unit: leave them out")
+        bands = ()
+    elif bands is any:
+        raise ValueError(f"'{backbone}' takes fixed bands; 'spectral_vit' takes any")
+    bands = as_bands(bands) if not spectral else ()
     satmae = backbone in SATMAE_SIZES
     if satmae:
         bands = satmae_bands(bands)
     found = find_weights(weights, backbone, weights_bands) if weights is not None and not satmae else None
     if found is not None:
         image_size = image_size or found.image_size
-    own = normalization is None
+    own = normalization is None and not spectral
+    normalization = 'unit' if spectral else normalization
     if own:
         normalization = 'range' if satmae else _normalization(bands, found)
     unit = {'/10000': 'DN', '/255': 'uint8'}.get(normalization)

@@ -254,8 +254,12 @@ class _Numbered(Dataset):
         self.dataset, self.whole = dataset, whole
 
     def __getitems__(self, keys):
-        samples = self.dataset.__getitems__([i for _, i in keys])
-        return collate(samples) | {'index': torch.tensor([i for _, i in keys]), 'step': keys[0][0], 'whole': self.whole}
+        step, indices = keys[0][0], [i for _, i in keys]
+        if hasattr(self.dataset, 'at_step'):  # what a batch shows depends on its step
+            batch = self.dataset.at_step(step, indices)
+        else:
+            batch = collate(self.dataset.__getitems__(indices)) | {'index': torch.tensor(indices)}
+        return batch | {'step': step, 'whole': self.whole}
 
 
 def _same(batch):

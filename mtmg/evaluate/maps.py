@@ -87,7 +87,8 @@ def _scale(raster: Raster, gsd, model) -> tuple:
     if gsd is not None and not gsd > 0:
         raise ValueError(f'gsd is {gsd}; give metres, more than 0')
     wanted = gsd or min(
-        (b.resolution for b in getattr(model, 'bands', raster.bands) if getattr(b, 'resolution', None)), default=None
+        (b.resolution for b in getattr(model, 'bands', ()) or raster.bands if getattr(b, 'resolution', None)),
+        default=None,
     )
     if wanted is None or (raster.metres is None and gsd is None):
         return 1.0, 1.0

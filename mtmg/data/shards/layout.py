@@ -168,6 +168,7 @@ def sensor_to_dict(sensor: Sensor) -> dict:
         name=str(b),
         wavelength=b.wavelength,
         resolution=b.resolution,
+        width=b.width,
         aliases=list(b.aliases),
         sensor=b.sensor,
         white=b.white,

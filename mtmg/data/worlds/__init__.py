@@ -51,6 +51,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'waters',
             'wooded',
         ],
+        'spectra': ['FINE_SPECTRA', 'response', 'seen_by', 'WAVELENGTHS'],
         'miniworld': [
             'Air',
             'digital_numbers',
@@ -70,6 +71,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'sentinel1',
             'sentinel2_l1c',
             'sentinel2_l2a',
+            'sensor_view',
             'top_of_atmosphere',
             'Variant',
             'VARIANTS',

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['RAYLEIGH_DEPTH', 'RAYLEIGH_PATH', 'LOOKS', 'NOISE_FLOOR', 'VARIANTS', 'HAZY', 'Air', 'draw_air', 'top_of_atmosphere',
            'gaussian', 'resample', 'digital_numbers', 'sentinel2_l1c', 'sentinel2_l2a', 'sentinel1', 'null_bands',
-           'Plan', 'plan_scene', 'plan_mixed_scene', 'Variant', 'MiniWorld']
+           'sensor_view', 'Plan', 'plan_scene', 'plan_mixed_scene', 'Variant', 'MiniWorld']
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #e28e8246
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
 
 from ...bands.images import settled
-from ...bands.sensors import S1_GRD, S2_L1C, S2_L2A, Sensor
+from ...bands.sensors import S1_GRD, S2_L1C, S2_L2A, Sensor, find_sensor
 from ..scenes import SceneDataset
 from mtmg.data.worlds.landscape import (
     annual_crop,
@@ -38,6 +38,7 @@ from mtmg.data.worlds.landscape import (
     uniform,
     waters,
 )
+from .spectra import FINE_SPECTRA, response, seen_by
 from ...labels.labelsets import labelset
 from ...labels.nomenclatures import LANDCOVER_OF_EUROSAT
 
@@ -93,12 +94,22 @@ def _up(pixel: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(coarse))).astype(np.float32)
 
 
-_RESOLUTION = np.array([int(band.resolution) for band in S2_L1C.bands])
-_GRID = {
-    metres: (np.flatnonzero(_RESOLUTION == metres), _down(metres // 10), _up(metres // 10)) for metres in (10, 20, 60)
-}
-_NOISE = np.where(_WAVELENGTH > 1.5, 0.0016, np.where(_RESOLUTION == 10, 0.0012, 0.0009)).astype(np.float32)
-_NOISE[10] = 0.0002
+@lru_cache(64)
+def _grid(bands: tuple) -> dict:
+    "{native pixel in 10 m pixels: (places of its bands, blur and average, interpolation)}, fine pixels first"
+    pixels = np.array([max(1, round((metres or 10) / 10)) for metres, _ in bands])
+    return {p: (np.flatnonzero(pixels == p), _down(p), _up(p)) for p in sorted(set(pixels.tolist()))}
+
+
+def _detector_noise(bands: tuple) -> np.ndarray:
+    "(C,) of bands (resolution, wavelength): more in the short-wave infrared, less in coarse pixels and in cirrus bands"
+    return np.array(
+        [
+            0.0002 if 1350 <= nm <= 1400 else 0.0016 if nm > 1500 else 0.0012 if (metres or 10) <= 10 else 0.0009
+            for metres, nm in bands
+        ],
+        np.float32,
+    )
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #84a53962
 def gaussian(noise: np.random.Generator, shape: tuple) -> np.ndarray:
@@ -109,13 +120,14 @@ def gaussian(noise: np.random.Generator, shape: tuple) -> np.ndarray:
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].reshape(shape)
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #07be0c3c
-def resample(image: np.ndarray, noise: np.random.Generator) -> np.ndarray:
-    "Return the reflectance (13, 64, 64) as the bands of Sentinel-2 resolve it, with the noise of their detectors."
-    seen = np.empty_like(image)
-    for bands, down, up in _GRID.values():
-        native = np.matmul(down, (image[bands].reshape(-1, SIZE) @ down.T).reshape(len(bands), SIZE, -1))
-        native += _NOISE[bands, None, None] * gaussian(noise, native.shape)
-        seen[bands] = native if len(up) == len(down) else np.matmul(up, native @ up.T)
+def resample(image: np.ndarray, noise: np.random.Generator, bands=S2_L1C.bands) -> np.ndarray:
+    "Return the reflectance (C, 64, 64) as these bands resolve it, with the noise of their detectors."
+    seen, known = np.empty_like(image), tuple((b.resolution, b.wavelength) for b in bands)
+    loud = _detector_noise(known)
+    for places, down, up in _grid(known).values():
+        native = np.matmul(down, (image[places].reshape(-1, SIZE) @ down.T).reshape(len(places), SIZE, -1))
+        native += loud[places, None, None] * gaussian(noise, native.shape)
+        seen[places] = native if len(up) == len(down) else np.matmul(up, native @ up.T)
     return seen
 
 
@@ -135,10 +147,15 @@ def sentinel2_l1c(ground: Ground, air: Air, noise: np.random.Generator) -> np.nd
 _NOT_CIRRUS = [i for i, band in enumerate(S2_L1C.bands) if band in S2_L2A.bands]
 
 
+def _misjudged(air: Air, noise: np.random.Generator, micrometres: np.ndarray) -> np.ndarray:
+    "(C, 1, 1) reflectance that the correction for aerosol leaves, or takes too much"
+    return (0.2 * air.aerosol * noise.normal() * 0.075 * (micrometres / 0.55) ** -1.3).astype(np.float32)[:, None, None]
+
+
 def sentinel2_l2a(ground: Ground, air: Air, noise: np.random.Generator) -> np.ndarray:
     "Return the digital numbers (12, 64, 64) of an L2A product, at the surface, without the air and without B10."
-    misjudged = 0.2 * air.aerosol * noise.normal() * 0.075 * (_WAVELENGTH / 0.55) ** -1.3
-    seen = resample(ground.reflectance * np.float32(air.sun), noise) + misjudged.astype(np.float32)[:, None, None]
+    misjudged = _misjudged(air, noise, _WAVELENGTH)
+    seen = resample(ground.reflectance * np.float32(air.sun), noise) + misjudged
     return digital_numbers(seen[_NOT_CIRRUS])
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #b2773047
@@ -151,7 +168,7 @@ _WHITE_LOOKS = LOOKS * (_SHARED[SIZE // 2] ** 2).sum() ** 2  # averaging neighbo
 
 def sentinel1(ground: Ground, noise: np.random.Generator) -> np.ndarray:
     "Return VV and VH (2, 64, 64) in dB, with speckle."
-    down = _GRID[10][1]
+    down = _down(1)
     power = np.matmul(down, ground.echo @ down.T) + NOISE_FLOOR
     speckle = noise.standard_gamma(_WHITE_LOOKS, (2, SIZE, SIZE), dtype=np.float32) / np.float32(_WHITE_LOOKS)
     return 10 * np.log10(power * np.matmul(_SHARED, speckle @ _SHARED.T)).astype(np.float32)
@@ -180,6 +197,42 @@ def null_bands(image: np.ndarray, noise: np.random.Generator) -> np.ndarray:
     null = digital_numbers(np.exp(np.clip(guess, -9, 0)))
     null[_COLOURS] = image[_COLOURS]
     return null
+
+# %% ../../../nbs/data/worlds/miniworld.ipynb #a8d420a6
+_PER_REFLECTANCE = {'DN': 10000, 'reflectance': 1, 'percent': 100, 'uint8': 255 / 0.2}  # a reflectance of .2 is white
+
+
+@lru_cache(64)
+def _null_guess(bands: tuple, colours: tuple) -> np.ndarray:
+    "The intercept and exponents of three colours that predict each band over the materials, (4, C)."
+    log = [np.log(FINE_SPECTRA @ response([b for b, *_ in some]) + 0.0005) for some in (bands, colours)]
+    known = np.concatenate([np.ones((len(log[1]), 1)), log[1]], 1)
+    return np.linalg.solve(known.T @ known + np.diag([0, 0.02, 0.02, 0.02]), known.T @ log[0]).astype(np.float32)
+
+
+def sensor_view(
+    ground: Ground, air: Air, sensor: Sensor, noise: np.random.Generator, null: bool = False
+) -> np.ndarray:  # (C, 64, 64)
+    "Return the surface product of any optical sensor, in its unit; of a `null` world, made of its colours."
+    if sensor.unit not in _PER_REFLECTANCE:
+        raise ValueError(f'{sensor.name} is in {sensor.unit}; a world draws {", ".join(_PER_REFLECTANCE)}')
+    owner = sensor if all(c in sensor for c in ('red', 'green', 'blue')) else S2_L2A
+    colours = tuple(owner[c] for c in ('blue', 'green', 'red'))
+    bands = (*sensor.bands, *(colours if null and owner is not sensor else ()))
+    misjudged = _misjudged(air, noise, np.array([b.wavelength for b in bands]) / 1000)
+    seen = resample(seen_by(ground, bands).reflectance * np.float32(air.sun), noise, bands) + misjudged
+    if null:
+        kept = [next(i for i, b in reversed(list(enumerate(bands))) if b is c) for c in colours]
+        log = np.log(np.clip(seen[kept], 0.01, 0.2)).reshape(3, -1)  # what a true-colour picture shows
+        known = [tuple((b, b.wavelength, b.width) for b in some) for some in (bands, colours)]
+        guess = _null_guess(*known)
+        made = np.exp((guess[1:].T @ log + guess[0][:, None]).reshape(seen.shape) + 0.05 * gaussian(noise, seen.shape))
+        made[kept] = seen[kept]
+        seen = made
+    seen = seen[: len(sensor)] * np.float32(_PER_REFLECTANCE[sensor.unit])
+    if sensor.unit == 'DN':
+        return np.clip(seen + 0.5, 1, 65535).astype(np.uint16)
+    return np.clip(seen, 0, 255).astype(np.uint8) if sensor.unit == 'uint8' else np.maximum(seen, 0).astype(np.float32)
 
 # %% ../../../nbs/data/worlds/miniworld.ipynb #4020e618
 class Plan(NamedTuple):
@@ -306,6 +359,7 @@ class MiniWorld(SceneDataset):
         variant: str = 'miniworld',  # one of `VARIANTS`
         n: int | None = None,  # number of scenes; None gives 4000, 1000 and 1000, and 5000 to test the null world
         seed: int = 0,  # another seed gives another world
+        sensor: Sensor | str | None = None,  # any optical sensor, or its name; None: that of the variant
     ):
         if split not in _SPLITS:
             raise ValueError(f'split {split!r} is not one of {", ".join(_SPLITS)}')
@@ -320,8 +374,12 @@ class MiniWorld(SceneDataset):
             raise ValueError(f'seed is {seed}; give one from 0 to 2**32 - 1')
         self.name, self.split, self.seed, self.n = variant, split, int(seed), int(n)
         _, labels, self._planner, self.source = VARIANTS[variant]
-        self.sensor = VARIANTS[variant].sensor
-        self.bands, self.labelset = settled(self.sensor.bands), labelset(labels)
+        self.sensor = VARIANTS[variant].sensor if sensor is None else find_sensor(sensor)
+        if self.sensor != VARIANTS[variant].sensor:
+            if variant in ('miniworld-l2a', 'miniworld-s1'):
+                raise ValueError(f"{variant} is a world of its own sensor; give sensor= to 'miniworld'")
+            response(self.sensor.bands)  # a band that no spectrum reaches is said at once
+        self.bands, self.labelset = settled(self.sensor.bands, self.sensor), labelset(labels)
 
     def __len__(self):
         return self.n
@@ -371,10 +429,13 @@ class MiniWorld(SceneDataset):
         ground, noise = paint(plan.layers, self._random(index, _GROUND)), self._random(index, _SENSOR)
         if self.name == 'miniworld-s1':
             return sentinel1(ground, noise)
-        if self.name == 'miniworld-l2a':
+        null = self.name == 'miniworld-null'
+        if self.sensor is S2_L2A and not null:
             return sentinel2_l2a(ground, plan.air, noise)
+        if self.sensor is not S2_L1C:
+            return sensor_view(ground, plan.air, self.sensor, noise, null)
         image = sentinel2_l1c(ground, plan.air, noise)
-        return null_bands(image, noise) if self.name == 'miniworld-null' else image
+        return null_bands(image, noise) if null else image
 
     def __getitem__(self, index: int) -> dict:
         index = range(len(self))[index]  # negative ones count from the end
