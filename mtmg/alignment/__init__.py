@@ -22,12 +22,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'unseen_bands',
         ],
         'claims': [
+            'ALL_ROWS',
             'band_statistics',
+            'class_alone',
+            'colours_of',
             'Controls',
             'controls',
             'folds_of',
             'known_white',
-            'statistics_answers',
+            'OWN_WHITE',
+            'shuffled_bands',
+            'statistics_scores',
             'students_of',
         ],
         'start': [

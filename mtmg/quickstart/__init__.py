@@ -11,15 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'controls': [
-            'band_mean_accuracy',
-            'class_alone',
-            'HELD_OUT',
-            'RGB_NAMES',
-            'run_controls',
-            'seen_and_unseen',
-            'shuffled_bands',
-        ],
+        'controls': ['drawn_controls', 'HELD_OUT', 'seen_and_unseen'],
         'own_folder': ['Found', 'LARGE', 'LEAST_STEPS', 'look', 'recipe_for', 'run'],
         'report': [
             'an',

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from ..alignment import ALIGN_RECIPES, align
-from ..alignment import controls as judge
+from ..alignment.claims import ROWS, controls as judge
 from ..bands import composite
 from ..clip import load_clip
 from ..data import Splits, load_dataset
@@ -34,7 +34,6 @@ from ..gap import gap_report
 from ..labels import labelset
 from ..patching import PATCH_RECIPES, finetune, interpolate, sweep
 from ..plots import in_words, save_figure
-from .controls import band_mean_accuracy
 from .method import MARGIN, SHAPES, Models
 from mtmg.quickstart.report import (
     Table,
@@ -243,21 +242,12 @@ def _labelled_run(found: Found, clip, out, controls, seed, options) -> tuple:  #
     models = Models(clip, tuned, curve, patched, student, seconds)
     results, test = timed('measuring', lambda: _measures(models, world, seed, options))
     results['kept'] = curve.kept(MARGIN)
-    if controls and student is not None and not world.labelset.multilabel:
-        judged = timed('controls', lambda: judge(patched, world, align_recipe, seeds=(seed,), **options))
-        simple = judged.accuracy('logistic regression')
+    if controls:
+        rows = ROWS if student is not None else ()
+        how = dict(rows=rows, student=student, **options)
+        judged = timed('controls', lambda: judge(patched, world, align_recipe, seeds=(seed,), **how))
+        simple = judged.score('logistic regression')[0]
         results['controls'] = {'table': judged.rows(), 'simple': simple, 'notes': judged.notes}
-    elif controls and not world.labelset.multilabel:
-        simple = band_mean_accuracy(world)
-        results['controls'] = {
-            'results': {},
-            'table': [
-                {
-                    'control': 'linear classifier on the means and spreads of the colours',
-                    'score (%)': percent_text(simple[simple.headline[0]], simple.interval[simple.headline[0]]),
-                }
-            ],
-        }
     return models, results, test, world.test
 
 # %% ../../nbs/quickstart/own_folder.ipynb #f546ac7e

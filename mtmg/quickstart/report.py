@@ -93,10 +93,7 @@ def answer_sentences(
             f'{said[verdict(more.interval["difference"])]}, '
             f'{points_text(more.difference, more.interval["difference"])}.'
         )
-        found = results.get('controls') or {}
-        simple = found.get(
-            'simple', found.get('results', {}).get(f'linear, means of {len(bands)} bands', {}).get(metric)
-        )
+        simple = (results.get('controls') or {}).get('simple')
         if simple is not None:
             second = (
                 second[:-1]
