@@ -184,13 +184,14 @@ def folds_of(dataset, folds: int, seed: int = 0):
     return list(kind(folds, shuffle=True, random_state=seed).split(np.zeros(len(dataset)), y))
 
 
-def students_of(teacher, train, recipe, targets, rows, bands=None, **how):
+def students_of(teacher, train, recipe, targets, rows, bands=None, views=None, unlabelled=None, **how):
     "Yields (row, student) for each asked row that the bands allow, trained on `train`."
     names = list(bands or train.bands)
     colours = colours_of(names)
     rest = [b for b in names if b not in colours]
-    plans = {'student': (recipe, names), 'RGB only': (recipe, colours), 'no RGB': (recipe, rest)}
-    plans['other scenes'] = (recipe, names)
+    plans = {'student': (recipe, names)}
+    if colours:
+        plans |= {'RGB only': (recipe, colours), 'no RGB': (recipe, rest), 'other scenes': (recipe, names)}
     if train.targets is not None:
         alone = class_alone(recipe)
         plans['supervised network'] = (replace(alone, start='random'), names)
@@ -198,18 +199,19 @@ def students_of(teacher, train, recipe, targets, rows, bands=None, **how):
         plans['labels alone'] = (alone, names)
     if 'step 0' in rows:
         kept = (recipe.start, recipe.normalization, recipe.drop_path)
-        yield 'step 0', new_student(teacher, train, 'vit_micro', names, *kept, seed=how.get('seed', 0))
+        yield 'step 0', new_student(teacher, train, 'vit_micro', names, *kept, views, how.get('seed', 0))
     for row, (plan, chosen) in plans.items():
         if row in rows and chosen:
             scenes = shuffled_bands(train, how.get('seed', 0)) if row == 'other scenes' else train
-            yield row, align(teacher, scenes, plan, bands=chosen, targets=targets, **how)
+            further = dict(views=views, unlabelled=unlabelled, targets=targets)
+            yield row, align(teacher, scenes, plan, bands=chosen, **further, **how)
 
 # %% ../../nbs/alignment/claims.ipynb #cace79e6
-def answers_of(teacher, train, test, recipe, bands, seeds, rows, student, also, how) -> tuple:
+def answers_of(teacher, train, test, seen, recipe, bands, seeds, rows, student, also, unlabelled, how) -> tuple:
     "Embeddings (N, D) of one fold: the teacher's picture, {row: one a seed}, and {row: what it was}."
-    device = how['device']
+    device, (seen_train, seen_test) = how['device'], seen  # what the teacher looks at
     see = dict(text=teacher, captions=False, progress=False, device=device)
-    pictures = embed({'teacher': teacher, **(also or {})}, test, **see)
+    pictures = embed({'teacher': teacher, **(also or {})}, seen_test, **see)
     asked = [row for row in rows if student is None or row != 'student']
     answers, notes = {row: [] for row in rows if row == 'student'}, {}
     if student is not None:
@@ -217,14 +219,18 @@ def answers_of(teacher, train, test, recipe, bands, seeds, rows, student, also, 
     targets = None
     if set(asked) - {'step 0'}:
         variants, workers = VARIANTS[recipe.flips], how['num_workers']
-        targets = teacher_embeddings(teacher, train, variants, device=device, num_workers=workers, precision='auto')
+        targets = teacher_embeddings(
+            teacher, seen_train, variants, device=device, num_workers=workers, precision='auto'
+        )
+    views = None if seen_train is train else seen_train
     for seed in seeds:
-        for row, model in students_of(teacher, train, recipe, targets, asked, bands, seed=seed, **how):
+        made = students_of(teacher, train, recipe, targets, asked, bands, views, unlabelled, seed=seed, **how)
+        for row, model in made:
             scenes = shuffled_bands(test, seed + 1) if row == 'other scenes' else test
             answers.setdefault(row, []).append(embed({'ms': model}, scenes, **see)['ms'])
     answers |= {row: [pictures[row]] for row in pictures.modalities}
-    if (white := known_white(teacher, train)) is not None:
-        answers[OWN_WHITE] = [embed({'rgb': teacher}, AtWhite(test, white), **see)['rgb']]
+    if (white := known_white(teacher, seen_train)) is not None:
+        answers[OWN_WHITE] = [embed({'rgb': teacher}, AtWhite(seen_test, white), **see)['rgb']]
         notes[OWN_WHITE] = f'{white:.0f}'
     return pictures['teacher'], answers, notes
 
@@ -259,6 +265,8 @@ def controls(
     rows=ROWS,  # which students to train, of `ALL_ROWS`; () for none
     student=None,  # trained before with this recipe on `dataset.train`: it is judged and not trained again
     also=None,  # {row: `Clip`}: further CLIPs that see the pictures
+    views=None,  # what the teacher sees of the same scenes, where `dataset` is radar
+    unlabelled=None,  # further scenes to learn from, as in `align`
     **how,  # fields of the recipe to change, and device, num_workers, progress
 ) -> Controls:
     "A student and its controls on the same scenes, in one table."
@@ -268,12 +276,19 @@ def controls(
         raise ValueError('student= was trained once, on one split; give Splits and one seed, or leave it out')
     recipe, running = settings(recipe, ALIGN_RECIPES, how)
     how = dict(device=running.device, num_workers=running.num_workers, progress=running.progress)
-    parts = [(dataset.train, dataset.test)] if isinstance(dataset, Splits) else None
-    parts = parts or [(dataset.subset(a), dataset.subset(b)) for a, b in folds_of(dataset, folds)]
+    views = dataset if views is None else views
+    if isinstance(dataset, Splits):
+        parts = [((dataset.train, dataset.test), (views.train, views.test))]
+    else:
+        at = folds_of(dataset, folds)
+        parts = [[(d.subset(a), d.subset(b)) for d in (dataset, views)] for a, b in at]
+        parts = [(pair, pair if views is dataset else seen) for pair, seen in parts]
     hits, notes, groups = {}, {}, []
     add = lambda row, measure, values: hits.setdefault(row, {}).setdefault(measure, []).append(np.stack(values))
-    for train, test in parts:
-        picture, answers, said = answers_of(teacher, train, test, recipe, bands, seeds, rows, student, also, how)
+    for (train, test), seen in parts:
+        picture, answers, said = answers_of(
+            teacher, train, test, seen, recipe, bands, seeds, rows, student, also, unlabelled, how
+        )
         notes |= said
         groups += [None] * len(test) if getattr(test, 'groups', None) is None else list(test.groups)
         if train.targets is not None:
@@ -291,7 +306,7 @@ def controls(
                 add(row, measure, [each[measure] for each in found])
     return Controls(
         {row: {m: np.concatenate(values, 1) for m, values in measures.items()} for row, measures in hits.items()},
-        int(np.median([len(test) for _, test in parts])) if rows else 0,
+        int(np.median([len(test) for (_, test), _ in parts])) if rows else 0,
         notes,
         'student' if 'student' in rows else next((row for row in rows if row in hits), 'teacher'),
         None if None in groups else groups,

@@ -152,7 +152,7 @@ def _within(rows, alphas, limits: dict) -> list:
 
 
 def choose_alpha(
-    rows: list,  # dicts with alpha, task, role ('patching' or 'supported'), score in 0..1, and its noise: low, high, apart
+    rows: list,  # dicts with alpha, task, role ('patching', 'supported'), score in 0..1; its noise: low, high, apart
     rule: str = 'mean',  # 'mean' or 'drop'
     max_drop: float
     | dict = 0.01,  # for 'drop': the loss allowed to a supported task (.01 is one point), or {task: loss}

@@ -39,7 +39,6 @@ from mtmg.quickstart.report import (
     Table,
     answer_sentences,
     draw_figures,
-    percent_text,
     run_sections,
     some_scenes,
     write_page,
