@@ -29,7 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'valid_shares',
             'without_data',
         ],
-        'fingerprints': ['Fingerprints', 'known_images', 'Overlap', 'overlaps', 'recognised'],
+        'fingerprints': ['Fingerprints', 'known_images', 'Overlap', 'overlaps', 'recognised', 'without'],
         'files': [
             'Audit',
             'audit',
