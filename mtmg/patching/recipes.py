@@ -28,6 +28,16 @@ PATCH_RECIPES = {
     'default': PatchRecipe(
         preset='default', lr=2e-4, weight_decay=0.1, epochs=3, warmup_steps=200, flips='dihedral', keep=4.0
     ),
+    'thorough': PatchRecipe(
+        preset='thorough',
+        lr=5e-4,
+        weight_decay=0.1,
+        epochs=15,
+        warmup_steps=200,
+        flips='dihedral',
+        keep=16.0,
+        keep_share=0.5,
+    ),
     'plain': PatchRecipe(preset='plain', lr=1e-3, weight_decay=0.1, epochs=1, warmup_steps=200, flips='dihedral'),
     'paper': PatchRecipe(
         preset='paper',
