@@ -433,7 +433,7 @@ def patch(
     *,
     model: str = 'tinyclip',  # CLIP to patch: NAME[,WEIGHTS] or a folder
     supported: list[str] = ('digits', 'shapes'),  # tasks to keep, or none; NAME or NAME@ROOT
-    recipe: str = 'default',  # preset: default, plain, paper, paint
+    recipe: str = 'default',  # preset: default, thorough, plain, paper, paint
     alpha: float | None = None,  # point on the line, 0 to 1; by default chosen on validation data
     rule: str = 'mean',  # how alpha is chosen: mean, drop
     max_drop: float = 0.01,  # for `drop`: what a supported task may lose (0.01 is one point)
@@ -557,7 +557,7 @@ def align(
     bands: list[str] | None = None,  # what the student sees; by default all bands of the data set
     views: str | None = None,  # where the teacher cannot see the sensor: optical scenes of the same places, NAME@ROOT
     unlabelled: list[str] = (),  # further scenes, whose labels are not looked at: NAME@ROOT, npz@FILE
-    recipe: str = 'default',  # preset: default, paper, unlabelled
+    recipe: str = 'default',  # preset: default, paper, unlabelled, retrieval
     training: Training = Training(),
     **changes,
 ):
