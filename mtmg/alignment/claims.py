@@ -96,18 +96,19 @@ class Controls:
     def _interval(self, values) -> tuple:  # (seeds, N) -> mean and bounds
         return (float(values.mean()), *quantiles(resampled_means(values, 2000, self.groups)))
 
-    def score(self, row: str, measure: str = 'accuracy') -> tuple:
-        "(share, lower and upper 95 % bound) of a row."
-        return self._interval(self.hits[row][measure])
+    def score(self, row: str, measure: str | None = None) -> tuple:
+        "(share, lower and upper 95 % bound) of a row; by default of its first measure."
+        return self._interval(self.hits[row][measure or next(iter(self.hits[row]))])
 
-    def difference(self, control: str, measure: str = 'accuracy') -> tuple:
+    def difference(self, control: str, measure: str | None = None) -> tuple:
         "(claim minus control, lower and upper 95 % bound), scene by scene."
+        measure = measure or next(iter(self.hits[self.claim]))
         a, b = self.hits[self.claim][measure], self.hits[control][measure]
         if len(a) != len(b):  # a teacher has no seeds of its own
             b = np.broadcast_to(b.mean(0), a.shape)
         return self._interval(a - b)
 
-    def verdict(self, control: str, measure: str = 'accuracy') -> str:
+    def verdict(self, control: str, measure: str | None = None) -> str:
         "Is the claim 'better' or 'worse' than a control, or are there 'too few to say'?"
         _, low, high = self.difference(control, measure)
         return 'better' if low > 0 else 'worse' if high < 0 else 'too few to say'
@@ -116,12 +117,12 @@ class Controls:
         "The table, one dictionary a row, in percent with 95 % intervals."
         cell = '{:.1f} [{:.0f}, {:.0f}]'
         percent = lambda values: (100 * v for v in values)
-        out = []
+        first, out = next(iter(self.hits[self.claim])), []
         for name, measures in self.hits.items():
             row = {'row': name}
             for measure in measures:
                 row[measure] = cell.format(*percent(self.score(name, measure)))
-                if measure == 'accuracy':
+                if measure == first:
                     apart = '{:+.1f} [{:.1f}, {:.1f}]'.format(*percent(self.difference(name)))
                     row[f'{self.claim} minus this'] = '' if name == self.claim else apart
             out.append(row)
@@ -235,9 +236,8 @@ def answers_of(teacher, train, test, seen, recipe, bands, seeds, rows, student, 
     return pictures['teacher'], answers, notes
 
 
-def recalls(picture, f) -> dict:
-    "{measure: (N,)}: is the picture found by the bands among the first 1 or 10, and are the bands by the picture?"
-    ks = [k for k in (1, 10) if k < len(f)]
+def recalls(picture, f, ks=(1, 10)) -> dict:
+    "{measure: (N,)}: is the picture found by the bands among the first k, and are the bands by the picture?"
     out = {}
     for query, gallery, way in ((picture, f, 'to bands'), (f, picture, 'to rgb')):
         r = retrieval(query, gallery, ks=ks, resamples=0)
@@ -284,6 +284,7 @@ def controls(
         parts = [[(d.subset(a), d.subset(b)) for d in (dataset, views)] for a, b in at]
         parts = [(pair, pair if views is dataset else seen) for pair, seen in parts]
     hits, notes, groups = {}, {}, []
+    ks = [k for k in (1, 10) if k < min(len(test) for (_, test), _ in parts)]
     add = lambda row, measure, values: hits.setdefault(row, {}).setdefault(measure, []).append(np.stack(values))
     for (train, test), seen in parts:
         picture, answers, said = answers_of(
@@ -293,21 +294,22 @@ def controls(
         groups += [None] * len(test) if getattr(test, 'groups', None) is None else list(test.groups)
         if train.targets is not None:
             head = teacher.head(test.labelset).cpu()
+            measure = 'accuracy' if np.ndim(test.targets) == 1 else 'ranking precision'
             for row, features in answers.items():
-                add(row, 'accuracy', [worth(F.normalize(f, dim=-1) @ head.T, test.targets) for f in features])
-            add('logistic regression', 'accuracy', [worth(statistics_scores(train, test), test.targets)])
+                add(row, measure, [worth(F.normalize(f, dim=-1) @ head.T, test.targets) for f in features])
+            add('logistic regression', measure, [worth(statistics_scores(train, test), test.targets)])
             colours = colours_of(train.bands)
             if 0 < len(colours) < len(train.bands):
                 scores = statistics_scores(train, test, colours)
-                add('logistic regression, RGB', 'accuracy', [worth(scores, test.targets)])
+                add('logistic regression, RGB', measure, [worth(scores, test.targets)])
         for row in [row for row in answers if row in ALL_ROWS]:
-            found = [recalls(picture, f) for f in answers[row]]
+            found = [recalls(picture, f, ks) for f in answers[row]]
             for measure in found[0]:
                 add(row, measure, [each[measure] for each in found])
     return Controls(
         {row: {m: np.concatenate(values, 1) for m, values in measures.items()} for row, measures in hits.items()},
         int(np.median([len(test) for (_, test), _ in parts])) if rows else 0,
         notes,
-        'student' if 'student' in rows else next((row for row in rows if row in hits), 'teacher'),
+        'student' if 'student' in hits else next((row for row in rows if row in hits), 'teacher'),
         None if None in groups else groups,
     )

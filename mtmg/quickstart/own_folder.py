@@ -245,8 +245,9 @@ def _labelled_run(found: Found, clip, out, controls, seed, options) -> tuple:  #
         rows = ROWS if student is not None else ()
         how = dict(rows=rows, student=student, **options)
         judged = timed('controls', lambda: judge(patched, world, align_recipe, seeds=(seed,), **how))
-        simple = judged.score('logistic regression')[0]
-        results['controls'] = {'table': judged.rows(), 'simple': simple, 'notes': judged.notes}
+        results['controls'] = {'table': judged.rows(), 'notes': judged.notes}
+        if not world.labelset.multilabel:
+            results['controls']['simple'] = judged.score('logistic regression')[0]
     return models, results, test, world.test
 
 # %% ../../nbs/quickstart/own_folder.ipynb #f546ac7e
