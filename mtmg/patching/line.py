@@ -240,7 +240,7 @@ class Curve:
         if {r['alpha'] for r in test} != {r['alpha'] for r in self.rows if r['split'] == 'val'}:
             return float('nan')
         oracle, _ = choose_alpha(test, self.rule, self.max_drop, errors=0)
-        return max(0.0, _objective(test, oracle, self.rule)[0] - _objective(test, self.alpha, self.rule)[0])
+        return max(0.0, _objective(test, oracle, self.rule) - _objective(test, self.alpha, self.rule))
 
     def __str__(self):
         shown = [r for r in self.rows if r['split'] == 'val']
