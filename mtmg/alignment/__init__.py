@@ -65,6 +65,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'Task',
             'teacher_embeddings',
         ],
+        'following': ['follow'],
         'recipes': ['ALIGN_RECIPES', 'AlignRecipe'],
     },
 )

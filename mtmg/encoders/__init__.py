@@ -56,6 +56,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'unit_of_band',
             'unit_scale',
         ],
+        'foundations': [
+            'band_codes',
+            'build_foundation',
+            'CROMA_BANDS',
+            'Foundation',
+            'FOUNDATIONS',
+            'load_foundation',
+        ],
         'encoder': ['create_encoder', 'default_statistics', 'ENCODER_NORMALIZATIONS', 'fit_square', 'ModalityEncoder'],
     },
 )

@@ -16,7 +16,7 @@ import warnings
 import torch
 from torch import nn
 
-from ..bands.sensors import Band, RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
+from ..bands.sensors import Band, LANDSAT_OLI, RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
 from ..clip.checkpoints import load_weights, read_checkpoint
 
 # %% ../../nbs/encoders/backbones.ipynb #615f3111
@@ -88,13 +88,16 @@ def _torchgeo_enums() -> dict:
 def _enum_bands(enum) -> tuple:
     "bands of an enum; torchgeo writes them as B4, B04, B8A or B8a"
     names = [str(b).upper() for b in enum.meta.get('bands') or ()]
+    if names and all(n in LANDSAT_OLI for n in names):  # SR_B1 … SR_B7, which no other Landsat has
+        if 'OLI' in enum.name:
+            return tuple(LANDSAT_OLI[n] for n in names)
     sentinel = 'SENTINEL' in enum.name and len(set(names)) == len(names)  # Landsat has a B1 to B7 too
     if sentinel and names and all(n in S1_GRD for n in names):
         return as_bands(names, S1_GRD)
     if not sentinel or not all(n in S2_L1C or n == 'NDVI' for n in names):
         raise ValueError(
             f"{enum} was trained on {', '.join(names) or 'bands that torchgeo does not name'}; "
-            'only weights of Sentinel-1 or -2 bands can be matched by name'
+            'only weights of Sentinel-1, Sentinel-2 or Landsat OLI surface bands can be matched by name'
         )
     sensor = S2_L2A if len(names) == 12 and 'B10' not in names else S2_L1C
     # an index is a band by its name alone: left out where none comes in

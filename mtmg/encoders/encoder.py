@@ -36,6 +36,7 @@ from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
+from .foundations import FOUNDATIONS, build_foundation, load_foundation
 from .spectral import build_spectral, by_unit, spectral_mix, unit_of_band, unit_scale
 from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import batches, settle
@@ -121,6 +122,8 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             )
         if spectral:
             network, normalization = build_spectral(backbone, image_size, drop_path), 'unit'
+        elif backbone in FOUNDATIONS:
+            network = build_foundation(backbone, self.bands, image_size)
         elif backbone in SATMAE_SIZES:
             network = build_satmae(backbone, self.bands, image_size, drop_path)
         else:
@@ -429,6 +432,32 @@ def _from_satmae(encoder: ModalityEncoder, weights):
     return path.name, Exposure().add('pretraining', source='fmow-sentinel')
 
 
+def _from_foundation(encoder: ModalityEncoder, weights):
+    "fill a network that reads wavelengths, from a file or from torchgeo's"
+    import torchgeo.models
+
+    path, exposure = Path(str(weights)), Exposure.unknown()
+    if path.is_file():
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        name, state = path.name, state.get('model', state)
+    else:
+        name = str(weights)
+        known = {str(w): w for w in torchgeo.models.get_model_weights(encoder.backbone)}
+        if name not in known:
+            raise ValueError(f"weights '{name}' are neither a file nor of {encoder.backbone}: {', '.join(known)}")
+        try:
+            state = known[name].get_state_dict(map_location='cpu', weights_only=True)
+        except OSError:
+            raise FileNotFoundError(
+                f'the file of {name} is neither in the cache nor within reach; check the network, or put '
+                f"{Path(known[name].url).name} into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+            ) from None
+        if dataset := known[name].meta.get('dataset'):
+            exposure = Exposure().add('pretraining', source=dataset)
+    load_foundation(encoder.trunk, state, f"'{name}'")
+    return name, exposure
+
+
 def _normalization(bands: Sequence, weights) -> str:
     "what the weights expect of some bands, else what suits their units: decibels over 10000 are nothing"
     units = {_unit(b) for b in bands}
@@ -444,7 +473,7 @@ def _normalization(bands: Sequence, weights) -> str:
 
 
 def create_encoder(
-    backbone: str,  # 'vit_micro', 'spectral_vit', 'satmae_base', 'satmae_large', or a network of timm or torchgeo
+    backbone: str,  # 'vit_micro', 'spectral_vit', a SatMAE, one of `FOUNDATIONS`, or a network of timm or torchgeo
     bands: Sequence,  # that come in: `Band`s such as S2_L1C.bands, or names; `any` for 'spectral_vit'
     embed_dim: int,  # of the CLIP
     weights=None,  # torchgeo's enum or its name, a file of weights, 'timm' (ImageNet), or None for random ones
@@ -474,13 +503,14 @@ def create_encoder(
     satmae = backbone in SATMAE_SIZES
     if satmae:
         bands = satmae_bands(bands)
-    found = find_weights(weights, backbone, weights_bands) if weights is not None and not satmae else None
+    own_reader = satmae or backbone in FOUNDATIONS
+    found = find_weights(weights, backbone, weights_bands) if weights is not None and not own_reader else None
     if found is not None:
         image_size = image_size or found.image_size
     own = normalization is None and not spectral
     normalization = 'unit' if spectral else normalization
     if own:
-        normalization = 'range' if satmae else _normalization(bands, found)
+        normalization = 'range' if satmae else 'zscore' if own_reader else _normalization(bands, found)
     unit = {'/10000': 'DN', '/255': 'uint8'}.get(normalization)
     if unit and (odd := [str(b) for b in bands if _unit(b) not in (unit, None)]):
         raise ValueError(
@@ -504,6 +534,8 @@ def create_encoder(
             encoder.std.copy_(torch.tensor([4 * s for m, s in stats]))
         if weights is not None:
             encoder.weights, encoder.exposure = _from_satmae(encoder, weights)
+    elif backbone in FOUNDATIONS and weights is not None:
+        encoder.weights, encoder.exposure = _from_foundation(encoder, weights)
     elif found is not None:
         state = dict(found.state())
         have = load_backbone(
