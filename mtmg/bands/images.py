@@ -82,9 +82,9 @@ def select(
     image,  # (…, C, H, W) array or tensor
     have: Sequence[str],  # its C bands
     want: Sequence[str],  # the bands to give back, names or aliases
-    missing: str = 'error',  # 'error', or 'zeros' for a known band that the image has not
+    missing: str = 'error',  # 'error', or 'zeros' to put zeros in place of a known band that the image lacks
 ):
-    "Bands of an image by name, in the order of `want`; the image itself where nothing changes."
+    "The bands `want` of an image, (…, len(want), H, W); the image itself if nothing changes."
     if missing not in ('error', 'zeros'):
         raise ValueError(f"missing='{missing}' is not one of 'error', 'zeros'")
     _channels(image, have)
@@ -102,13 +102,13 @@ def select(
 
 # %% ../../nbs/bands/images.ipynb #e4a98c2d
 def to_db(image):
-    "Linear backscatter to decibels: 10 log10, with the floor of 1e-5 (-50 dB) under which only noise is left."
+    "Linear backscatter in decibels, 10 log10(x). Values below 1e-5 are noise and become -50 dB."
     x = _float(image).clip(1e-5, None)
     return 10 * (x.log10() if _is_tensor(x) else np.log10(x))
 
 # %% ../../nbs/bands/images.ipynb #924f2f08
 def to_linear(image):
-    "Decibels to linear backscatter."
+    "Decibels as linear backscatter, 10^(x / 10)."
     return 10 ** (_float(image) / 10)
 
 # %% ../../nbs/bands/images.ipynb #d64637bd
@@ -129,7 +129,7 @@ def _tensor_like(values, x):
 
 
 def valid_pixels(image, bands=()) -> np.ndarray:
-    "Where an image (…, C, H, W) holds data (…, H, W): finite in every band, and, but for 8-bit pictures, not 0 in all."
+    "Pixels with data, (…, H, W) bool: finite in every band, and not 0 in all bands, except in 8-bit pictures."
     x = image.detach().float().cpu().numpy() if _is_tensor(image) else np.asarray(image)
     valid = np.isfinite(x).all(-3) if x.dtype.kind == 'f' else np.ones((*x.shape[:-3], *x.shape[-2:]), bool)
     # black is a colour, but no measurement
@@ -191,9 +191,9 @@ def composite(
     stretch: str | None = None,  # None: a fixed white; 'percentile': each scene and channel by its own percentiles
     white: float | str | None = None,  # value shown as 255, or a name of `WHITES`; None: what the bands carry
     percentiles: tuple = (2, 98),  # of the percentile stretch
-    valid=None,  # (…, H, W) bool: pixels with data, which alone are stretched; None: as the numbers tell
+    valid=None,  # (…, H, W) bool: pixels that count for percentiles; None: `valid_pixels`
 ):
-    "An 8-bit picture (…, 3, H, W) of three bands; 8-bit RGB passes `true_color` unchanged."
+    "An 8-bit picture (…, 3, H, W) of three bands; `true_color` leaves 8-bit RGB unchanged."
     if recipe not in RECIPES:
         raise ValueError(f"recipe '{recipe}' is not one of {', '.join(RECIPES)}{did_you_mean(recipe, RECIPES)}")
     if stretch not in (None, 'percentile'):
@@ -308,7 +308,7 @@ def normalize(
     mean: Sequence[float] | None = None,  # for 'zscore': one number a band
     std: Sequence[float] | None = None,
 ):
-    "The image in float32, on the scale that an encoder expects; the bands keep their order."
+    "The image in float32, on the scale that an encoder expects; bands keep their order. ValueError for another unit."
     if method not in NORMALIZATIONS:
         raise ValueError(
             f"normalisation '{method}' is not one of {', '.join(NORMALIZATIONS)}{did_you_mean(method, NORMALIZATIONS)}"
@@ -340,7 +340,7 @@ def normalize(
 
 # %% ../../nbs/bands/images.ipynb #2294e95f
 def remove_offset(image, offset: float = 1000):
-    "Digital numbers of a baseline >= 04.00 as those before it, in the same dtype; no data (0) stays 0."
+    "Digital numbers of a processing baseline >= 04.00 without their offset, in the same dtype; no data (0) stays 0."
     if not _is_tensor(image):
         return np.maximum(image, np.asarray(offset, image.dtype)) - np.asarray(offset, image.dtype)
     if str(image.dtype) == 'torch.uint16':
@@ -399,7 +399,7 @@ def unit_of(
     numbers: np.ndarray,  # of the pixels with data, finite
     wanted: str,  # unit of the sensor, one of `UNITS`
 ) -> str:
-    "The unit that some numbers are in, of those in which such bands are kept; ValueError where that cannot be told."
+    "The unit of `numbers`, one of those in which such bands are stored; ValueError if it cannot be decided."
     x = np.asarray(numbers).reshape(-1)
     if x.dtype.kind == 'f':
         x = x.astype(np.float64)
@@ -418,7 +418,7 @@ _ONE = {'DN': 10000, 'reflectance': 1, 'percent': 100}  # what a reflectance of 
 
 
 def to_unit(image, unit: str, wanted: str):
-    "Numbers of one unit in another, float32; reflectance and percent as whole DN. ValueError for unlike units."
+    "Numbers converted from `unit` to `wanted`, float32; DN are rounded. ValueError if the units measure other things."
     if unit == wanted:
         return image
     if unit == 'linear' and wanted == 'dB':
@@ -434,7 +434,7 @@ def to_unit(image, unit: str, wanted: str):
 
 # %% ../../nbs/bands/images.ipynb #6e3f2117
 def settled(bands: Sequence[Band], sensor: Sensor | None = None) -> tuple:
-    "The same bands, beside numbers that are known to be in the unit of their sensor."
+    "The same bands, marked as known to be in the unit of their sensor."
 
     def unit(b):
         return SENSORS[b.sensor].unit if b.sensor in SENSORS else sensor.unit if sensor is not None else 'other'
@@ -443,7 +443,7 @@ def settled(bands: Sequence[Band], sensor: Sensor | None = None) -> tuple:
 
 
 def are_settled(bands) -> bool:
-    "Whether a reader has settled what the numbers beside these bands are."
+    "Whether all these bands carry the unit of their numbers."
     return bool(bands) and all(getattr(b, 'unit', None) for b in bands)
 
 
@@ -463,7 +463,7 @@ def _refuse_nonfinite(x, bands):
 
 
 def thinned(x, most: int = 200_000) -> np.ndarray:
-    "At most so many numbers of an image or of a batch, from all over it."
+    "At most `most` numbers (n,) of an image or a batch, spread evenly over it."
     x = x.reshape(-1)
     step = max(1, x.shape[0] // most) | 1  # odd: no column of an image is left out
     x = x[::step]
@@ -511,7 +511,7 @@ def check_image(
     image,  # (…, C, H, W) array or tensor
     bands: Sequence[str],  # its C bands
 ):
-    "The image in the unit of its sensor; a UserWarning where it came in another, ValueError where it cannot be right."
+    "The image in the unit of its sensor. UserWarning if it was in another unit; ValueError if no unit fits."
     _channels(image, bands)
     bands, dtype = as_bands(bands), str(image.dtype).removeprefix('torch.')
     if not dtype.startswith(('float', 'bfloat', 'int', 'uint')):
@@ -534,7 +534,7 @@ def check_image(
 
 # %% ../../nbs/bands/images.ipynb #16ed7f2b
 def settle_images(image, bands: Sequence[str]) -> tuple:
-    "All images of a call in the unit of their sensor, and their bands, settled: asked once, not batch by batch."
+    "(images, bands): all images of a call in the unit of their sensor, and the bands settled. Decided once for all."
     bands = as_bands(bands)
     return (image, bands) if are_settled(bands) else (check_image(image, bands), settled(bands))
 

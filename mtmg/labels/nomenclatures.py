@@ -138,14 +138,14 @@ NOMENCLATURES |= {
 
 # %% ../../nbs/labels/nomenclatures.ipynb #4a073650
 class ClassMap(dict):
-    "A map from the class numbers of one nomenclature to those of another. Call it to translate multi-hot labels."
+    "{class number in one nomenclature: class number in another}. Call it to translate multi-hot labels."
 
     def __init__(self, numbers: dict, before: int, after: int):
         super().__init__(numbers)
         self.before, self.after = before, after  # numbers of classes
 
     def __call__(self, multihot):
-        "(…, before) to (…, after) zeros and ones, array or tensor; classes that the map leaves out are dropped."
+        "Multi-hot labels (…, after) for labels (…, before), array or tensor; classes that the map lacks are dropped."
         if multihot.shape[-1] != self.before:
             raise ValueError(f'multi-hot labels of {multihot.shape[-1]} classes; this map reads {self.before}')
         columns = [[b for b, a in self.items() if a == k] for k in range(self.after)]
