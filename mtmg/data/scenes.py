@@ -23,7 +23,7 @@ from ..compute import is_first
 
 # %% ../../nbs/data/scenes.ipynb #35af32b0
 class SceneDataset(Dataset):
-    "Scenes of one sensor: `name`, `source`, `sensor`, `bands`, `labelset`, `split`."
+    "A data set of scenes: `__getitem__` returns a dictionary, and the attributes below describe all of them."
 
     name: str = None  # the name that `load_dataset` knows
     source: str = None  # whose images these are; nomenclatures of the same scenes share it
@@ -33,8 +33,8 @@ class SceneDataset(Dataset):
     split: str = None  # 'train', 'val', 'test' or 'all'
     targets = None  # (N,) int64 classes or (N, K) uint8 multi-hot, without decoding an image; None without labels
     captions = None  # one caption a scene, or None
-    groups = None  # what each scene was made from, where several are of one source; None: each is its own
-    meaning: Meaning | None = None  # what the numbers of its files or arrays mean, where a reader has found that out
+    groups = None  # (N,) what each scene was made from, such as the digit of a copy; None: all are independent
+    meaning: Meaning | None = None  # what the numbers of its files or arrays mean, once a reader has found that out
 
     @property
     def ids(self) -> list:
@@ -126,7 +126,7 @@ class Subset(SceneDataset):
 
 # %% ../../nbs/data/scenes.ipynb #9ef8889e
 def check_targets(targets, labelset, name: str = 'data set') -> np.ndarray | None:
-    "(N,) int64 classes or (N, K) uint8 multi-hot that fit `labelset`; ValueError where they do not."
+    "`targets` as (N,) int64 classes or (N, K) uint8 multi-hot. ValueError if they do not fit `labelset`."
     if targets is None:
         return None
     targets = np.asarray(targets)
@@ -168,7 +168,7 @@ LOOKED_AT = 64  # scenes whose numbers tell what those of a data set mean
 
 
 def spread(n: int, most: int = LOOKED_AT) -> list[int]:
-    "At most so many of `n` places, from all over them."
+    "At most `most` indices below `n`, evenly spread."
     return np.unique(np.linspace(0, n - 1, min(most, n)).astype(int)).tolist() if n else []
 
 
@@ -188,8 +188,8 @@ def _array_meaning(images, bands, sensor, name, told) -> Meaning | None:
 class ArrayDataset(SceneDataset):
     """Scenes in memory: `image` (N, C, H, W), `labels` (N,) or (N, K).
 
-    What the numbers mean is found out here, once; `unit`, `scale`, `offset`, `nodata` and `white` say it, as
-    `mtmg.bands.find_meaning` takes them; `meaning` is what it has found already."""
+    What the numbers mean is decided here, once. `unit`, `scale`, `offset`, `nodata` and `white` state it, as in
+    `mtmg.bands.find_meaning`; `meaning` passes an earlier result of that function. ValueError for other shapes."""
 
     def __init__(
         self,
@@ -351,13 +351,13 @@ def collate(samples: list) -> dict:
 
 
 def valid_shares(batch: dict) -> torch.Tensor:  # (N,)
-    "Which share of the pixels of each scene of a batch holds data."
+    "The share (N,) of pixels with data in each scene of a batch, 0 to 1."
     valid = batch.get('valid')
     return torch.ones(len(batch['image'])) if valid is None else valid.float().mean((1, 2))
 
 # %% ../../nbs/data/scenes.ipynb #bc66ae9e
 class Settled(SceneDataset):
-    "The scenes of a data set in the unit of their sensor. `settle` makes it where there is need."
+    "The scenes of a data set, converted to the unit of their sensor. Call `settle` to make it."
 
     def __init__(self, dataset, meaning: Meaning):
         self.dataset, self.meaning = dataset, meaning
@@ -387,7 +387,7 @@ class Settled(SceneDataset):
 
 
 def settle(dataset):
-    "The data set, with its scenes in the unit of their sensor. What was assumed is said once."
+    "The data set with its scenes in the unit of their sensor. Warns once of what was assumed."
     bands, meaning = getattr(dataset, 'bands', None) or (), getattr(dataset, 'meaning', None)
     if (
         meaning is not None
@@ -416,7 +416,7 @@ def batches(
     num_workers: int = 0,  # processes that decode beside this one
     progress: str | None = None,  # title of a progress bar, or None for none
 ) -> Iterator[dict]:
-    "Batches in order: `collate`'s fields and `index`, the position of each scene in `dataset`."
+    "Batches in order, each with the fields of `collate` and `index` (N,), the position of each scene in `dataset`."
     dataset = settle(dataset)
     _ = getattr(dataset, 'meaning', None)  # found here, and not once in every worker
     indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
@@ -437,7 +437,7 @@ def batches(
 # %% ../../nbs/data/scenes.ipynb #77b0fce3
 @contextmanager
 def naming_scenes(batch: dict):
-    "What is wrong with the numbers of a batch is said with the scene that holds NaN or infinity."
+    "Inside this block an error about NaN or infinity also names the scene of the batch that holds them."
     try:
         yield
     except ValueError as error:
@@ -450,14 +450,14 @@ def naming_scenes(batch: dict):
 
 # %% ../../nbs/data/scenes.ipynb #27d616b8
 def without_data(images: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    "Images (…, C, H, W) that hold 0 in every band where there is no data; pictures stay as they are."
+    "Images (…, C, H, W) with 0 in every band of pixels without data; 8-bit pictures stay as they are."
     if valid is None or images.dtype == torch.uint8:
         return images
     return torch.where(valid[..., None, :, :], images, torch.zeros((), dtype=images.dtype))
 
 
 def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None = None) -> ArrayDataset:
-    "The same scenes, decoded once and kept in memory."
+    "The same scenes, decoded once and kept in memory. ValueError if there are none."
     if isinstance(dataset, ArrayDataset):
         return dataset
     dataset = settle(dataset)
@@ -491,7 +491,7 @@ def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None 
 
 # %% ../../nbs/data/scenes.ipynb #b04a9e31
 def joined_groups(parts) -> list:  # one list a part, or None for each
-    "The `groups` of data sets (or embeddings) that are put together, told apart from each other."
+    "The `groups` of data sets or embeddings that are joined, such that different groups have different names."
     if all(p.groups is None for p in parts):
         return [None] * len(parts)
     several = len({p.source for p in parts}) > 1
