@@ -27,7 +27,7 @@ class Band(str):
         aliases: Sequence[str] = (),  # other names; the roles 'red', 'green', 'blue', 'nir', 'swir1' … serve composites
         sensor: str | None = None,  # name of its `Sensor`, which sets it
         white: float | None = None,  # value shown as 255 in true colour
-        unit: str | None = None,  # one of `UNITS`, where a reader has settled what the numbers beside this name are
+        unit: str | None = None,  # one of `UNITS`, once a reader has found out the unit of this band's numbers
         width: float | None = None,  # full width at half maximum of its response in nm; None where nobody says
     ):
         self = super().__new__(cls, name)
@@ -570,7 +570,7 @@ _SAYS_NOTHING = re.compile(r'\d+m|\d+nm|\d{2,}|[1-4]|t\d{2}[a-z]{3}|\d{8}t\d{6}|
 
 
 def spelled(name: str) -> str | None:
-    "The band that a name means, as `as_bands` knows it ('B8a' -> 'B8A', 'Red' -> 'red'); None where it is no band."
+    "The band that a name means, spelled as `as_bands` expects ('B8a' -> 'B8A', 'Red' -> 'red'); None if it is no band."
     if any(name in s for s in SENSORS.values() if s.guessed):
         return name
     words = re.findall(r'[a-z0-9]+', str(name).lower())

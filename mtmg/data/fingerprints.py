@@ -162,7 +162,7 @@ class Fingerprints:
         return cls(_rows(dataset, which, num_workers))
 
     def overlap(self, seen: 'Fingerprints', block: int = 2048) -> Overlap:
-        "How many of these images are among those of `seen`."
+        "How many of these images are among those of `seen`, as an `Overlap`."
         same, alike, plain, distinct = _found(self.rows, seen.rows, block)
         return Overlap(int(same.sum()), int(alike.sum()), int((plain & ~same).sum()), len(self), distinct)
 
