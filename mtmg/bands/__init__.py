@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'joint_sensor',
             'LANDSAT_OLI',
             'LANDSAT_TIRS',
+            'LANDSAT_TM',
             'NAIP',
             'PLANETSCOPE',
             'read_names',

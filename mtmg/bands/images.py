@@ -378,6 +378,11 @@ def _optical_unit(x) -> str:
 
 def _radar_unit(x) -> str:
     if (x < 0).mean() > 0.05:
+        if np.median(x[x < 0]) < -70:  # the noise of a radar is at about -30
+            raise ValueError(
+                f'half of the numbers are below {np.median(x[x < 0]):.4g}, which no decibels are: hundredths of them? '
+                'Then give scale=0.01, the decibels of a stored 1'
+            )
         return 'dB'
     if np.quantile(x, 0.99) <= 100:
         return 'linear'

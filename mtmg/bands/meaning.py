@@ -17,6 +17,8 @@ import numpy as np
 
 from .images import settled, thinned, to_unit, unit_of
 from mtmg.bands.sensors import (
+    LANDSAT_OLI,
+    LANDSAT_TM,
     RGB,
     S1_GRD,
     S2_L1C,
@@ -28,6 +30,7 @@ from mtmg.bands.sensors import (
     as_bands,
     did_you_mean,
     joint_sensor,
+    listed,
     read_names,
     sensor_of,
     spelled,
@@ -90,14 +93,16 @@ def _clear(layer: np.ndarray, name: str) -> np.ndarray:
     )
 
 
-def _valid(layers: Layers, pixels: np.ndarray, places, bands, have, nodata=None, mask=None) -> np.ndarray:  # (H, W)
-    "where the C channels `pixels` of an image hold data"
+def _valid(layers: Layers, pixels, places, bands, have, nodata=None, mask=None, names=()) -> np.ndarray:  # (H, W)
+    "where the C channels `pixels` of an image hold data; `names`: of layers that the file does not name"
     floating, picture = pixels.dtype.kind == 'f', all(b.sensor == RGB.name for b in bands)
     valid = np.isfinite(pixels).all(0) if floating else np.ones(pixels.shape[1:], bool)
     if layers.valid is not None:
         valid &= layers.valid
-    for i, colour in enumerate(layers.colours):
-        if colour == 'alpha' and have[i] is None:  # else it is a band that somebody named
+    for i, colour in enumerate(layers.colours or [None] * len(layers.pixels)):
+        called = layers.names[i] if layers.names else None
+        # a band that somebody named is that band
+        if have[i] is None and (colour == 'alpha' or str(called).strip().lower() == 'alpha'):
             valid &= layers.pixels[i] > 0
     values = (
         [nodata] * len(places) if nodata is not None else [layers.nodata[p] if layers.nodata else None for p in places]
@@ -114,12 +119,13 @@ def _valid(layers: Layers, pixels: np.ndarray, places, bands, have, nodata=None,
                 valid &= ~(pixels <= -9999).any(0)
                 if decibels.any():
                     valid &= ~(pixels[decibels] < -100).any(0)
+    if pixels.dtype == np.uint16 and len(pixels) > 1 and not picture and (pixels[0] == 65535).any():
+        valid &= (pixels != 65535).any(0)
     if mask is not None:
-        at = next((i for i, n in enumerate(layers.names) if n and n.strip().lower() == mask.lower()), None)
+        names = [n for n in layers.names if n] and layers.names or names
+        at = next((i for i, n in enumerate(names) if n and n.strip().lower() == mask.lower()), None)
         if at is None:
-            raise ValueError(
-                f"mask '{mask}' is no layer of the file ({', '.join(filter(None, layers.names)) or 'no names'})"
-            )
+            raise ValueError(f"mask '{mask}' is no layer of the file ({', '.join(filter(None, names)) or 'no names'})")
         valid &= _clear(layers.pixels[at], mask)
     return valid
 
@@ -201,6 +207,7 @@ class Meaning:
     found: tuple = ()  # what was found, in words
     assumed: tuple = ()  # what was assumed, in words: said once, at opening
     empty: float = 0.0  # share of the pixels without data, of those that were looked at
+    names: tuple = ()  # what the caller calls the layers of files without names
 
     @property
     def unit(self) -> str:
@@ -273,7 +280,8 @@ class Meaning:
         "The image in the sensor's unit, float32 (uint8 for pictures), and where it is valid (H, W)."
         wanted, places = self.bands if bands is None else bands, self.places(layers, bands)
         pixels = layers.pixels if places == list(range(len(layers.pixels))) else layers.pixels[places]
-        valid = _valid(layers, pixels, places, wanted, self.layer_bands(layers), self.nodata, self.mask)
+        have = self.layer_bands(layers)
+        valid = _valid(layers, pixels, places, wanted, have, self.nodata, self.mask, self.names)
         return self._values(layers, pixels, places, wanted), valid
 
     def read(self, layers: Layers, bands: Sequence[Band] | None = None) -> tuple:  # image (C, H, W) and valid (H, W)
@@ -387,6 +395,22 @@ def _level(where) -> Sensor | None:
     return {('L1C',): S2_L1C, ('L2A',): S2_L2A}.get(tuple(found))
 
 
+def _landsat(named, where, assumed) -> tuple:
+    "bands whose names the sensors of Landsat 4 to 7 share with those of 8 and 9, for other wavelengths"
+    spacecraft = re.search(r'L[A-Z]0([4-9])_', str(where))
+    if spacecraft and int(spacecraft[1]) < 8:
+        return as_named(named, LANDSAT_TM)
+    if not spacecraft:
+        assumed.append(
+            f"{listed([b for b in named if b])} are taken as bands of Landsat 8 or 9; sensor='landsat-tm' if they are "
+            'of Landsat 4, 5 or 7'
+        )
+    return named
+
+
+_NUMBERED = re.compile(r'(?i)(band|layer|channel|b)?[ _.-]?\d+')  # a name that says nothing
+
+
 def _first_order(
     first: Layers, samples, file_bands, sensor, assumed
 ) -> tuple:  # order, whether the file names its bands
@@ -404,6 +428,8 @@ def _first_order(
             here = [b for b in named if b]
             if len(here) < 12 and (level := _level(first.where) or _of_l2a(first.names)):
                 named = as_named(named, level)
+        if sensor is None and {b.sensor for b in named if b} == {LANDSAT_OLI.name} and 'SR_B6' not in named:
+            named = _landsat(named, first.where, assumed)
         # 16 bits and called red, green, blue: reflectance
         if (
             first.pixels.dtype != np.uint8
@@ -416,6 +442,13 @@ def _first_order(
                 f'colours of {first.pixels.dtype} numbers are taken as bands of {named[0].sensor}; '
                 'sensor= says otherwise'
             )
+        elif sensor is None and first.pixels.dtype != np.uint8 and not _level(first.where):
+            roles = [n for n, b in zip(first.names, named) if b is not None and spelled(n) != b]
+            if len(roles) == len([b for b in named if b is not None]):
+                assumed.append(
+                    f'{listed(roles)} are taken as bands of {joint_sensor([b for b in named if b]).name}; '
+                    'sensor= says otherwise'
+                )
         return named
     if file_bands is not None:
         return _named_order(file_bands, sensor)
@@ -423,17 +456,14 @@ def _first_order(
     if first.pixels.dtype == np.uint8 and colours and (sensor is None or sensor.name == RGB.name):
         return RGB.bands + (None,) * (len(first.pixels) - 3)
     shown = [i for i, c in enumerate(first.colours) if c != 'alpha'] or list(range(len(first.pixels)))
+    names = [str(n) for n in first.names if n and not _NUMBERED.fullmatch(str(n).strip())]
     flat = [s.pixels[shown].reshape(len(shown), -1) for s in samples if len(s.pixels) == len(first.pixels)]
     sample = np.concatenate([x[:, :: max(1, x.shape[1] * len(flat) // 100_000)] for x in flat], 1)
     zero = first.nodata[0] if first.nodata and first.nodata[0] is not None else 0
-    guess = guess_order(sample[:, np.isfinite(sample).all(0) & (sample != zero).any(0)])
+    # names that nobody knows are no reason to guess: HH and HV are not VV and VH
+    guess = None if names else guess_order(sample[:, np.isfinite(sample).all(0) & (sample != zero).any(0)])
     if guess is None or (sensor is not None and guess[0][0].sensor != sensor.name):
-        names = [str(n) for n in first.names if n]
-        said = (
-            f'named {", ".join(names[:3])}{", …" if len(names) > 3 else ""}, which no sensor has,'
-            if names
-            else 'without names'
-        )
+        said = f'named {listed(names)}, which no sensor has' if names else 'without names'
         paste = (
             f", or file_bands='{sensor.name}' if they are {', '.join(sensor.bands)}"
             if sensor is not None and len(sensor) == len(shown)
@@ -479,7 +509,7 @@ def _stated_unit(layers, places, wanted) -> str | None:
     return unit if {unit, wanted} <= {'dB', 'linear'} or {unit, wanted} <= {'DN', 'reflectance', 'percent'} else None
 
 
-def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, found, assumed) -> tuple:
+def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, names, found, assumed) -> tuple:
     "for each kind of numbers, in which unit the bands of each sensor are; and the share of pixels without data"
     kinds, shares = {}, []
     for s in samples:
@@ -495,7 +525,7 @@ def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, found, a
             here = [b for b in bands if b in have]
             places = [have.index(b) for b in here]
             pixels = s.pixels[places]
-            valid = _valid(s, pixels, places, here, have, nodata, mask)
+            valid = _valid(s, pixels, places, here, have, nodata, mask, names)
             shares.append(1 - valid.mean())
             for owner in numbers:
                 mine = [c for c, b in enumerate(here) if b.sensor == owner]
@@ -518,6 +548,8 @@ def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, found, a
                 or unit == wanted
             )
             x = np.concatenate(parts) if parts else np.zeros(0)
+            if kind == 'tagged' and scale is None and wanted in ('DN', 'reflectance'):
+                _check_tags(group[0], x)
             if unit is not None and fits:
                 here, why = unit, 'as the caller says'
             elif scale is not None and wanted in ('DN', 'reflectance'):
@@ -581,14 +613,21 @@ def find_meaning(
     )
     if left:
         found.append(f'left out: {", ".join(left)}')
-    numeric = [_sensor_unit(b, sensor) in ('DN', 'reflectance') for b in there]
-    if (offset or scale is not None) and not any(numeric):
+    kept = {_sensor_unit(b, sensor) for b in there}
+    if (offset and not kept & {'DN', 'reflectance'}) or (scale is not None and kept <= {'uint8', 'other'}):
         raise ValueError(
             f'{"offset" if offset else "scale"}={offset or scale:g} is of digital numbers, and '
             f'{", ".join(there)} are none; leave it out'
         )
     _check_cirrus(order_of_first, samples, file_bands, assumed)
-    units, shares = _units_of(samples, order, there, sensor, unit, scale, nodata, mask, found, assumed)
+    names = () if file_bands is None or isinstance(file_bands, str) else tuple(map(str, file_bands))
+    if unit is None and scale is None and offset is None and _collection_2(samples, order, there, sensor):
+        scale, offset = 2.75e-5, 2000
+        assumed.append(
+            'whole numbers of Landsat from 7,000 on are those of Collection 2, reflectance = 0.0000275 x number - 0.2; '
+            'scale= and offset= say otherwise'
+        )
+    units, shares = _units_of(samples, order, there, sensor, unit, scale, nodata, mask, names, found, assumed)
     if first.tagged:
         found.append(
             f'tags of the file: scale {first.scales[0] if first.scales else 1:g}, offset '
@@ -615,6 +654,7 @@ def find_meaning(
         tuple(dict.fromkeys(found)),
         tuple(dict.fromkeys(assumed)),
         float(np.mean(shares)) if shares else 0.0,
+        names,
     )
     if say:
         meaning_said(meaning, first.where)
@@ -628,6 +668,31 @@ def meaning_said(meaning: Meaning, where: str = '', gaps: bool = True, stackleve
         said.append(f'no data in {meaning.empty:.1%} of the pixels: filled with the mean of the others')
     if said:
         warnings.warn(f'{where}: {"; ".join(said)}' if where else '; '.join(said), UserWarning, stacklevel=stacklevel)
+
+
+def _collection_2(samples, order, bands, sensor) -> bool:
+    "whether these are numbers of Landsat's Collection 2 whose tags were lost: 0 is 7,273 there, and 1 is 43,636"
+    if not all(b.sensor.startswith('landsat') for b in bands):
+        return False
+    low = []
+    for s in samples:
+        have = _layer_bands(s, order, sensor)
+        pixels = s.pixels[[have.index(b) for b in bands if b in have]]
+        if s.kind == 'whole' and (there := pixels[:, pixels.all(0)]).size:
+            low.append(np.quantile(there[:, :: max(1, there.shape[1] // 4096)], 0.05))
+    return bool(low) and np.median(low) >= 6000
+
+
+def _check_tags(layers, numbers):
+    "a scale that was applied already, and whose tag was left behind"
+    if layers.pixels.dtype.kind != 'f' or not len(numbers):
+        return
+    stored = layers.pixels[np.isfinite(layers.pixels)]
+    if stored.size and np.quantile(numbers, 0.95) < 1e-3 < np.quantile(stored, 0.95) <= 1.6:
+        raise ValueError(
+            f'a scale tag of {layers.scales[0]:g} on numbers that are reflectance already (95 % of them below '
+            f'{np.quantile(stored, 0.95):.3g}); scale=1 leaves the tags aside'
+        )
 
 
 def _check_cirrus(order, samples, file_bands, assumed):

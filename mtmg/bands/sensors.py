@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'S2_L1C', 'S2_L2A', 'S2B_L1C', 'S2B_L2A', 'WHITES', 'S1_GRD', 'S1_GRD_LINEAR', 'RGB', 'LANDSAT_OLI',
-           'SENSORS', 'LANDSAT_TIRS', 'PLANETSCOPE', 'WORLDVIEW3', 'NAIP', 'ENMAP_LIKE', 'Band', 'did_you_mean',
-           'listed', 'Sensor', 'white_value', 'with_white', 'with_roles', 'register_sensor', 'sensor_from_tags',
-           'find_sensor', 'sensor_of', 'as_bands', 'spelled', 'read_names', 'joint_sensor']
+           'LANDSAT_TM', 'SENSORS', 'LANDSAT_TIRS', 'PLANETSCOPE', 'WORLDVIEW3', 'NAIP', 'ENMAP_LIKE', 'Band',
+           'did_you_mean', 'listed', 'Sensor', 'white_value', 'with_white', 'with_roles', 'register_sensor',
+           'sensor_from_tags', 'find_sensor', 'sensor_of', 'as_bands', 'spelled', 'read_names', 'joint_sensor']
 
 # %% ../../nbs/bands/sensors.ipynb #afa7e095
 from dataclasses import dataclass, field
@@ -217,7 +217,21 @@ SR_B7 2200.7 186.7 30 swir2
     'Landsat 8 and 9 level 2, surface',
     white=2000,
 )
-SENSORS = {s.name: s for s in (S2_L1C, S2_L2A, S1_GRD, S1_GRD_LINEAR, RGB, LANDSAT_OLI, S2B_L1C, S2B_L2A)}
+LANDSAT_TM = Sensor(
+    'landsat-tm',
+    _table("""
+SR_B1  485  70 30 blue
+SR_B2  560  80 30 green
+SR_B3  660  60 30 red
+SR_B4  830 140 30 nir
+SR_B5 1650 200 30 swir1
+SR_B7 2215 270 30 swir2
+"""),
+    'DN',
+    'Landsat 4, 5 and 7 level 2 (TM, ETM+), surface',
+    white=2000,
+)
+SENSORS = {s.name: s for s in (S2_L1C, S2_L2A, S1_GRD, S1_GRD_LINEAR, RGB, LANDSAT_OLI, LANDSAT_TM, S2B_L1C, S2B_L2A)}
 
 # %% ../../nbs/bands/sensors.ipynb #b287d080
 def _edges(text: str, resolution: float) -> tuple:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 from .. import __version__
-from .options import clip_of, prompts_of, request_of, task_of, Data, load_model, Run, Training
+from .options import clip_of, prompts_of, request_of, task_of, Data, load_model, Numbers, Run, Training
 
 # %% ../../nbs/cli/commands.ipynb #7a1d7359
 def _output(out, name, ours, what, overwrite) -> Path:
@@ -86,11 +86,6 @@ def _asked(model, classnames, labelset, templates, text, device, batch_size) -> 
         return encoder, known(labelset, prompts_of(templates)), words
     return encoder, classnames and templates and known(classnames, prompts_of(templates)) or classnames, words
 
-
-def _one(names):
-    "file_bands as the readers take them: one word is the name of a sensor"
-    return names[0] if names and len(names) == 1 else names
-
 # %% ../../nbs/cli/commands.ipynb #8b2714f4
 def predict(
     images: str,  # a folder of images (tif, jpg, png; in class folders or not), or one image
@@ -100,9 +95,7 @@ def predict(
     classnames: list[str] | None = None,  # the classes to choose from
     labelset: str | None = None,  # or a label set, by its name or as a text file
     templates: list[str] | None = None,  # prompts with {} for a class name, or the name of a prompt set
-    file_bands: list[str] | None = None,  # names of the channels of tifs that carry none, in order; or a sensor's name
-    sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
-    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the file says
+    numbers: Numbers = Numbers(),
     text: str | None = None,  # CLIP that embeds class names which an encoder does not carry
     multilabel: bool = False,  # independent probabilities
     top: int = 5,  # answers an image
@@ -118,7 +111,7 @@ def predict(
     from mtmg.data.folders import folder_scenes
     from mtmg.data.rasters import large_raster
 
-    large = large_raster(images, file_bands=_one(file_bands), sensor=sensor, offset=offset)
+    large = large_raster(images, **numbers.told())
     if large is not None:
         size = ' x '.join(f'{n:,}' for n in large.shape)
         raise ValueError(
@@ -127,7 +120,7 @@ def predict(
     encoder, classes, words = _asked(model, classnames, labelset, templates, text, device, batch_size)
     ours = lambda p: p.read_text(errors='replace').startswith('id,class1')
     path = _output(out, 'predictions.csv', ours, 'predictions', overwrite)
-    scenes = folder_scenes(images, file_bands=_one(file_bands), sensor=sensor, size=encoder.image_size, offset=offset)
+    scenes = folder_scenes(images, size=encoder.image_size, **numbers.told())
     answer = lambda at: predict(
         encoder, scenes.subset(at), classes, text=words, multilabel=multilabel, batch_size=batch_size, device=device
     )
@@ -142,10 +135,7 @@ def map_(
     classnames: list[str] | None = None,  # the classes to choose from
     labelset: str | None = None,  # or a label set, by its name or as a text file
     templates: list[str] | None = None,  # prompts with {} for a class name, or the name of a prompt set
-    file_bands: list[str] | None = None,  # channels, in order, of a tif without band names; or a sensor's name
-    sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
-    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the file says
-    nodata: float | None = None,  # the value without data; by default what the file says
+    numbers: Numbers = Numbers(),
     text: str | None = None,  # CLIP that embeds class names which an encoder does not carry
     multilabel: bool = False,  # independent probabilities
     tile: int | None = None,  # pixels a side that are looked at together; by default the model's image size
@@ -166,7 +156,7 @@ def map_(
     source = Path(raster)
     if source.is_dir() and not is_raster(source):
         raise ValueError(f'{source} is a folder; a map is made of one raster')
-    opened = open_raster(source, _one(file_bands), sensor, offset=offset, nodata=nodata)
+    opened = open_raster(source, **numbers.told())
     encoder, classes, words = _asked(model, classnames, labelset, templates, text, device, batch_size)
     path = _output(out, 'map.tif', is_map, 'a map', overwrite)
     if path.suffix.lower() not in TIF_SUFFIXES:
@@ -203,20 +193,20 @@ def _has_images(path: Path) -> bool:
     )
 
 
-def _header(file: Path) -> str:
+def _header(file: Path, numbers: Numbers) -> str:
     "what the header of an image says"
     from mtmg.data.files import PHOTO_SUFFIXES
     from mtmg.data.rasters import open_raster
 
     if file.suffix.lower() not in PHOTO_SUFFIXES:
-        return repr(open_raster(file)).partition(': ')[2].removesuffix(')')
+        return repr(open_raster(file, **numbers.told())).partition(': ')[2].removesuffix(')')
     from PIL import Image
 
     with Image.open(file) as photo:
         return f'{photo.height} x {photo.width} pixels, {photo.format} picture'
 
 
-def _about_images(path: Path) -> str:
+def _about_images(path: Path, numbers: Numbers) -> str:
     "how many images there are, of what kinds"
     import warnings
     from collections import Counter
@@ -234,7 +224,7 @@ def _about_images(path: Path) -> str:
         warnings.simplefilter('always')
         for file in (f for files in groups.values() for f in files):
             try:
-                about = _header(file)
+                about = _header(file, numbers)
                 product = find_product(file)
                 if product is not None:
                     about = f'{product.kind}, {about}'
@@ -294,6 +284,8 @@ def _gpu() -> str:
 def info(
     names: list[str] = (),  # data sets, label sets, models, runs; images, or folders of them
     /,
+    *,
+    numbers: Numbers = Numbers(),
 ):
     "What is known of a data set, a label set, a model, a run or images; without a name, a list of all."
     from mtmg.data.catalog import CATALOG, dataset_info
@@ -318,7 +310,7 @@ def info(
         elif (Path(name) / 'run.json').is_file():
             print(_about_run(Path(name)))
         elif _has_images(Path(name)):
-            print(_about_images(Path(name)))
+            print(_about_images(Path(name), numbers))
         elif Path(name).is_dir() and not any(Path(name).iterdir()):
             raise ValueError(f'{name} is an empty folder: neither images nor a model')
         elif Path(name).exists() or ',' in name or name == 'tinyclip':
@@ -342,11 +334,13 @@ def audit(
     /,
     *,
     root: str = 'data',  # folder that holds the data set
+    numbers: Numbers = Numbers(),
 ):
     "What a model has seen of a data set before: these very images, the same classes, nothing, or unknown."
     from mtmg.evaluate.audit import exposure, exposure_lines
 
-    data, seen = Data('folder', dataset) if Path(dataset).is_dir() else Data(dataset, root), load_model(model, 'cpu')
+    name, place = ('folder', dataset) if Path(dataset).is_dir() else (dataset, root)
+    data, seen = Data(dataset=name, root=place, **vars(numbers)), load_model(model, 'cpu')
     for part in data.load():
         lines = '\n  '.join(exposure_lines(exposure(seen, part)))
         print(f'{model} on {part.name}/{part.split}, {len(part):,} scenes: {lines}')
@@ -385,10 +379,8 @@ def run(
     model: str = 'tinyclip',  # CLIP to start from: NAME[,WEIGHTS] or a folder
     map: str | None = None,  # a large raster to map with what was trained
     quick: bool = False,  # leave the controls out
-    file_bands: list[str] | None = None,  # names of the channels of tifs that carry none, in order; or a sensor's name
-    sensor: str | None = None,  # sentinel2-l1c, sentinel2-l2a, ...: whose bands they are
+    numbers: Numbers = Numbers(),
     size: int | None = None,  # side in pixels to bring all images to; by default as stored
-    offset: float | None = None,  # to take off digital numbers, such as 1000; by default as the file says
     tile: int = 64,  # side in pixels of the scenes that a large raster is cut into
     out: str | None = None,  # folder of results, report, figures and models; by default runs/NAME OF THE FOLDER
     seed: int = 0,  # of everything random
@@ -396,7 +388,7 @@ def run(
     overwrite: bool = False,  # replace what another run has left in --out, or run a finished one anew
 ):
     "Your own folder: find out what it holds, train what it allows, measure, and write a report."
-    typed = {k: v for k, v in locals().items() if k != 'folder'}
+    typed = {k: v for k, v in locals().items() if k not in ('folder', 'numbers')} | vars(numbers)
     import inspect
     import shlex
     from mtmg.quickstart.own_folder import run as run_folder
@@ -404,7 +396,7 @@ def run(
     default = {k: p.default for k, p in inspect.signature(run).parameters.items()}
     words = ['mtmg', 'run', folder]
     for name, value in typed.items():
-        if value == default[name] or name == 'overwrite':
+        if value == default.get(name) or name == 'overwrite':
             continue
         words.append('--' + name.replace('_', '-'))
         words += [] if value is True else [str(v) for v in value] if isinstance(value, list) else [str(value)]
@@ -420,10 +412,8 @@ def run(
         device=device,
         overwrite=overwrite,
         command=shlex.join(words),
-        file_bands=file_bands[0] if file_bands and len(file_bands) == 1 else file_bands,
-        sensor=sensor,
         size=size,
-        offset=offset,
+        **numbers.told(),
     )
 
 # %% ../../nbs/cli/commands.ipynb #cac1fb9f
@@ -729,7 +719,7 @@ def _datasets(data, also) -> list:
     found = [data]
     for spec in also:
         name, _, root = spec.partition('@')
-        found.append(Data(name, root or data.root, download=data.download))
+        found.append(Data(dataset=name, root=root or data.root, download=data.download))
     names = [d.dataset for d in found]
     if twice := [n for n in names if names.count(n) > 1]:
         raise ValueError(f'data set {twice[0]!r} is named twice; measure one in a run of its own')

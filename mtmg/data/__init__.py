@@ -62,6 +62,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'RASTER_SUFFIXES',
             'scene_name',
             'scene_paths',
+            'source_names',
         ],
         'catalog': [
             'CATALOG',

@@ -279,11 +279,6 @@ def _is_features(path: Path) -> bool:
         return b'"FeatureCollection"' in file.read(4096)
 
 
-def _marked(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    "an image with 0 in every band where there is no data, by which its data set knows it; pictures stay as they are"
-    return image if image.dtype == np.uint8 else np.where(valid, image, 0)
-
-
 def feature_scenes(
     rasters,  # one or several large rasters, or satellite products
     features,  # a GeoJSON of labelled points or polygons
@@ -326,8 +321,9 @@ def feature_scenes(
     order = [b for b in what.sensor.bands if b in what.bands]
     place = [what.bands.index(b) for b in order]
     labels = labels or places.table.labelset(own_name(Path(features).parent))
+    patches, valid = zip(*(what.read(patch) for patch in found), strict=True)
     return ArrayDataset(
-        np.stack([_marked(*what.convert(patch))[place] for patch in found]),
+        np.stack([patch[place] for patch in patches]),
         places.table.targets(labels)[kept],
         [places.table.keys[i] for i in kept],
         name=name or own_name(Path(features).parent),
@@ -337,6 +333,7 @@ def feature_scenes(
         labelset=labels,
         split=split,
         groups=groups,
+        valid=None if all(v.all() for v in valid) else np.stack(valid),
     )
 
 # %% ../../nbs/data/folders.ipynb #2bb2b091
@@ -549,8 +546,10 @@ def npz_scenes(
     if names is None and 3 in (image.shape[1], image.shape[3]) and image.dtype == np.uint8:
         names = RGB.bands
     names = None if names is None else [str(b) for b in names]
-    if names is not None and len(names) == image.shape[3] != image.shape[1]:
+    if image.shape[1] == image.shape[2] != image.shape[3] and (names is None or len(names) == image.shape[3]):
         image = image.transpose(0, 3, 1, 2)  # channels last
+    elif names is not None and len(names) == image.shape[3] != image.shape[1]:
+        image = image.transpose(0, 3, 1, 2)
     if names is not None and len(names) != image.shape[1]:
         raise ValueError(f'{path}: {image.shape[1]} channels but {len(names)} band names ({", ".join(names)})')
     samples = [Layers(image[i], where=str(path)) for i in spread(len(image))]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RASTER_SUFFIXES', 'Layer', 'Product', 'find_product', 'gdal_source', 'scene_paths', 'is_product', 'is_raster',
-           'scene_name']
+           'source_names', 'scene_name']
 
 # %% ../../nbs/data/products.ipynb #49715772
 from collections import defaultdict
@@ -178,10 +178,7 @@ def _sentinel2(path: Path, folder: Path, stem: str, found: list, others) -> Prod
 def _landsat(path: Path, folder: Path, stem: str, found: list, others) -> Product:
     files = _finest(found)
     optical = {b: f for b, f in sorted(files.items()) if re.fullmatch('SR_B[1-7]', b)}
-    if stem[:4].upper() not in ('LC08', 'LC09', 'LO08', 'LO09'):
-        raise ValueError(
-            f'{path}: of Landsat, 8 and 9 are known; the bands of {stem[:4]} have other numbers: give file_bands=[...]'
-        )
+    sensor = 'landsat-oli' if stem[:4].upper() in ('LC08', 'LC09', 'LO08', 'LO09') else 'landsat-tm'
     if not optical:
         raise ValueError(
             f'{path} is Landsat level 1 (numbers at the sensor); '
@@ -189,7 +186,7 @@ def _landsat(path: Path, folder: Path, stem: str, found: list, others) -> Produc
         )
     rest = [b for b in files if b not in optical]
     layers = tuple(Layer(b, f, 2.75e-5, -0.2) for b, f in optical.items())
-    return Product(path, f'Landsat {int(stem[2:4])} level 2', 'landsat-oli', layers, 0, (*rest, *others))
+    return Product(path, f'Landsat {int(stem[2:4])} level 2', sensor, layers, 0, (*rest, *others))
 
 
 def _sentinel1(path: Path, folder: Path, stem: str, found: list, others) -> Product:
@@ -441,6 +438,16 @@ def is_raster(path) -> bool:
     if path.is_file():
         return path.suffix.lower() in RASTER_SUFFIXES or find_product(path) is not None
     return find_product(path) is not None
+
+
+def source_names(vrt: str) -> tuple:
+    "The bands that the sources of a VRT are by their file names, as `gdalbuildvrt -separate` joins them; None for others."
+    names = []
+    for layer in re.findall(r'<VRTRasterBand\b.*?</VRTRasterBand>', vrt, re.S):
+        sources = {s.strip() for s in re.findall(r'<SourceFilename[^>]*>([^<]+)<', layer)}
+        bands = {parts[2] for s in sources if (parts := _spelled(Path(s)))}
+        names.append(bands.pop() if len(bands) == 1 else None)
+    return tuple(names)
 
 
 def scene_name(path) -> str:

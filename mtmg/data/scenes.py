@@ -189,7 +189,8 @@ class ArrayDataset(SceneDataset):
     """Scenes in memory: `image` (N, C, H, W), `labels` (N,) or (N, K).
 
     What the numbers mean is decided here, once. `unit`, `scale`, `offset`, `nodata` and `white` state it, as in
-    `mtmg.bands.find_meaning`; `meaning` passes an earlier result of that function. ValueError for other shapes."""
+    `mtmg.bands.find_meaning`; `meaning` passes an earlier result of that function; `valid`
+    (N, H, W) states where the scenes hold data, if that is known from elsewhere. ValueError for other shapes."""
 
     def __init__(
         self,
@@ -211,6 +212,7 @@ class ArrayDataset(SceneDataset):
         nodata=None,
         white=None,
         meaning=None,
+        valid=None,
     ):
         self._stored, self._image = np.asarray(image), None
         if self._stored.ndim != 4:
@@ -231,8 +233,9 @@ class ArrayDataset(SceneDataset):
             else check_targets(labels, labelset, name)
         )
         self._ids, self.captions = None if ids is None else [str(i) for i in ids], captions
-        self.groups = groups
-        for what, values in (('labels', self._targets), ('ids', ids), ('captions', captions), ('groups', groups)):
+        self.groups, self.valid = groups, valid
+        given = dict(labels=self._targets, ids=ids, captions=captions, groups=groups, masks=valid)
+        for what, values in given.items():
             if values is not None and len(values) != len(self._stored):
                 raise ValueError(f'{len(values)} {what} for {len(self._stored)} images')
         told = dict(unit=unit, scale=scale, offset=offset, nodata=nodata, white=white)
@@ -264,9 +267,10 @@ class ArrayDataset(SceneDataset):
 
     def _read(self, i) -> tuple:
         "one image, and where it holds data (None: everywhere)"
+        known = None if self.valid is None else self.valid[i]
         if self.meaning is None:
-            return self._stored[i], None
-        image, valid = self.meaning.read(Layers(self._stored[i]))
+            return self._stored[i], None if known is None or known.all() else known
+        image, valid = self.meaning.read(Layers(self._stored[i], valid=known))
         return image, None if valid.all() else valid
 
     def __len__(self):
@@ -275,6 +279,8 @@ class ArrayDataset(SceneDataset):
     def _in_one(self, indices) -> torch.Tensor | None:
         "(N, C, H, W) of scenes that are kept as they are given and hold data everywhere; None where they do not"
         meaning, stored = self.meaning, self._stored
+        if self.valid is not None and not self.valid[indices].all():
+            return None
         picture = all(getattr(b, 'sensor', None) == RGB.name for b in self.bands)
         keeps = stored.dtype == np.uint8 and (picture or meaning is None)
         if meaning is not None:
@@ -461,7 +467,7 @@ def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None 
     if isinstance(dataset, ArrayDataset):
         return dataset
     dataset = settle(dataset)
-    image, ids, labels = None, [], []
+    image, valid, ids, labels = None, None, [], []
     for batch in batches(dataset, num_workers=num_workers, progress=progress):
         part = without_data(batch['image'], batch['valid']).numpy()
         if image is None:
@@ -470,6 +476,9 @@ def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None 
         if image.dtype == np.uint16 and not ((part >= 0) & (part <= 65535) & (part == np.rint(part))).all():
             image = image.astype(np.float32)  # fractional or negative numbers do not fit: keep them as they are
         image[batch['index'].numpy()] = part
+        if batch['valid'] is not None:
+            valid = np.ones((len(dataset), *part.shape[2:]), bool) if valid is None else valid
+            valid[batch['index'].numpy()] = batch['valid'].numpy()
         ids += batch['id']
         if batch['label'] is not None:
             labels.append(batch['label'].numpy())
@@ -487,6 +496,7 @@ def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None 
         labelset=dataset.labelset,
         split=dataset.split,
         groups=dataset.groups,
+        valid=valid,
     )
 
 # %% ../../nbs/data/scenes.ipynb #b04a9e31

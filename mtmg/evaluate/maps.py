@@ -173,7 +173,7 @@ def predict_map(
             waiting.clear()
 
         with torch.inference_mode():
-            for r, c, pixels, shares in tqdm(
+            for r, c, pixels, _, shares in tqdm(
                 read_tiles(raster, grid, least),
                 f'map of {raster.path.name}',
                 grid.tiles[0] * grid.tiles[1],

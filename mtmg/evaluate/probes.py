@@ -272,7 +272,7 @@ class _Sets:
             | values
             | {'n': len(self.test), 'n_train': len(self.x), 'supervised': True, 'classes': self.classes}
             | more,
-            samples=samples | {'ids': None if E is None else E.ids},
+            samples=samples | {'ids': None if E is None else E.ids, 'valid': None if E is None else E.valid},
         )
 
 # %% ../../nbs/evaluate/probes.ipynb #1bdd6fb1

@@ -482,7 +482,8 @@ def retrieval(
             seed,
         )
     about = circumstances('retrieval', E, sides.names, None if E is None else E.labelset)
-    return Result(about | {'relevance': sides.relevance} | values, samples=samples)
+    valid = None if E is None or sides.names[0] == 'text' else E.valid
+    return Result(about | {'relevance': sides.relevance} | values, samples=samples | {'valid': valid})
 
 # %% ../../nbs/evaluate/ranking.ipynb #5a51a3ea
 def retrieval_both(
@@ -507,5 +508,6 @@ def retrieval_both(
     for names, ranks in zip((sides.names, sides.names[::-1]), rank_pairs(sides.query, sides.gallery)):
         values, samples = _pair_result(ranks, n, ks, gallery_sizes, ids, groups, resamples, seed)
         about = circumstances('retrieval', E, names, None if E is None else E.labelset)
+        samples |= {'valid': None if E is None else E.valid}
         out.append(Result(about | {'relevance': 'pairs'} | values, samples=samples))
     return tuple(out)

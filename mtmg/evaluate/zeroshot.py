@@ -493,7 +493,7 @@ def zero_shot(
     about = circumstances('zero_shot', task.embeddings, [task.modality] if task.modality else [], task.labelset)
     return Result(
         about | values | {'n': len(task.images), 'classes': task.classes, 'logit_scale': task.logit_scale},
-        samples=samples | {'ids': task.ids, 'groups': groups},
+        samples=samples | {'ids': task.ids, 'groups': groups, 'valid': getattr(task.embeddings, 'valid', None)},
     )
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #1d5464b6

@@ -90,7 +90,7 @@ def look(
     *,
     tile: int = 64,  # side in pixels of the scenes that a large raster is cut into
     seed: int = 0,  # of the split
-    **options,  # as the data set 'folder' takes them: labels, file_bands, sensor, size, offset
+    **options,  # as the data set 'folder' takes them: file_bands, sensor, unit, scale, offset, nodata, mask, size
 ) -> Found:
     "What a folder holds, as `Found`. ValueError if it has no labels and no `classes` are given."
     place = Path(place)
@@ -421,7 +421,7 @@ def run(
     overwrite: bool = False,  # replace what another request left in `out`
     progress: bool = True,
     command: str = '',  # as it was typed, for the report
-    **options,  # as the data set 'folder' takes them: labels, file_bands, sensor, size, offset
+    **options,  # as the data set 'folder' takes them: file_bands, sensor, unit, scale, offset, nodata, mask, size
 ) -> dict:
     "Do all that a folder of images allows, write a report, and return the results. A finished run is only shown again."
     start, place = time.perf_counter(), Path(folder)

@@ -27,6 +27,7 @@ from ..files import joint_sensor
 from ...labels.labelsets import LabelSet, labelset
 from ..scenes import ArrayDataset, SceneDataset, collate
 from ..writing import atomic_path
+from ...bands.meaning import filled
 from .layout import decode_picture, read_npy, unseal
 from .reading import Broken, node_stretch
 
@@ -59,14 +60,16 @@ def decode_scene(
     picture = next((e for e in ('webp', 'png', 'jpg', 'jpeg') if e in members), None)
     if not arrays and picture is None:
         raise ValueError(f'no image among {", ".join(e for e in members if not e.startswith("__"))}')
-    image = (
-        np.concatenate([arrays[e] for e in sorted(arrays)]).astype(np.float32)
-        if arrays
-        else decode_picture(members[picture]).copy()
-    )
+    if arrays:
+        image, valid = np.concatenate([arrays[e] for e in sorted(arrays)]).astype(np.float32), None
+    else:
+        image, valid = decode_picture(members[picture])
     if not np.isfinite(image).all():
         raise ValueError('NaN or infinite pixels')
+    image = image.copy() if valid is None else filled(image, valid)
     scene = {'image': torch.from_numpy(image), 'id': str(note.get('id', members['__key__']))}
+    if valid is not None:
+        scene['valid'] = torch.from_numpy(valid)
     if 'caption' in note:
         scene['caption'] = str(note['caption'])
     labels = sorted(e for e in members if e.startswith('labels_') and e.endswith('.pth'))

@@ -230,7 +230,7 @@ class ShardScenes(SceneDataset):
         offset, size, crc = shard.place(self._picture, 0)
         reader = ArrayReader(shard.path, (1,), 'uint8')
         try:
-            return decode_picture(reader.raw(offset, size, crc)).shape
+            return decode_picture(reader.raw(offset, size, crc))[0].shape
         except ValueError as error:
             raise ValueError(f'{shard.path}: member {shard.keys[0]}.{self._picture} cannot be read ({error})') from None
         finally:
@@ -284,16 +284,16 @@ class ShardScenes(SceneDataset):
         shard, readers = self.shards[s], readers or self._readers(s)
         if not self._arrays:  # pictures
             offset, size, crc = shard.place(self._picture, row)
-            picture = decode_picture(readers[0].raw(offset, size, crc))
+            picture, valid = decode_picture(readers[0].raw(offset, size, crc))
             shard.checked[self._picture][row] = True
             if picture.shape != out.shape:
                 raise ValueError(
                     f'{shard.path}: {shard.keys[row]} has {picture.shape[1:]} pixels, the first has {out.shape[1:]}'
                 )
-            out[:] = picture
+            out[:] = picture if valid is None else filled(picture, valid)
             if rgb is not None:
-                rgb[:] = picture
-            return None
+                rgb[:] = out
+            return valid
         for array, reader in zip(self._arrays, readers):
             channels = array['channels']
             together = channels == list(range(channels[0], channels[-1] + 1))
