@@ -443,7 +443,7 @@ def _first_order(
                 'sensor= says otherwise'
             )
         elif sensor is None and first.pixels.dtype != np.uint8 and not _level(first.where):
-            roles = [n for n, b in zip(first.names, named) if b is not None and spelled(n) != b]
+            roles = [n for n, b in zip(first.names, named) if b is not None and spelled(n)[0].islower()]
             if len(roles) == len([b for b in named if b is not None]):
                 assumed.append(
                     f'{listed(roles)} are taken as bands of {joint_sensor([b for b in named if b]).name}; '
@@ -457,6 +457,7 @@ def _first_order(
         return RGB.bands + (None,) * (len(first.pixels) - 3)
     shown = [i for i, c in enumerate(first.colours) if c != 'alpha'] or list(range(len(first.pixels)))
     names = [str(n) for n in first.names if n and not _NUMBERED.fullmatch(str(n).strip())]
+    names = names if len(set(names)) == len(names) else []  # 'bands', 'bands'
     flat = [s.pixels[shown].reshape(len(shown), -1) for s in samples if len(s.pixels) == len(first.pixels)]
     sample = np.concatenate([x[:, :: max(1, x.shape[1] * len(flat) // 100_000)] for x in flat], 1)
     zero = first.nodata[0] if first.nodata and first.nodata[0] is not None else 0
@@ -558,8 +559,8 @@ def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, names, f
                 here, why = stated[owner], 'as the file says'
             elif kind == 'whole' and wanted == 'DN' and group[0].pixels.dtype == np.uint8:
                 raise ValueError(
-                    f'8-bit numbers for bands of {owner}, which want reflectance x 10000: an 8-bit export has lost its '
-                    'unit; give scale=, the reflectance of a stored 1'
+                    f'{group[0].where}: 8-bit numbers for bands of {owner}, which want reflectance x 10000: an 8-bit '
+                    'export has lost its unit; give scale=, the reflectance of a stored 1'
                 )
             elif kind == 'whole' and wanted in ('DN', 'reflectance', 'other'):
                 here, why = ('DN' if wanted == 'reflectance' else wanted), 'whole numbers'

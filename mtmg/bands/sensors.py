@@ -499,6 +499,13 @@ _ROLES = {
 }
 _ROLES |= {role: role for role in ('red', 'green', 'blue', 'nir', 'coastal', 'cirrus', 'swir1', 'swir2')}
 _RADAR = {
+    'mean',
+    'median',
+    'mosaic',
+    'asc',
+    'desc',
+    'ascending',
+    'descending',
     'sigma0',
     'gamma0',
     'beta0',
@@ -530,6 +537,9 @@ _RADAR = {
     'orb',
 }
 _OPTICAL = {
+    'mean',
+    'median',
+    'mosaic',
     'central',
     'wavelength',
     'nm',
@@ -580,7 +590,7 @@ _COLOURS = {
     'swir1': {'B11'},
     'swir2': {'B12'},
 }
-_SAYS_NOTHING = re.compile(r'\d+m|\d+nm|\d{2,}|[1-4]|t\d{2}[a-z]{3}|\d{8}t\d{6}|[rn]\d{3,4}')
+_SAYS_NOTHING = re.compile(r'\d+m|\d+nm|\d{1,}|t\d{2}[a-z]{3}|\d{8}t\d{6}|[rn]\d{3,4}')
 
 
 def spelled(name: str) -> str | None:

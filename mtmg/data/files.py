@@ -361,7 +361,8 @@ def open_files(
     try:
         return find_meaning(samples, sensor, file_bands, bands=bands, say=say, **told)
     except ValueError as error:
-        raise type(error)(f'{head.where}: {error}') from None
+        named = any(s.where and str(error).startswith(s.where) for s in samples)  # the very file is known
+        raise type(error)(str(error) if named else f'{head.where}: {error}') from None
 
 # %% ../../nbs/data/files.ipynb #10258788
 class FileScenes(SceneDataset):

@@ -159,7 +159,7 @@ def labelled(dataset, what: str = 'patching'):
     if not len(dataset):
         raise ValueError(f'{dataset.name} has no scenes')
     if dataset.labelset is None or dataset.targets is None:
-        raise ValueError(f'{dataset.name} has no labels; {what} needs them (give load_dataset a labelset)')
+        raise ValueError(f'{dataset.name} has no labels; {what} needs them: class folders, or a table labels.csv')
     if isinstance(dataset.labelset, str):
         raise ValueError(
             f"the labelset of {dataset.name} is the name '{dataset.labelset}'; "
