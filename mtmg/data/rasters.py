@@ -237,9 +237,10 @@ def read_tiles(
     grid: Grid,
     least: float = 0.5,  # share of data that a tile must hold to be given
     run: int = 32,  # tiles that are read at once
-    fill: bool = True,  # pixels without data hold the mean of the others; else 0
 ):
-    "Yields (row, column, pixels (C, h, w) or None, share of data in each cell of the tile), row by row of tiles."
+    """Yields (row, column, pixels, where they hold data (h, w), share of data in each cell of the tile).
+
+    Pixels (C, h, w) without data hold the mean of the others; None for a tile with less than `least` of it."""
     import rasterio
 
     with warnings.catch_warnings():
@@ -257,15 +258,13 @@ def read_tiles(
                 for column in columns:
                     x = grid.start(1, column) - left
                     part, there = pixels[..., x : x + width], valid[:, x : x + width]
+                    edge = ((0, tall - height), (0, wide - width))
                     if there.mean() < least or not there.any():
                         part = None
                     else:
-                        part = np.pad(
-                            filled(part, there) if fill else np.where(there, part, 0),
-                            ((0, 0), (0, tall - height), (0, wide - width)),
-                            'symmetric',
-                        )
-                    yield row, column, part, shares[:, column - first : column - first + grid.over[1]]
+                        part = np.pad(filled(part, there), ((0, 0), *edge), 'symmetric')
+                        there = np.pad(there, edge, 'symmetric')
+                    yield row, column, part, there, shares[:, column - first : column - first + grid.over[1]]
 
 # %% ../../nbs/data/rasters.ipynb #4833a4f5
 def raster_scenes(
@@ -279,13 +278,19 @@ def raster_scenes(
     raster = opened(path, **told)
     whole = all(b.unit == 'DN' for b in raster.bands)  # a quarter of the room
     found = [
-        (f'{raster.path.stem}/{r}/{c}', np.rint(tile_).clip(0, 65535).astype(np.uint16) if whole else tile_)
-        for r, c, tile_, _ in read_tiles(raster, tile_grid(raster.shape, tile, stride), least=least, fill=False)
+        (f'{raster.path.stem}/{r}/{c}', np.rint(tile_).clip(0, 65535).astype(np.uint16) if whole else tile_, valid)
+        for r, c, tile_, valid, _ in read_tiles(raster, tile_grid(raster.shape, tile, stride), least=least)
         if tile_ is not None
     ]
     if not found:
         raise ValueError(f'{raster.path}: no tile of {tile} x {tile} pixels holds data in {least:.0%} of it')
-    ids, tiles = zip(*found, strict=True)
+    ids, tiles, valid = zip(*found, strict=True)
+    valid = None if all(v.all() for v in valid) else np.stack(valid)
     return ArrayDataset(
-        np.stack(tiles), ids=ids, name=raster.path.stem, sensor=joint_sensor(raster.bands), bands=raster.bands
+        np.stack(tiles),
+        ids=ids,
+        name=raster.path.stem,
+        sensor=joint_sensor(raster.bands),
+        bands=raster.bands,
+        valid=valid,
     )

@@ -220,22 +220,31 @@ def _picture(image: np.ndarray, bands) -> np.ndarray | None:
         return None
 
 
-def encode_picture(picture: np.ndarray, image_format: str) -> bytes:
+def encode_picture(
+    picture: np.ndarray,  # (3, H, W) uint8
+    image_format: str,  # one of `IMAGE_FORMATS`
+    valid: np.ndarray | None = None,  # (H, W): where it holds data; it becomes the alpha channel
+) -> bytes:
+    "A picture as a file."
     from PIL import Image
 
+    if valid is not None:
+        picture = np.concatenate([picture, 255 * valid[None].astype(np.uint8)])
     out = io.BytesIO()  # lossless both: what is scored from the picture is what is scored from the bands
     options = dict(format='webp', lossless=True) if image_format == 'webp' else dict(format='png', compress_level=4)
     Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(out, **options)
     return out.getvalue()
 
 
-def decode_picture(data: bytes) -> np.ndarray:
-    "The picture (3, H, W) uint8 in stored bytes. ValueError if it cannot be decoded."
+def decode_picture(data: bytes) -> tuple:
+    "(3, H, W) uint8 of a stored picture, and where it holds data (H, W; None: everywhere). ValueError where it is none."
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert('RGB')).transpose(2, 0, 1)
+            clear = 'A' in image.getbands() or 'transparency' in image.info
+            pixels = np.asarray(image.convert('RGBA' if clear else 'RGB')).transpose(2, 0, 1)
+        return pixels[:3], pixels[3] > 0 if clear and not pixels[3].all() else None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders have errors of many types, for bombs too
@@ -286,7 +295,10 @@ def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
     members = []
     if layout['image']:
         picture = _picture(image, layout['_bands'])
-        members.append((layout['image'], encode_picture(picture, layout['image'])))
+        valid = sample.get('valid') if not layout['arrays'] else None  # arrays hold 0 in every band instead
+        members.append(
+            (layout['image'], encode_picture(picture, layout['image'], None if valid is None else valid.numpy()))
+        )
     image = without_data(sample['image'], sample.get('valid')).numpy()  # 0 in every band says the same on disk
     for array in layout['arrays']:
         members.append((f"{array['ext']}.npy", npy_bytes(_stored(image[array['channels']], array['dtype'], where))))
