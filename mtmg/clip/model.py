@@ -40,7 +40,7 @@ def resize(
     mode: str = 'shortest',  # 'shortest' (and cut the middle out), 'longest' (and fill with black), 'squash'
     interpolation: str = 'bicubic',  # or 'bilinear'
 ) -> torch.Tensor:  # (N, 3, size, size)
-    "The images at another size, by an antialiased resize as in CLIP's transforms."
+    "The images (N, 3, size, size), resized with antialiasing as in CLIP's transforms."
     height, width = x.shape[-2:]
     if (height, width) == (size, size):
         return x
@@ -68,7 +68,7 @@ def resize(
 
 # %% ../../nbs/clip/model.ipynb #71d6d116
 def warn_if_shrunk(shape, size: int, bands: Sequence = ()):
-    "A UserWarning where images of a known ground sampling distance are to be shrunk more than twofold."
+    "Give a UserWarning if images of a known ground sampling distance are to be shrunk more than twofold."
     height, width = shape[-2:]
     # the finest band is the grid of all
     metres = min((b.resolution for b in bands if getattr(b, 'resolution', None)), default=None)
@@ -149,7 +149,7 @@ class Clip:
 
     @property
     def logit_bias(self) -> float | None:
-        "What a model of the sigmoid loss (SigLIP) adds to scale x cosine; None for a CLIP of the softmax."
+        "The bias added to scale x cosine by a model of the sigmoid loss (SigLIP); None for a softmax CLIP."
         bias = getattr(self.model, 'logit_bias', None)
         return None if bias is None else bias.item()
 
@@ -196,7 +196,7 @@ class Clip:
         return resize(pictures.float() / 255, self.image_size, cfg['resize_mode'], cfg['interpolation'])
 
     def compose(self, images, bands=None) -> torch.Tensor:
-        "The 8-bit RGB picture (N, 3, S, S) that this CLIP looks at, before normalisation."
+        "The 8-bit RGB pictures (N, 3, S, S) that the CLIP sees, before normalisation."
         return (self._square(images, bands) * 255).round().to(torch.uint8)
 
     def preprocess(
@@ -233,7 +233,7 @@ class Clip:
         return twin
 
     def tokens(self, texts) -> torch.Tensor:
-        "(M, context) tokens; a warning where a text has words that mean nothing here, or does not fit"
+        "Tokens (M, context) of M texts. Warns of words that the CLIP was never shown, and of texts that are cut."
         tokens = self.tokenizer(texts) if texts else torch.zeros(0, 1, dtype=torch.long)
         inner = getattr(self.tokenizer, 'tokenizer', None)
         pad = getattr(inner, 'pad_token_id', None) or 0
