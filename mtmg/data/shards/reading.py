@@ -363,7 +363,7 @@ def epoch_order(
 
 
 def node_stretch(n: int, rank: int, world_size: int, even: bool) -> range:
-    "The slice of `n` scenes that a node reads. With `even`, all nodes get equally many, and a few are left out."
+    "The range of `n` scenes that a node reads. With `even`, all nodes get equally many, and a few are left out."
     if not 0 <= rank < world_size:
         raise ValueError(f'rank {rank} is not one of 0 to {world_size - 1}')
     if even:
