@@ -34,7 +34,7 @@ def named_layer(
     for c, band in enumerate(colours):
         i = encoder.bands.index(band)
         white = whites.get(band) or band.white or 255  # 8-bit pictures have no other
-        zscore = encoder.normalization == 'zscore'
+        zscore = encoder.normalization in ('zscore', 'unit')
         full = 255.0 if encoder.normalization == '/255' else 1e4
         m, s = (float(encoder.mean[i]), float(encoder.std[i])) if zscore else (0.0, full)
         weight[:, i] = rgb[:, c] * s / (white * cfg['std'][c])

@@ -49,7 +49,7 @@ ENCODER_NORMALIZATIONS = {
     'range': 'share of the way from mean to mean + deviation, clamped to 0 … 1 (SatMAE)',
     '/10000': 'reflectance: DN / 10000, clamped to 0 … 1 (the paper)',
     '/255': '8-bit pictures to 0 … 1',
-    'unit': 'share of the white of each band; decibels and kelvin on fixed scales (of encoders of any bands)',
+    'unit': 'share of the white of each band; decibels and kelvin on fixed scales; nothing is fitted',
     'none': 'the numbers as they are',
 }
 
@@ -282,7 +282,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         plain = 'vit_micro' if self.backbone == 'spectral_vit' else self.backbone.removeprefix('spectral_')
         said = {k: v for k, v in self.config().items() if k not in ('bands', 'sensors', 'backbone', 'normalization')}
         names, sensors = [str(b) for b in bands], [b.sensor for b in bands]
-        twin = ModalityEncoder(plain, names, sensors, normalization='zscore', **said)
+        twin = ModalityEncoder(plain, names, sensors, normalization='unit', **said)
         if any(unit_of_band(b) == 'linear' for b in bands):
             raise ValueError(
                 'linear backscatter is taken in decibels; bring the images there with to_db, and name S1_GRD'
@@ -527,6 +527,8 @@ def create_encoder(
             normalization,
             drop_path,
         )
+    if normalization == 'unit' and not spectral:
+        encoder.mean, encoder.std = unit_scale(bands)
     if satmae:
         if own:
             stats = [next(SATMAE_STATISTICS[n] for n in SATMAE_STATISTICS if same_band(b, S2_L1C[n])) for b in bands]
