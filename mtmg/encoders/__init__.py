@@ -53,6 +53,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'SHARE_STD',
             'spectral_mix',
             'SpectralEmbed',
+            'typical',
             'unit_of_band',
             'unit_scale',
         ],
