@@ -103,6 +103,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'read_features',
             'read_table',
             'scenes_below',
+            'spoken',
         ],
         'folders': [
             'cifar10_splits',

@@ -25,6 +25,7 @@ from mtmg.data.annotations import (
     overlapping,
     read_features,
     read_table,
+    spoken,
 )
 from .products import find_product, gdal_source, is_product, scene_name
 from .published import folder_classes, name_key
@@ -119,10 +120,7 @@ def _subfolders(folder):
 
 
 def _pretty(folder):
-    "'AnnualCrop', 'baseball_diamond' -> 'annual crop', 'baseball diamond'"
-    import re
-
-    return ' '.join(re.sub(r'(?<=[a-z])(?=[A-Z])|[_\-]+', ' ', folder).lower().split())
+    return ' '.join(spoken(folder).lower().replace('_', ' ').split())
 
 # %% ../../nbs/data/folders.ipynb #bdd542cc
 def _classes(folders, labels, root, name):

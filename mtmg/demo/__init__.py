@@ -11,7 +11,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'explorer': ['AMOUNTS_KEPT', 'explore', 'gap_contribution'],
+        'explorer': ['AMOUNTS_KEPT', 'explore', 'gap_contribution', 'space_maps'],
+        'live': ['joint_space', 'JointSpace', 'point_columns'],
         'models': [
             'ALPHAS',
             'demo_folder',

@@ -53,7 +53,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'retrieval_both',
         ],
         'probes': ['draw_shots', 'few_shot', 'hold_out', 'knn', 'linear_probe', 'logistic_regression', 'STRENGTHS'],
-        'maps': ['class_colours', 'ClassMap', 'is_map', 'plot_map', 'predict_map'],
+        'maps': [
+            'class_colours',
+            'ClassMap',
+            'is_map',
+            'labelled_cells',
+            'plot_map',
+            'plot_map_beside',
+            'predict_map',
+        ],
         'audit': ['exposure', 'exposure_lines'],
     },
 )

@@ -218,6 +218,12 @@ UNITS_OF = {
 }
 
 
+def _pair_in_words(pair: str) -> str:
+    "'rgb-ms' -> 'RGB – all bands'; what follows a comma stays"
+    names, comma, note = pair.partition(',')
+    return ' – '.join(in_words(part) for part in names.split('-')) + comma + note
+
+
 @styled
 def plot_gap_training(
     rows,  # dicts of step, pair ('rgb-ms') and measures, in order; with 'stage', stages follow one another
@@ -248,7 +254,7 @@ def plot_gap_training(
                     marker=MARKERS[k % 8],
                     ms=3.5,
                     markevery=max(len(own) // 12, 1),
-                    label='' if i else pair or measure,
+                    label='' if i else _pair_in_words(pair) if pair else measure,
                 )
         for stage, x in starts.items():
             if len(starts) < 2:
@@ -344,12 +350,13 @@ def plot_similarities(
             ec=PALETTE[k],
             ls=LINES[k],
             lw=1.5,
-            label=f'{name}: median {np.median(group):.2f}',
+            label=f'{name}: median {np.median(group):.2f}'.replace('-0.00', '0.00'),
         )
         ax.axvline(np.median(group), color=PALETTE[k], ls=LINES[k], lw=1)
     percent_axis(ax.yaxis)
     ax.set(xlabel=f'cosine of {names[0]} and {names[1]}', ylabel='share of pairs')
-    ax.legend()
+    ax.set_ylim(0, 1.45 * ax.get_ylim()[1])  # room for the legend above what is drawn
+    ax.legend(loc='upper left')
     return ax
 
 # %% ../../nbs/plots/charts.ipynb #4129cd84
@@ -391,7 +398,7 @@ def plot_confusion(
         vmin=0,
         vmax=1 if normalize else max(top, 1),
     )
-    limit = 0.55 * (1 if normalize else max(top, 1))
+    limit = 0.42 * (1 if normalize else max(top, 1))
     if n <= 20:
         for i, j in np.ndindex(n, n):
             value = shown[i, j]

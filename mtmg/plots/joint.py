@@ -307,6 +307,10 @@ def plot_joint_umap(
     for ax in list(axes.flat)[len(cells) :]:
         ax.set_axis_off()
     handles = {name: h for ax in axes.flat for h, name in zip(*ax.get_legend_handles_labels())}
+    if arrows and len(names) > 1:
+        from matplotlib.lines import Line2D
+
+        handles['gap, from centre to centre'] = Line2D([], [], color='black', lw=1.4, marker=9, ms=5, markevery=[-1])
     fig.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=len(handles), markerscale=1.4)
     fig.draw_without_rendering()  # the names can be placed once the panels have their size
     for ax, (m, stage) in zip(axes.flat, cells):

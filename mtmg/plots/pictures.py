@@ -231,7 +231,7 @@ def plot_scenes(
         1 + min(top, max((len(_answers({m: e}, i)[m]) for i in range(len(images))), default=0))
         for m, e in answers.items()
     )
-    text = 0.148 * lines + 0.1  # inches under each picture
+    text = 0.148 * lines + 0.2  # inches under each picture
     side = width - 0.22  # pictures fill the width of their column
     fig, axes = figure_grid(height, columns, (width * columns, (side + text + 0.3) * height + (0.35 if title else 0)))
     for i, ax in enumerate(axes.flat):
