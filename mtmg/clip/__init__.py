@@ -11,7 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'cards': ['model_card', 'push_folder', 'write_card'],
+        'cards': ['local_hub', 'model_card', 'push_folder', 'write_card'],
         'checkpoints': ['architectures', 'describe_keys', 'load_weights', 'LoadReport', 'read_checkpoint'],
         'sources': ['find_source', 'Source', 'without_retries'],
         'model': ['Clip', 'content_hash', 'evaluating', 'load_clip', 'resize', 'warn_if_shrunk'],
