@@ -422,9 +422,17 @@ def alpha(p: Player, models):
         p.shot('6-alpha-moved')
     with p.step('jump to the chosen alpha'):
         p.tab.get_by_role('button', name=re.compile('chosen')).click()
-        state.alpha = models.alpha
+        state.alpha = state.chosen
         agrees()
         p.until(lambda: p.html('.mtmg-top') == line, 'the line is not where it was')
+    if len(models.ends) > 1:
+        with p.step('the other way to fine-tune: another line, another sentence'):
+            for name in reversed(models.ends):
+                state.set(line=name, alpha=models.ends[name][1])
+                p.choose('fine-tuning', {'plain': 'plain', 'default': 'default, held back'}[name])
+                agrees()
+                p.expect('.mtmg-line', re.escape(state.sentence[:40]))
+                p.shot(f'6-alpha-{name}')
     with p.step('another scene'):
         state.scene = p.scenes()[4]
         p.thumbs().nth(4).click()

@@ -51,6 +51,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'spectrum_of',
             'State',
             'top_answers',
+            'what_alpha_does',
             'ZeroShotState',
         ],
         'views': [

@@ -203,6 +203,9 @@ def _alpha_figure(rows, chosen):
     return figure
 
 
+_WAYS = {'plain': 'plain', 'default': 'default, held back'}
+
+
 class AlphaExplorer(Demo):
     "Slide along the line between the CLIP as it was and the fine-tuned one."
 
@@ -218,25 +221,40 @@ class AlphaExplorer(Demo):
         self.slider = self.link(
             _field(W.FloatSlider, 'α', 410, 24, min=0, max=1, step=ALPHAS[1], readout_format='.2f'), 'alpha'
         )
-        self.jump = W.Button(description=f'chosen: {self.models.alpha:.2f}', layout=W.Layout(width='120px'))
-        self.jump.on_click(lambda _: self.state.set(alpha=self.models.alpha))
-        self.chart = LineChart(
-            _alpha_figure(self.state.rows, self.state.chosen), 'top-1 accuracy of each task against alpha'
-        )
+        self.jump = W.Button(layout=W.Layout(width='120px'))
+        self.jump.on_click(lambda _: self.state.set(alpha=self.state.chosen))
+        ends = self.models.ends
+        self.charts = {
+            name: LineChart(_alpha_figure(self.state.curve(name), alpha), 'top-1 accuracy of each task against alpha')
+            for name, (_, alpha) in ends.items()
+        }
+        self.way = _field(W.Dropdown, 'fine-tuning', 240, 76, options=[(_WAYS.get(n, n), n) for n in ends])
+        self.way.layout.display = '' if len(ends) > 1 else 'none'
+        self.way.value = self.state.line
+        self.way.observe(lambda change: self._drawing or self._walk(change.new), names='value')
         self.numbers, self.picture, self.answers = W.HTML(), W.HTML(), W.HTML()
+        self.sentence, self.chart = W.HTML(), _column()
         return [
             scenes,
-            _row(self.slider, self.jump),
+            self.sentence,
+            _row(self.way, self.slider, self.jump),
             _row(self.chart, _column(self.numbers, self.picture)),
             self.answers,
         ]
+
+    def _walk(self, line):
+        self.state.set(line=line, alpha=self.models.ends[line][1])
 
     def stale(self):
         return [self.answers, self.chart, self.numbers]
 
     def draw(self):
         s = self.state
-        self.chart.at(s.alpha)
+        self.way.value, self.jump.description = s.line, f'chosen: {s.chosen:.2f}'
+        self.sentence.value = f'<div class="mtmg-line"><b>{escape(s.sentence)}</b></div>'
+        if self.chart.children != (self.charts[s.line],):
+            self.chart.children = [self.charts[s.line]]
+        self.charts[s.line].at(s.alpha)
         start = {r['task']: r['score'] for r in s.rows if r['alpha'] == 0}
         self.numbers.value = numbers_html(
             f'top-1 at α = {s.alpha:.2f} (change from α = 0)',
@@ -537,7 +555,7 @@ def demo(
     if run is not None and not (Path(run) / 'results.json').is_file():
         raise FileNotFoundError(f"no run in '{run}': results.json is not there")
     models = demo_models(run)
-    _ = models.has_line and models.line  # what takes seconds is computed here, once, and not for every visitor
+    _ = models.has_line and models.lines  # what takes seconds is computed here, once, and not for every visitor
     _ = models.embeddings
     with tempfile.TemporaryDirectory() as folder:
         page = app_files(folder, run)
