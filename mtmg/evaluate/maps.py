@@ -249,28 +249,29 @@ def _perceived(rgb) -> np.ndarray:
 def class_colours(classnames) -> np.ndarray:  # (C, 3) uint8
     """A colour for each class: blue for water, green for forest.
 
-    A second class of one kind gets the shade of that hue which lies farthest from the colours taken so far.
+    A second class of one kind gets another shade of that hue, and where every shade of it looks like a colour that is
+    taken, the colour that lies farthest from those.
     """
     from matplotlib.colors import to_rgb
 
     base = np.array([to_rgb(c) for c in PALETTE])
-    shades = np.concatenate([base, 0.55 + 0.45 * base, 0.5 * base])
+    shades = np.concatenate([base, 1 - 0.45 * (1 - base), 0.5 * base])
     seen, taken = _perceived(shades), []
     hues = [next((h for h, words in _HUES if any(w in name.lower() for w in words)), None) for name in classnames]
     chosen = {}
-    for known in (True, False):  # a word that calls for a hue comes first
-        for i, hue in enumerate(hues):
-            if (hue is None) == known:
-                continue
-            free = [s for s in range(len(shades)) if s not in taken]
-            wanted = [s for s in free if hue is not None and s % len(base) == hue] or free
-            if not wanted:
-                chosen[i] = i % len(shades)  # more classes than colours: the numbers tell them apart
-                continue
-            far = lambda s: min((np.linalg.norm(seen[s] - seen[t]) for t in taken), default=1.0)
-            # the pure hue, unless something like it is there already
-            chosen[i] = wanted[0] if far(wanted[0]) > 0.12 else max(wanted, key=far)
-            taken.append(chosen[i])
+    first = lambda i: hues[i] is not None and hues.index(hues[i]) == i
+    # the first class of each hue takes it pure; the others of a known hue follow, and last those without one
+    for i in sorted(range(len(hues)), key=lambda i: (not first(i), hues[i] is None)):
+        free = [s for s in range(len(shades)) if s not in taken]
+        if not free:
+            chosen[i] = i % len(shades)  # more classes than colours: the numbers tell them apart
+            continue
+        far = lambda s: min((np.linalg.norm(seen[s] - seen[t]) for t in taken), default=1.0)
+        own = [s for s in free if s % len(base) == hues[i]]
+        chosen[i] = own[0] if own and far(own[0]) > 0.12 else max(own or free, key=far)
+        if far(chosen[i]) < 0.1:
+            chosen[i] = max(free, key=far)
+        taken.append(chosen[i])
     return np.round(255 * shades[[chosen[i] for i in range(len(hues))]]).astype(np.uint8)
 
 
