@@ -59,6 +59,8 @@ class DemoModels:
     origin: str = ''  # where the models come from, for the reader
     cache: str | Path | None = None  # folder for what takes seconds to compute
     progress: bool = False
+    plain: Clip | None = None  # fine-tuned without a guard against forgetting, to compare with: its alpha 1
+    plain_alpha: float = 0.5  # chosen on that line
 
     def __post_init__(self):
         if self.scenes.labelset is None:
@@ -91,6 +93,12 @@ class DemoModels:
         "Whether there is a fine-tuned CLIP, and so a line to walk."
         return self.tuned is not self.clip
 
+    @property
+    def ends(self) -> dict:
+        "{fine-tuning: (its CLIP at alpha 1, its chosen alpha)}; the plain one first, as it shows what alpha is for."
+        found = {} if self.plain is None else {'plain': (self.plain, self.plain_alpha)}
+        return found | {'default': (self.tuned, self.alpha)}
+
     @cached_property
     def patched(self) -> Clip:
         return interpolate(self.clip, self.tuned, self.alpha)
@@ -109,7 +117,7 @@ class DemoModels:
         "where something slow is kept, named after all that it depends on"
         if self.cache is None:
             return None
-        models = [m.hash() for m in (self.clip, self.tuned, self.student) if m is not None]
+        models = [m.hash() for m in (self.clip, self.tuned, self.student, self.plain) if m is not None]
         tasks = [(t.name, t.split, len(t)) for t in self.tasks]
         scenes = {'image': torch.as_tensor(self.scenes.image)}
         key = content_hash(scenes, models, self.alpha, tasks, ALPHAS)[:16]
@@ -136,16 +144,19 @@ class DemoModels:
         return E
 
     @cached_property
-    def line(self) -> dict:
-        "{task: (alphas, N, D) unit embeddings of its scenes at each of `ALPHAS`}"
-        path = self._file('line')
+    def lines(self) -> dict:
+        "{fine-tuning: {task: (alphas, N, D) unit embeddings of its scenes at each of `ALPHAS`}}"
+        return {name: self._line(name, end) for name, (end, _) in self.ends.items()}
+
+    def _line(self, name, end) -> dict:
+        path = self._file(f'line-{name}')
         if path is not None and path.is_file():
             kept, _ = load_tensors(path)
             return {t.name: kept[f'{i}'].float() for i, t in enumerate(self.tasks)}
         found = [
             line_features(
                 self.clip,
-                self.tuned,
+                end,
                 t,
                 ALPHAS,
                 progress=f'{t.name} at {len(ALPHAS)} alphas' if self.progress else None,
@@ -216,12 +227,18 @@ def quick_run(
     train = in_memory(MiniWorld('train', n=scenes, seed=seed), progress='scenes' if progress else None)
     tuned = finetune(clip, train, seed=seed, epochs=patch_epochs, progress=progress)
     patched = interpolate(clip, tuned, alpha)
+    finetune(clip, train, 'plain', seed=seed, epochs=patch_epochs, batch_size=64, progress=progress).save(
+        folder / 'plain'
+    )
     align(patched, train, seed=seed, epochs=align_epochs, progress=progress).save(folder / 'student')
     patched.save(folder / 'patched')
     atomic_write_json(
         folder / 'results.json',
         {
-            'curve': {'alpha': alpha, 'reason': 'not chosen: a small run for the demos'},
+            'curves': {
+                name: {'alpha': alpha, 'reason': 'not chosen: a small run for the demos'}
+                for name in ('plain', 'default')
+            },
             'scenes': scenes,
             'seed': seed,
             'origin': f'a small run on {scenes} scenes, made for these demos (mtmg quickstart makes better models)',
@@ -260,14 +277,17 @@ def load_run(
                 f"'{folder}' was made from another {clip.name} than that of this version of mtmg; run it again"
             )
         tuned = far_end(clip, point, alpha)
+    plain, kept = None, folder / 'plain'
+    if curve and 'plain' in curves and (kept / 'open_clip_config.json').is_file():
+        plain = load_clip(str(kept))
     encoder = ModalityEncoder.from_pretrained(student) if (student / 'config.json').is_file() else None
     shown = kept_scenes(folder, scenes) if (folder / 'scenes.npz').is_file() else in_memory(MiniWorld('test', n=scenes))
     digits = Digits('test')
     digits = digits.subset(np.random.default_rng(0).permutation(len(digits))[:supported])
     tasks = (digits, in_memory(Shapes('test', n=supported))) if curve else ()
-    return DemoModels(
-        clip, tuned, alpha, shown, encoder, tasks, results.get('origin', f'the run {folder}'), cache, progress
-    )
+    origin = results.get('origin', f'the run {folder}')
+    plain_alpha = float(curves['plain']['alpha']) if plain is not None else 0.5
+    return DemoModels(clip, tuned, alpha, shown, encoder, tasks, origin, cache, progress, plain, plain_alpha)
 
 # %% ../../nbs/demo/models.ipynb #4acaac3b
 def demo_folder() -> Path:
@@ -308,4 +328,6 @@ def toy_models(scenes: int = 30, alpha: float = 0.5, seed: int = 0) -> DemoModel
     push = lambda w: w + 0.03 * torch.randn(w.shape, generator=generator) if w.is_floating_point() else w
     tuned = clip.with_visual({k: push(w) for k, w in clip.visual.state_dict().items()})
     student = create_encoder('vit_micro', shown.bands, clip.embed_dim).fit_normalization(shown)
-    return DemoModels(clip, tuned, alpha, shown, student, (Digits('test').subset(range(20)),), 'toys')
+    far = clip.with_visual({k: push(push(w)) for k, w in clip.visual.state_dict().items()})
+    digits = Digits('test').subset(range(20))
+    return DemoModels(clip, tuned, alpha, shown, student, (digits,), 'toys', plain=far, plain_alpha=0.3)

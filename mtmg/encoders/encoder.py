@@ -28,7 +28,7 @@ from mtmg.encoders.backbones import (
     same_band,
     split_student,
 )
-from ..clip.cards import write_card
+from ..clip.cards import push_folder, write_card
 from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands, listed
 from ..bands.images import STATISTICS, are_settled, as_images, check_image, select, settled
 from ..compute import lowered, patchify
@@ -355,6 +355,10 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
     def save_pretrained(self, save_directory, *, config=None, **kwargs):
         "huggingface_hub's saving, with the configuration as it is now and not as it was at the start."
         return super().save_pretrained(save_directory, config=config or self.config(), **kwargs)
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        "Upload the folder that `save` writes to huggingface.co, with its card; `from_pretrained` reads it."
+        return push_folder(self.save, repo_id, private, token)
 
     def save(self, folder) -> Path:
         "Write `config.json` and `model.safetensors`, whole or not at all; `from_pretrained` reads them back."

@@ -19,19 +19,27 @@ from ..alignment import ALIGN_RECIPES, align
 from ..alignment.claims import ROWS, controls as judge
 from ..bands import composite
 from ..clip import load_clip
-from ..data import Splits, load_dataset
+from ..data import Splits, find_features, load_dataset
 from ..data.files import IMAGE_SUFFIXES
 from ..data.rasters import TOLD, Raster, large_raster, open_raster, raster_scenes
 from ..data.writing import atomic_write_json
 from ..data.scenes import batches, in_memory
 from ..demo import explore, keep_scenes
-from ..embed import Predictions, embed, unit, versions
+from ..embed import SATELLITE_TEMPLATES, Predictions, embed, unit, versions
 from ..encoders import ModalityEncoder, create_encoder
 from ..engine.runs import claimed
-from ..evaluate import assign_jointly, linear_probe, plot_map, predict_map, retrieval, zero_shot
+from mtmg.evaluate import (
+    assign_jointly,
+    labelled_cells,
+    linear_probe,
+    plot_map_beside,
+    predict_map,
+    retrieval,
+    zero_shot,
+)
 from ..evaluate.probes import STRENGTHS
 from ..gap import gap_report
-from ..labels import labelset
+from ..labels import LabelSet, labelset
 from ..patching import PATCH_RECIPES, finetune, interpolate, sweep
 from ..plots import in_words, save_figure
 from .method import MARGIN, SHAPES, Models
@@ -58,6 +66,7 @@ class Found:
     scenes: object | None  # a `SceneDataset` without labels
     raster: Raster | None
     lines: list  # five sentences
+    places: Path | None = None  # a GeoJSON of labelled places on the raster
 
     @property
     def first(self):
@@ -97,7 +106,11 @@ def look(
     if not place.exists():
         raise FileNotFoundError(f'{place} does not exist')
     words = None if classes is None else labelset(classes)
-    if (raster := large_raster(place, LARGE * tile, **options)) is not None:
+    if words is not None and not isinstance(classes, (str, LabelSet)):
+        words = words.with_templates(SATELLITE_TEMPLATES)  # plain names, asked for as in any other folder
+    raster = large_raster(place, LARGE * tile, **options)
+    places = find_features(place) if place.is_dir() else None
+    if raster is not None and places is None:
         scenes = raster_scenes(raster, tile, least=0.9)
         what = (
             f'{raster.path}: one large scene of {raster.shape[0]:,} x {raster.shape[1]:,} pixels, cut into '
@@ -147,12 +160,14 @@ def look(
         if len(scenes.train.bands) > 3
         else '; there is no further band to align'
     )
+    plan += '' if raster is None else f'; a map of {raster.path.name} beside the labelled places'
     return Found(
         place,
         scenes,
         None,
-        None,
+        raster,
         [what, _bands_line(scenes.train), f'labels: {len(names)} classes ({_counts(targets, names)})', split, plan],
+        places,
     )
 
 # %% ../../nbs/quickstart/own_folder.ipynb #52702a8d
@@ -267,16 +282,17 @@ def _unlabelled_run(found: Found, clip, out, seed, options) -> tuple:  # (studen
     if len(scenes) > 1:
         said['together'] = assign_jointly(unit(E['clip']), said['clip'])
     titles = {
-        'clip': 'CLIP, scene by scene',
-        'together': 'CLIP, all scenes together (transductive)',
-        'ms': f'label-free student, {in_words("ms", scenes.bands)}',
+        'clip': 'the CLIP, scene by scene',
+        'together': 'the CLIP, all scenes together (transductive)',
+        'ms': f'the label-free student of {in_words("ms", scenes.bands)}',
     }
     first = {m: p.argmax(1) for m, p in said.items()}
     share = lambda m, c: f'{100 * float((first[m] == c).float().mean()):.1f} %'
     rows = [{'class': name} | {titles[m]: share(m, c) for m in said} for c, name in enumerate(words.classnames)]
     agree = [
         {
-            'pair': f'{titles[a]} and {titles[b]}',
+            'one': titles[a],
+            'other': titles[b],
             'same answer': f'{100 * float((first[a] == first[b]).float().mean()):.1f} % of scenes',
         }
         for i, a in enumerate(said)
@@ -284,9 +300,13 @@ def _unlabelled_run(found: Found, clip, out, seed, options) -> tuple:  # (studen
     ]
     text = [
         'These are answers, not scores. Shares of answers are no shares of land: a model that confuses two classes '
-        'moves share from one to '
-        'the other, and nothing here shows it.'
+        'moves share from one to the other, and nothing here shows it.'
     ]
+    if student is not None:
+        text.append(
+            'The label-free student was trained as if each class had the same share of the scenes. That its shares '
+            'are more alike than those of the CLIP follows from this assumption, and is no finding about the land.'
+        )
     tables = [Table('answers', rows, f'Share of the {len(scenes):,} scenes for which each model names each class.')]
     if agree:
         tables.append(
@@ -321,18 +341,19 @@ def _plain(x):
     return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x
 
 
-def _code(out, labelled: bool, student: bool, bands) -> str:
-    lines = ['from mtmg.clip import load_clip', 'from mtmg.embed import predict']
-    if labelled:
-        lines += [
-            f"patched = load_clip('{out}/patched')",
-            "print(predict(patched, image_rgb, ['forest', 'river'])) # (3, H, W) uint8, or PIL images",
-        ]
+def _code(place, out, labelled: bool, student: bool, raster: bool) -> str:
+    "lines that run as they stand, in the folder in which the command was typed"
+    lines = ['from mtmg.clip import load_clip']
+    lines += ['from mtmg.encoders import ModalityEncoder'] if student else []
+    lines += ['from mtmg.evaluate import predict_map'] if raster else ['from mtmg.embed import predict']
+    ask = 'predict_map' if raster else 'predict'
+    if labelled or not student:
+        name, saved = ('patched', f'{out}/patched') if labelled else ('clip', 'tinyclip')
+        lines += [f'{name} = load_clip({saved!r})', f"print({ask}({name}, {str(place)!r}, ['forest', 'river']))"]
     if student:
-        lines[1:1] = ['from mtmg.encoders import ModalityEncoder']
         lines += [
-            f"student = ModalityEncoder.from_pretrained('{out}/student')",
-            'print(predict(student, image, bands=student.bands)) # (C, H, W)',
+            f'student = ModalityEncoder.from_pretrained({f"{out}/student"!r})',
+            f'print({ask}(student, {str(place)!r}))',
         ]
     return '\n'.join(lines)
 
@@ -375,17 +396,27 @@ def _answer(results: dict, found: Found) -> list:
     return [
         f'No scene has a label, so no accuracy can be stated. The CLIP as it is takes {list(top.values())[1]} of '
         f'{len(found.scenes):,} scenes for {top["class"]}, more than for any other class.',
-        *(f'{r["pair"]} give the same answer on {r["same answer"]}.' for r in agreement[:2]),
+        *(f'These give the same answer on {r["same answer"]}: {r["one"]}; {r["other"]}.' for r in agreement[:2]),
+        'No model is better or worse than another here, as far as anybody knows: agreement is no accuracy.',
     ]
 
 
-def _mapped(model, raster, labelset, out: Path, how: dict) -> tuple:  # (figure's path, sentences)
-    "the map of a large raster, written and drawn"
+def _mapped(model, who: str, raster, labelset, places, out: Path, how: dict) -> tuple:  # (figure's path, sentences)
+    "the map of a large raster, written and drawn beside the labelled places"
     found = predict_map(model, raster, labelset, **how)
     found.save(out / 'map.tif')
     shares = ', '.join(f'{name} {100 * share:.0f} %' for name, share in list(found.shares.items())[:8])
-    text = f'Shares of the cells: {shares}. The map is map.tif, with scores of all classes in map_scores.tif.'
-    return save_figure(plot_map(found), out / 'figures' / 'map.png'), [text]
+    text = [
+        f'The map shows the answers of {who}. Shares of the cells: {shares}. It is kept as map.tif, with the scores of '
+        'all classes in map_scores.tif.'
+    ]
+    truth = None if places is None else labelled_cells(found, places)
+    if truth is not None:
+        text.append(
+            'The labelled places stand beside it. The models were trained on part of them, so what agrees there is no '
+            'score; the scores above are those of places that were held out.'
+        )
+    return save_figure(plot_map_beside(found, truth), out / 'figures' / 'map.png'), text
 
 
 def _facts(found: Found, clip, student, E, seed: int, seconds: float, stages: dict) -> dict:
@@ -470,7 +501,9 @@ def run(
         if raster is not None:
             asked = student or (models.patched if models else clip)
             words = None if student is not None else E.labelset
-            figures['map'], results['map_text'] = _mapped(asked, raster, words, out, how)
+            who = 'the student' if student is not None else 'the patched CLIP' if models else 'the CLIP as it is'
+            places = None if map else found.places
+            figures['map'], results['map_text'] = _mapped(asked, who, raster, words, places, out, how)
         keep_scenes(
             scenes, out, np.sort(some_scenes(len(scenes) if scenes.targets is None else scenes.targets, 240, seed))
         )
@@ -491,13 +524,16 @@ def run(
             curve,
             found.first.bands,
             command,
-            _code(out, bool(models), student is not None, found.first.bands),
+            _code(
+                found.raster.path if found.raster else place, out, bool(models), student is not None, bool(found.raster)
+            ),
             _limits(found, len(scenes)),
         )
         write_page(
             out,
             f'What mtmg found in {place.name}',
-            f'Which of {len(E.labelset)} classes do the images in {place} show, and what do their bands add?',
+            f'Which of {len(E.labelset)} classes do the images in {place} show'
+            + (', and what do their bands add?' if found.wide else '?'),
             answer,
             sections,
             facts,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 import io
 from pathlib import Path
+import re
 
 import numpy as np
 
@@ -69,8 +70,8 @@ KEPT_WORDS = {True: 'kept', False: 'not kept', None: 'too few to say'}
 def answer_sentences(
     results: dict,  # with 'zero_shot': {'clip', 'rgb' and, with a student, 'ms': `Result`}; 'kept', 'controls'
     bands=(),  # that the student sees
-) -> list:  # of three sentences
-    "The answer of a run with labels: patching, the student, and what may be said about both."
+) -> list:  # of paragraphs
+    "The answer of a run with labels: patching, the student, what the scores may be called, and what was kept."
     scores = results['zero_shot']
     metric = scores['rgb'].headline[0]
     name, n = in_words(metric), scores['rgb']['n']
@@ -93,35 +94,33 @@ def answer_sentences(
             f'{said[verdict(more.interval["difference"])]}, '
             f'{points_text(more.difference, more.interval["difference"])}.'
         )
-        simple = (results.get('controls') or {}).get('simple')
-        if simple is not None:
-            second = (
-                second[:-1]
-                + '; a linear classifier on the means and spreads of the same bands, which knows no CLIP, reaches '
-                f'{percent_text(simple)}.'
-            )
     else:
         second = 'The images have red, green and blue only, so there was no further sensor to align.'
+    simple = (results.get('controls') or {}).get('simple')
+    if simple is not None:
+        best = scores.get('ms', scores['rgb'])[metric]
+        second += (
+            ' A linear classifier on the means and spreads of the same bands, which knows no CLIP, reaches '
+            f'{percent_text(simple)}' + ('.' if simple < best else ': for these classes alone no CLIP is needed.')
+        )
     who = {'clip': 'the CLIP as it was', 'rgb': 'the patched CLIP', 'ms': 'the student'}
     kinds = {}
     for m, r in scores.items():
         kinds.setdefault(r.score, []).append(who.get(m, m))
-    meant = '; '.join(
-        f"of {' and '.join(names)}: '{k}' ({SCORE_MEANINGS.get(k, 'the name says what the model has seen')})"
+    third = ' '.join(
+        f"The score of {' and of '.join(names)} is called '{k}': "
+        f'{SCORE_MEANINGS.get(k, "the name says what the model has seen")}.'
         for k, names in kinds.items()
     )
-    third = f'What the scores may be called, {meant}.'
+    said = [first.replace('no clear difference of', 'no clear difference,'), second, third]
     if results.get('kept'):
-        lost = lambda r: (
-            f'{_points(r.loss)} points lost, 95 % interval {_points(r.interval["loss"][0])} to '
-            f'{_points(r.interval["loss"][1])}'
+        tasks = '; '.join(
+            f'{task}: {KEPT_WORDS[r.kept]} ({_points(r.loss)} points lost, 95 % interval '
+            f'{_points(r.interval["loss"][0])} to {_points(r.interval["loss"][1])})'
+            for task, r in results['kept'].items()
         )
-        third += (
-            ' Of what the CLIP could do before: '
-            + '; '.join(f'{task} {KEPT_WORDS[r.kept]} ({lost(r)})' for task, r in results['kept'].items())
-            + '.'
-        )
-    return [first.replace('no clear difference of', 'no clear difference,'), second, third]
+        said.append(f'What the CLIP could do before, and can do now. {tasks[:1].upper() + tasks[1:]}.')
+    return said
 
 
 def an(word: str) -> str:
@@ -162,8 +161,12 @@ def score_table(results: dict, curve=None, bands=()) -> Table:
         f'Scores on {scores["rgb"]["n"]:,} test scenes, 95 % intervals in brackets (paired bootstrap over '
         'scenes). "By class names": the scene gets the class whose text lies nearest. "Linear probe": a classifier '
         'fitted to the embeddings of training scenes. Columns named like a data set are supported tasks: what the '
-        'CLIP could '
-        'do before. The student does not take part in those, as their pictures have no further bands.',
+        'CLIP could do before.'
+        + (
+            ' The student does not take part in those, as their pictures have no further bands.'
+            if 'ms' in scores
+            else ''
+        ),
     )
 
 
@@ -255,6 +258,7 @@ class Section:
     tables: list = field(default_factory=list)  # of `Table`
     figures: list = field(default_factory=list)  # (path of a png, caption)
     code: str = ''  # set as it is
+    terms: dict = field(default_factory=dict)  # {word: what it means}
 
 
 _CSS = '''
@@ -293,6 +297,7 @@ a { color: var(--blue) }
   body { font-size: 10pt; max-width: none; padding: 0 }
   h2 { break-after: avoid } figure, table, pre, .answer, dd { break-inside: avoid } dt { break-after: avoid }
   p, figcaption, .caption, dd { max-width: none }
+  figure img { width: auto; max-height: 92mm }
   table { font-size: 8.5pt }
 }'''
 
@@ -329,6 +334,10 @@ def _figure_html(path, caption: str) -> str:
 def _section_html(section: Section) -> str:
     parts = [f'<h2>{escape(section.title)}</h2>', *(f'<p>{escape(t)}</p>' for t in section.text)]
     parts += [*map(_table_html, section.tables), *(_figure_html(*f) for f in section.figures)]
+    if section.terms:
+        parts.append(
+            f'<dl>{"".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in section.terms.items())}</dl>'
+        )
     return '\n'.join(parts + ([f'<pre>{escape(section.code)}</pre>'] if section.code else []))
 
 
@@ -396,7 +405,7 @@ def draw_figures(
     from mtmg.plots import plot_alpha, plot_confusion, plot_joint_umap, plot_retrieval_grid, plot_scenes
 
     names, labels = E.labelset.classnames, None if E.labels is None else np.asarray(E.labels)
-    models = {'clip': 'CLIP', 'rgb': 'patched', 'together': 'all together', 'ms': in_words('ms', dataset.bands)}
+    models = {'clip': 'CLIP', 'rgb': 'patched CLIP', 'ms': f'student, {in_words("ms", dataset.bands)}'}
     models = {m: name for m, name in models.items() if m in E.features}
     what = lambda i: names[labels[i]] if labels.ndim == 1 else ', '.join(names[c] for c in np.flatnonzero(labels[i]))
     shown = some_scenes(len(E) if labels is None else labels, 8, seed)
@@ -438,8 +447,8 @@ GLOSSARY = {
     'tower is '
     '(1 − alpha) × before + alpha × fine-tuned. It is chosen on validation data.',
     'patched CLIP': 'The CLIP at the chosen alpha. Its text tower is unchanged.',
-    'student': 'An encoder of all bands of the sensor. It learnt to put each scene where the patched CLIP puts its '
-    'RGB picture.',
+    'student': 'An encoder of all bands of the sensor. It learnt to put each scene where its teacher, the CLIP, puts '
+    'the RGB picture of the scene.',
     'supported task': 'Something that the CLIP could do before and should still be able to do.',
     'kept': 'The upper 95 % bound of what a supported task lost lies below the stated margin, on at least 5,000 '
     'independent images.',
@@ -462,8 +471,9 @@ GLOSSARY = {
 
 
 def glossary(text: str) -> dict:
-    "The entries of `GLOSSARY` whose word stands in `text`."
-    return {word: meaning for word, meaning in GLOSSARY.items() if word.lower() in text.lower()}
+    "The entries of `GLOSSARY` whose word stands in `text`; an abbreviation counts as it is written."
+    stands = lambda word: re.search(rf'\b{re.escape(word)}', text, re.IGNORECASE if word.islower() else 0)
+    return {word: meaning for word, meaning in GLOSSARY.items() if stands(word)}
 
 
 #: What the figures of a run show, by the name of the file.
@@ -486,9 +496,8 @@ FIGURE_CAPTIONS = {
     'scenes': 'Test scenes in true colour with the first answer of each model; a tick marks a right answer.',
     'answers': 'Scenes in true colour with the first answer of each model. There are no labels, so nobody has '
     'checked them.',
-    'map': 'The large scene, cell by cell, with the likeliest class. Numbers name the classes of larger areas. There '
-    'is no ground truth '
-    'behind it.',
+    'map': 'The large scene, and the likeliest class of each of its cells. Numbers name the classes of larger areas. '
+    'Where labelled places are known, they stand to the right; elsewhere nobody has checked the answers.',
     'confusion': 'True classes in rows, answers of the best model in columns, in percent of the true class.',
 }
 
@@ -534,17 +543,18 @@ def run_sections(
     if 'gap' in results:
         sections.append(Section('The modality gap', tables=[gap_table(results, bands)], figures=shown('joint_umap')))
     if results.get('controls'):
-        text = [
-            'A claim about bands or about the method holds only against these. "Student minus this" is the paired '
-            'difference with '
-            'its 95 % interval; where it covers 0, the control does as well.'
-        ]
-        caption = (
-            'Each control was trained or fitted on the same scenes and measured on the same test scenes, in percent. '
-            'Step 0: the '
-            'student before training. A row without RGB shows how well the other bands alone find the picture of a '
-            'scene.'
-        )
+        text = ['A claim about bands or about the method holds only against something simpler.']
+        caption = 'Each control was trained or fitted on the same scenes and measured on the same test scenes.'
+        columns = {k for row in results['controls']['table'] for k in row}
+        if 'student minus this' in columns:
+            text[0] += (
+                ' "Student minus this" is the paired difference with its 95 % interval; where it covers 0, the '
+                'control does as well.'
+            )
+            caption += (
+                ' In percent. Step 0: the student before training. A row without RGB shows how well the other bands '
+                'alone find the picture of a scene.'
+            )
         sections.append(Section('Controls', text, [Table('controls', results['controls']['table'], caption)]))
     if 'answers' in results:
         sections.append(
@@ -561,4 +571,4 @@ def run_sections(
     words = glossary(
         ' '.join(t for s in sections for t in (s.title, *s.text, *(x.caption + str(x.rows) for x in s.tables)))
     )
-    return sections + [Section('Glossary', [f'{word}: {meaning}' for word, meaning in words.items()])]
+    return sections + [Section('Glossary', terms=words)]
