@@ -235,17 +235,29 @@ function color(m, i) {
   if (by === 'gap' && gap) { const t = Math.max(0, Math.min(1, gap[i] / 2));
     return `rgb(${Math.round(40 + 200 * t)},` + `${Math.round(120 - 30 * t)},${Math.round(200 - 180 * t)})` }
   return D.palette[m % D.palette.length] }
+let kept = {};
+const tints = () => { const by = $('color').value; // the colour of each point, made once for each way to colour
+  if (kept.by !== by) kept = {by, of: M.map((_, m) => Array.from({length: N}, (_, i) => color(m, i)))};
+  return kept.of };
 function draw() {
   const s = side(), r = window.devicePixelRatio || 1;
   canvas.height = Math.round(s * r); canvas.width = Math.round(s * r); canvas.style.height = s + 'px';
   g.setTransform(r, 0, 0, r, 0, 0); g.clearRect(0, 0, s, s);
   const on = new Set(picked), size = Math.max(1.6, Math.min(4, 220 / Math.sqrt(N))) * Math.min(2, Math.sqrt(view[2]));
-  for (const m of shown) for (let i = 0; i < N; i++) {
-    const [x, y] = screen(position(m, i));
-    if (x < -9 || y < -9 || x > s + 9 || y > s + 9) continue;
-    g.globalAlpha = picked.length && !on.has(i) ? .18 : .8; g.fillStyle = g.strokeStyle = color(m, i);
-    if (m % 2) g.strokeRect(x - size, y - size, 2 * size, 2 * size); else { g.beginPath(); g.arc(x, y, size, 0, 7);
-      g.fill() } }
+  const f = maps[map].frames, a = Math.min(Math.floor(frame), f.length - 1), b = Math.min(a + 1, f.length - 1),
+    t = frame - a, z = view[2] * .92 * s, left = (.04 - view[0] * view[2] * .92) * s, top = (1 - view[1]) * z + .04 * s;
+  let shade = '', alpha = -1;
+  for (const m of shown) { const p = f[a][m], q = f[b][m], own = tints()[m], disc = m % 2 === 0 && N <= 4000;
+    for (let i = 0; i < N; i++) { // fifty thousand of them: nothing is made anew for a point
+      const x = (p[2 * i] + t * (q[2 * i] - p[2 * i])) / 65535 * z + left,
+        y = top - (p[2 * i + 1] + t * (q[2 * i + 1] - p[2 * i + 1])) / 65535 * z;
+      if (x < -9 || y < -9 || x > s + 9 || y > s + 9) continue;
+      const faint = picked.length && !on.has(i) ? .18 : .8;
+      if (faint !== alpha) g.globalAlpha = alpha = faint;
+      if (own[i] !== shade) g.fillStyle = g.strokeStyle = shade = own[i];
+      if (m % 2) g.strokeRect(x - size, y - size, 2 * size, 2 * size);
+      else if (disc) { g.beginPath(); g.arc(x, y, size, 0, 7); g.fill() }
+      else g.fillRect(x - size, y - size, 2 * size, 2 * size) } }
   g.globalAlpha = 1;
   if (point >= 0) { g.strokeStyle = '#000'; g.lineWidth = 2; const at = [...shown].map(m => screen(position(m, point)));
     for (const [x, y] of at) { g.beginPath(); g.arc(x, y, 9, 0, 7); g.stroke() }
@@ -273,12 +285,13 @@ function thumb(i, note) { const s = D.side, z = Math.max(1, 48 / (s || 48)),
     `background:url(${D.thumbs}) ${-(i % c) * s * z}px ${-Math.floor(i / c) * s * z}px / ${c * s * z}px auto`;
     b.append(f) } else b.textContent = D.ids[i]; b.dataset.scene = i; return b }
 function label(i) { return `${D.ids[i]}` + (cls && cls[i] >= 0 ? `, ${D.classes[cls[i]]}` : '') }
+let everywhere = ''; // the mean spectrum of all scenes, as a line
 function spectrum(list) { const box = $('spectrum'); box.replaceChildren(); if (!spectra || !list.length) return;
   const B = D.waves.length, W = 340, H = 150, lo = D.waves[0], hi = D.waves[B - 1], top = D.top;
   const mean = l => D.waves.map((_, b) => l.reduce((a, i) => a + spectra[i * B + b], 0) / l.length / 255);
   const line = v => v.map((y, b) => `${(30 + (D.waves[b] - lo) / (hi - lo) * (W - 40)).toFixed(1)},` +
     `${(H - 24 - y * (H - 34)).toFixed(1)}`).join(' ');
-  const all = line(mean([...Array(N).keys()])), own = line(mean(list)),
+  const all = everywhere = everywhere || line(mean([...Array(N).keys()])), own = line(mean(list)),
     ticks = [0, .5, 1].map(t => `<text x="26" y="${H - 20 - t * (H - 34)}" text-anchor="end">` +
     `${t * top >= 10 ? Math.round(t * top) : (t * top).toPrecision(2)}</text>`).join('');
   box.innerHTML = `<h2>mean of the bands</h2><svg viewBox="0 0 ${W} ${H}" width="${W}" ` +
