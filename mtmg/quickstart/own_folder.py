@@ -41,6 +41,7 @@ from ..evaluate.probes import STRENGTHS
 from ..gap import gap_report
 from ..labels import LabelSet, labelset
 from ..patching import PATCH_RECIPES, finetune, interpolate, sweep
+from ..patching.line import line_features
 from ..plots import in_words, save_figure
 from .method import MARGIN, SHAPES, Models
 from mtmg.quickstart.report import (
@@ -419,6 +420,12 @@ def _mapped(model, who: str, raster, labelset, places, out: Path, how: dict) -> 
     return save_figure(plot_map_beside(found, truth), out / 'figures' / 'map.png'), text
 
 
+def _walked(models, scenes) -> dict | None:  # {alpha: (N, D)}
+    "embeddings of the pictures at a few points of the line, for a map that alpha moves"
+    points = (0.0, 0.25, 0.5, 0.75, 1.0)
+    return dict(zip(points, line_features(models.clip, models.tuned, scenes, points))) if models else None
+
+
 def _facts(found: Found, clip, student, E, seed: int, seconds: float, stages: dict) -> dict:
     "what was done, for the report's table"
     of_line = lambda i: found.lines[i].partition(': ')[2]
@@ -512,6 +519,7 @@ def run(
             out / 'explore.html',
             scenes,
             modalities=[m for m in ('rgb', 'ms', 'clip') if m in E.features][:2],
+            line=_walked(models, scenes),
             title=f'Joint space of {place.name}',
             seed=seed,
         )

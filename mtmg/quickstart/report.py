@@ -304,7 +304,8 @@ a { color: var(--blue) }
 
 def _table_html(table: Table) -> str:
     columns = list(dict.fromkeys(k for row in table.rows for k in row))
-    cells = lambda tag, values: ''.join(f'<{tag}>{escape(str(v))}</{tag}>' for v in values)
+    whole = lambda v: escape(str(v)).replace(' %', '&nbsp;%')  # a number and its sign stay on one line
+    cells = lambda tag, values: ''.join(f'<{tag}>{whole(v)}</{tag}>' for v in values)
     head = f'<thead><tr>{cells("th", columns)}</tr></thead>'
     body = ''.join(f'<tr>{cells("td", (row.get(c, "") for c in columns))}</tr>' for row in table.rows)
     link = f'<a href="tables/{escape(table.name)}.csv">csv</a>'
