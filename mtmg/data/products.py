@@ -441,7 +441,7 @@ def is_raster(path) -> bool:
 
 
 def source_names(vrt: str) -> tuple:
-    "The bands that the sources of a VRT are by their file names, as `gdalbuildvrt -separate` joins them; None for others."
+    "The band of each source of a VRT, by its file name, as `gdalbuildvrt -separate` joins them; None for other files."
     names = []
     for layer in re.findall(r'<VRTRasterBand\b.*?</VRTRasterBand>', vrt, re.S):
         sources = {s.strip() for s in re.findall(r'<SourceFilename[^>]*>([^<]+)<', layer)}

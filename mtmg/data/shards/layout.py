@@ -237,7 +237,7 @@ def encode_picture(
 
 
 def decode_picture(data: bytes) -> tuple:
-    "(3, H, W) uint8 of a stored picture, and where it holds data (H, W; None: everywhere). ValueError where it is none."
+    "The picture (3, H, W) uint8 in stored bytes, and where it has data (H, W; None: everywhere). ValueError if damaged."
     from PIL import Image
 
     try:
