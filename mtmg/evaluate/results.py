@@ -338,7 +338,7 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
 ) -> Result:
-    "`b` minus `a` as a `Result`, by paired bootstrap, hierarchical over runs. `p` is two-sided: how often the sign turns."
+    "`b` minus `a` as a `Result`, by paired bootstrap, hierarchical over runs; `p` is two-sided."
     a, b = ([r] if isinstance(r, Result) else list(r) for r in (a, b))
     metric = metric or next(m for m in a[0]['metrics'] if m in b[0]['metrics'])
     if len(a) != len(b) and 1 not in (len(a), len(b)):
