@@ -22,7 +22,7 @@ _WIDTH = 30  # nm, of a band whose width nobody says
 
 
 def band_codes(kind: str, bands: Sequence) -> list:
-    "What a network of this kind is told of each band. Raise ValueError for a band that it does not know."
+    "The codes of bands, in the form that a network of this kind expects. ValueError for a band that it does not know."
     codes = []
     for b in bands:
         radar = str(b).upper() if b.wavelength is None else None

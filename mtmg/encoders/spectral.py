@@ -32,7 +32,7 @@ SHARE_MEAN, SHARE_STD = 0.4, 0.3  # of shares of white, see below
 
 
 def curves(nm: np.ndarray) -> np.ndarray:  # (M,) -> (K, M)
-    "What each channel takes of each wavelength, 0 to 1."
+    "The sensitivity of each channel to each wavelength, 0 to 1."
     nm = np.asarray(nm, np.float64)
     out = np.zeros((len(CHANNELS), len(nm)))
     for i, corners in enumerate(COLOUR_CURVES.values()):
@@ -101,7 +101,7 @@ def _mix(bands: tuple) -> tuple:
 def spectral_mix(
     bands: Sequence,
 ) -> tuple:  # (K, C) weights, (K,) how well each channel is seen, (K,) its typical value
-    "How `Band`s feed the channels. Raise ValueError for a band that no channel sees."
+    "The weights with which `Band`s enter the channels. ValueError for a band that no channel sees."
     return _mix(tuple((str(b), getattr(b, 'wavelength', None), getattr(b, 'width', None)) for b in bands))
 
 # %% ../../nbs/encoders/spectral.ipynb #7e56eb1f

@@ -92,7 +92,7 @@ def _library() -> dict:
 def response(
     bands: Sequence,  # `Band`s with a wavelength; one without a width is taken as 20 nm wide
 ) -> np.ndarray:  # (106, C), each column adds up to 1
-    "What each band takes of each of the `WAVELENGTHS`. Raise ValueError for a band without a wavelength between them."
+    "The weight of each of the `WAVELENGTHS` in each band. ValueError for a band without a wavelength in their range."
     low, high = WAVELENGTHS[[0, -1]]
     for b in bands:
         if b.wavelength is None or not low <= b.wavelength <= high:
