@@ -11,7 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'options': ['Data', 'load_model', 'Run', 'Training'],
+        'options': ['as_flags', 'Data', 'load_model', 'Numbers', 'Run', 'Training'],
         'commands': [
             'align',
             'bench',

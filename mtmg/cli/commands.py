@@ -7,7 +7,7 @@ __all__ = ['TASKS', 'predict', 'map_', 'info', 'audit', 'quickstart', 'run', 'pa
            'shards', 'demo', 'bench']
 
 # %% ../../nbs/cli/commands.ipynb #be91edad
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 import difflib
 from importlib.metadata import version
 import json
@@ -18,7 +18,18 @@ import subprocess
 import sys
 
 from .. import __version__
-from .options import clip_of, prompts_of, request_of, task_of, Data, load_model, Numbers, Run, Training
+from mtmg.cli.options import (
+    as_flags,
+    clip_of,
+    prompts_of,
+    request_of,
+    task_of,
+    Data,
+    load_model,
+    Numbers,
+    Run,
+    Training,
+)
 
 # %% ../../nbs/cli/commands.ipynb #7a1d7359
 def _output(out, name, ours, what, overwrite) -> Path:
@@ -199,7 +210,11 @@ def _header(file: Path, numbers: Numbers) -> str:
     from mtmg.data.rasters import open_raster
 
     if file.suffix.lower() not in PHOTO_SUFFIXES:
-        return repr(open_raster(file, **numbers.told())).partition(': ')[2].removesuffix(')')
+        raster = open_raster(file, **numbers.told())
+        about = repr(raster).partition(': ')[2].removesuffix(')')
+        for assumed in raster.meaning.assumed:
+            about = about.replace(f'{assumed}, ', '')  # it is said once for all files
+        return re.sub(r', 95 % of them below [\d.e-]+', '', about)
     from PIL import Image
 
     with Image.open(file) as photo:
@@ -237,7 +252,11 @@ def _about_images(path: Path, numbers: Numbers) -> str:
             if place:
                 places.setdefault(about, {})[f'EPSG{place}'] = None
     # the same of every file, but for its name
-    notes = dict.fromkeys(str(w.message).partition(': ')[2] or str(w.message) for w in said)
+    flags = [f'--{f.name}' for f in fields(Numbers)]
+    notes = dict.fromkeys(
+        re.sub(r', 95 % of them below [\d.e-]+', '', as_flags(text.partition(': ')[2] or text, flags))
+        for text in (str(w.message) for w in said)
+    )
     sizes = ', '.join(f'{name} {len(files)}' for name, files in list(groups.items())[:12]) + (
         ', …' if len(groups) > 12 else ''
     )

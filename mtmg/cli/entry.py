@@ -21,7 +21,7 @@ import warnings
 
 from .. import __version__
 from . import commands
-from .options import check_yaml
+from .options import as_flags, check_yaml
 from ..data.writing import naming_file
 
 # %% ../../nbs/cli/entry.ipynb #0b6e7594
@@ -182,21 +182,6 @@ def _one_line(message: str) -> str:
     )
 
 
-def _as_flags(message: str, flags: list) -> str:
-    "What a message calls `name=` is the flag --name here, or a `--options name=`."
-
-    def flag(found):
-        if f'--{found[1]}' in flags:
-            return f'--{found[1].replace("_", "-")}{" " * (found[2] not in ("", ";", ",", ")"))}{found[2]}'
-        return (
-            f'--options {found[0]}'
-            if '--options' in flags and found[1] in ('file_bands', 'sensor', 'size', 'nomenclature')
-            else found[0]
-        )
-
-    return re.sub(r"(?<![\w(-])(\w+)=(\S?)", flag, message)
-
-
 def _dashes(argv: list) -> list:
     "--num-workers is --num_workers"
     return [re.sub(r'^--[\w-]+', lambda m: '--' + m[0][2:].replace('-', '_'), a) for a in argv]
@@ -208,7 +193,7 @@ EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError, Mem
 def _fail(chosen, error, debug) -> int:
     if debug:
         raise error
-    name, message = chosen.name, _as_flags(' '.join(str(error).split()) or type(error).__name__, chosen.flags())
+    name, message = chosen.name, as_flags(' '.join(str(error).split()) or type(error).__name__, chosen.flags())
     if isinstance(error, ModuleNotFoundError) and 'pip install' not in message:
         message += f"; pip install 'mtmg[{'demo' if name == 'demo' else 'dev'}]' brings what is optional"
     elif isinstance(error, OSError) and error.filename and error.strerror:
@@ -291,7 +276,7 @@ def main(argv: list | None = None) -> int:
             said = set()
 
             def show(message, category, *where):
-                line = f'warning: {_as_flags(" ".join(str(message).split()), chosen.flags())}'
+                line = f'warning: {as_flags(" ".join(str(message).split()), chosen.flags())}'
                 if line not in said:  # several models see the same scenes, and each would say the same of them
                     print(line, file=sys.stderr)
                 said.add(line)
