@@ -441,7 +441,7 @@ def is_raster(path) -> bool:
 
 
 def source_names(vrt: str) -> tuple:
-    "The band of each source of a VRT, by its file name, as `gdalbuildvrt -separate` joins them; None for other files."
+    "The bands of a VRT by the file names of its sources, as `gdalbuildvrt -separate` joins them; None for others."
     names = []
     for layer in re.findall(r'<VRTRasterBand\b.*?</VRTRasterBand>', vrt, re.S):
         sources = {s.strip() for s in re.findall(r'<SourceFilename[^>]*>([^<]+)<', layer)}

@@ -237,7 +237,7 @@ def encode_picture(
 
 
 def decode_picture(data: bytes) -> tuple:
-    "The picture (3, H, W) uint8 in stored bytes, and where it has data (H, W; None: all of it). ValueError if damaged."
+    "The picture (3, H, W) uint8 in stored bytes, and where it holds data (H, W), None for everywhere. ValueError else."
     from PIL import Image
 
     try:
