@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 import traceback
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -88,6 +90,15 @@ def served(run: str | None, folder: str):
             os.killpg(server.pid, signal.SIGKILL)  # whatever is left
         except ProcessLookupError:
             pass
+
+
+def status(url: str) -> int:
+    "What a server answers to a GET."
+    try:
+        with urlopen(url, timeout=10) as answer:
+            return answer.status
+    except HTTPError as error:
+        return error.code
 
 
 def told(run: str | None, folder: str):
@@ -703,6 +714,11 @@ def main() -> int:
                     player.counts[1] += 1
                     traceback.print_exc()
             after = page.title()  # of the app, before other pages are opened
+            with player.step('the kernel ends when its page is left'):
+                with page.expect_request(re.compile('/voila/api/shutdown/')) as left:
+                    page.goto('about:blank')
+                kernel = f'{address}api/kernels/{left.value.url.rpartition("/")[2]}'
+                player.until(lambda: status(kernel) == 404, f'{kernel} is still there')
             pages = folder_pages(args.run, folder)
             for act, file in pages:
                 print(f'{act.__name__}: {act.__doc__}', flush=True)

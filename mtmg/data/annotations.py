@@ -109,6 +109,8 @@ class LabelTable:
     def labelset(self, name: str) -> LabelSet:
         "The classes of the table as a label set, with names as one says them: they go into prompts."
         names = tuple(map(spoken, self.classnames))
+        if names != self.classnames:  # names that a program wrote: 'Forest' beside 'AnnualCrop' is one of them
+            names = tuple(n if ' ' in old.strip() else n.lower() for n, old in zip(names, self.classnames))
         names = names if len(set(names)) == len(names) else self.classnames
         return LabelSet(name, names, labelset('miniworld').templates, self.multilabel)
 

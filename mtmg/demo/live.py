@@ -203,7 +203,7 @@ class JointSpace(W.VBox):
     def _show(self, scenes):
         self.picked, few = scenes, scenes[:24]
         if not scenes:
-            said = 'Click on a point, or hold the mouse down and draw a lasso around several.'
+            said = 'Click on a point. For a lasso, choose its button left of the map, or hold Shift and drag.'
         elif len(scenes) == 1:
             said = f'scene {self.chosen[scenes[0]]}: {self._named(scenes[0])}'
         else:

@@ -80,6 +80,7 @@ button.mtmg-thumb.mtmg-right {{border-color:#1B7F3B}} button.mtmg-thumb.mtmg-wro
 .mtmg .widget-box, .mtmg .jupyter-widgets {{max-width:100%; min-width:0}} .mtmg .mtmg-over {{max-width:none}}
 .mtmg .mtmg-side {{flex-wrap:wrap}} .mtmg-side > div {{flex:1 1 140px; min-width:0}}
 @media (max-width:640px) {{.mtmg .mtmg-over {{zoom:.64}} .mtmg .mtmg-chart {{zoom:.46}} .mtmg h2 {{font-size:18px}}}}
+@media (max-width:640px) {{.mtmg .lm-TabBar-tab {{padding:0 5px!important; font-size:11px; min-width:0!important}}}}
 @media (max-width:640px) {{.jp-Notebook-cell, .jp-Cell, .jp-OutputArea-output {{padding-left:4px!important;
   padding-right:4px!important}}}}
 </style>'''

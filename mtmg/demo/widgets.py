@@ -494,6 +494,11 @@ _TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 {{ super() }}
 <script>
   voila_process = () => {};
+  // Voila's page ends its kernel when it is left, and sends this cookie along; nobody else sets it
+  if (!/\b_xsrf=/.test(document.cookie)) {
+    const token = Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
+    document.cookie = `_xsrf=${token}; path=/; SameSite=Strict`;
+  }
   document.getElementById('loading_text').innerText = 'The models are being loaded, some ten seconds …';
 </script>
 {%- endblock body_header -%}
