@@ -166,6 +166,8 @@ class Player:
             'console',
             lambda m: m.type == 'error' and self.problems.append(f'console: {m.text} ({m.location.get("url", "")})'),
         )
+        self.kernels = []
+        page.on('websocket', lambda w: self.kernels.extend(re.findall('/api/kernels/([^/]+)/', w.url)))
         page.on('pageerror', lambda e: self.problems.append(f'page: {e}'))
         page.on('response', lambda r: r.status >= 400 and self.problems.append(f'{r.status}: {r.url}'))
         page.on(
@@ -715,9 +717,9 @@ def main() -> int:
                     traceback.print_exc()
             after = page.title()  # of the app, before other pages are opened
             with player.step('the kernel ends when its page is left'):
-                with page.expect_request(re.compile('/voila/api/shutdown/')) as left:
-                    page.goto('about:blank')
-                kernel = f'{address}api/kernels/{left.value.url.rpartition("/")[2]}'
+                kernel = f'{address}api/kernels/{player.kernels[-1]}'
+                assert status(kernel) == 200, f'{kernel} is not there'
+                page.goto('about:blank')
                 player.until(lambda: status(kernel) == 404, f'{kernel} is still there')
             pages = folder_pages(args.run, folder)
             for act, file in pages:
