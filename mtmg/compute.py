@@ -124,6 +124,7 @@ def sharing():
 
 
 def is_shared() -> bool:
+    "Whether work is shared with other processes here: inside `sharing`, with several processes."
     return _shared.get() and world_size() > 1
 
 

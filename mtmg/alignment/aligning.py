@@ -36,10 +36,12 @@ from .recipes import AlignRecipe, ALIGN_RECIPES
 
 # %% ../../nbs/alignment/aligning.ipynb #ff2d8ed4
 def mse_term(f, t):
+    "Mean squared difference of the embeddings `f` and `t` (N, D)."
     return F.mse_loss(f, t)
 
 
 def cosine_term(f, t):
+    "Mean of 1 - cosine between the rows of `f` and `t` (N, D)."
     return (1 - F.cosine_similarity(f, t, dim=-1)).mean()
 
 
@@ -89,6 +91,7 @@ class Pairs(SceneDataset):
 
     @property
     def ids(self):
+        "The ids of the scenes."
         return self.dataset.ids
 
     def _unlabelled(self):

@@ -62,6 +62,7 @@ class Layers:
 
     @property
     def tagged(self) -> bool:
+        "Whether a scale or offset tag changes the stored numbers."
         return any(s != 1 for s in self.scales) or any(o != 0 for o in self.offsets)
 
     @property

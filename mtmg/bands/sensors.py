@@ -44,6 +44,7 @@ class Band(str):
         return str(self)
 
     def answers_to(self, name: str) -> bool:
+        "Whether `name` is the name or an alias of this band."
         return name == self or name in self.aliases
 
 # %% ../../nbs/bands/sensors.ipynb #0685e6a3

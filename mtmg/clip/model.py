@@ -128,23 +128,28 @@ class Clip:
 
     @property
     def visual(self) -> nn.Module:
+        "The image tower."
         return self.model.visual
 
     @property
     def preprocess_cfg(self) -> dict:
+        "How images are resized and normalised: size, mode, interpolation, mean, std."
         return dict(self.visual.preprocess_cfg)
 
     @property
     def image_size(self) -> int:
+        "The side in pixels of the images that the image tower takes."
         size = self.visual.image_size
         return size if isinstance(size, int) else size[0]
 
     @property
     def embed_dim(self) -> int:
+        "The dimension D of the embeddings."
         return self.model_cfg['embed_dim']
 
     @property
     def logit_scale(self) -> float:
+        "The factor between cosines and logits, exp of the learnt parameter."
         return self.model.logit_scale.exp().item()
 
     @property
@@ -155,6 +160,7 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
+        "The device of the weights."
         return next(self.model.parameters()).device
 
     def to(self, device) -> 'Clip':

@@ -116,6 +116,7 @@ class Overlap:
 
     @property
     def seen(self) -> int:
+        "How many images the model has seen; similar ones count only if the set is `distinct`."
         return self.same + self.alike * self.distinct
 
     def __bool__(self) -> bool:

@@ -99,6 +99,7 @@ class Reclassed(Subset):
 
 
 def torch_like(x) -> bool:
+    "Whether `x` is a tensor with at least one dimension."
     return hasattr(x, 'detach') and x.ndim > 0
 
 # %% ../../nbs/data/loading.ipynb #7129d183

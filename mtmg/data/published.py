@@ -241,6 +241,7 @@ class PairedScenes(SceneDataset):
         raise NotImplementedError
 
     def label(self, i) -> np.ndarray:
+        "The label of scene `i`, read from disk: multi-hot (K,) or a class number."
         raise NotImplementedError
 
     @cached_property

@@ -174,14 +174,17 @@ class Grid:
 
     @property
     def over(self) -> tuple:
+        "How many cells a tile covers, (rows, columns)."
         return tuple(t // s for t, s in zip(self.tile, self.step))  # cells that a tile covers
 
     @property
     def cells(self) -> tuple:
+        "How many cells the raster has, (rows, columns)."
         return tuple(ceil(n / s) for n, s in zip(self.shape, self.step))
 
     @property
     def tiles(self) -> tuple:
+        "How many tiles the raster has, (rows, columns)."
         return tuple(max(1, c - o + 1) for c, o in zip(self.cells, self.over))
 
     def start(self, axis: int, i: int) -> int:

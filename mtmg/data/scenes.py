@@ -38,6 +38,7 @@ class SceneDataset(Dataset):
 
     @property
     def ids(self) -> list:
+        "The name of each scene (N,), NAME/SPLIT/INDEX by default."
         return [f'{self.name}/{self.split}/{i}' for i in range(len(self))]
 
     @property
@@ -67,10 +68,12 @@ class Splits(NamedTuple):
 
     @property
     def name(self):
+        "The name of the data set."
         return self.test.name
 
     @property
     def labelset(self):
+        "The label set that all splits share."
         return self.test.labelset
 
 # %% ../../nbs/data/scenes.ipynb #56dabeae

@@ -101,6 +101,7 @@ class DemoModels:
 
     @cached_property
     def patched(self) -> Clip:
+        "The CLIP at the chosen alpha."
         return interpolate(self.clip, self.tuned, self.alpha)
 
     @property
@@ -111,6 +112,7 @@ class DemoModels:
 
     @property
     def tasks(self) -> list:
+        "The scenes and the supported tasks."
         return [self.scenes, *self.supported]
 
     def _file(self, what: str) -> Path | None:

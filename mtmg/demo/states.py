@@ -391,6 +391,7 @@ class GapState(State):
 
     @property
     def modalities(self) -> list:
+        "The names of the modalities."
         return list(self.models.embeddings.features)
 
     @property
@@ -489,6 +490,7 @@ class RetrievalState(State):
 
     @property
     def modalities(self) -> list:
+        "The names of the modalities."
         return list(self.models.embeddings.features)
 
     def _query(self) -> torch.Tensor:  # (D,)

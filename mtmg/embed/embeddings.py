@@ -240,14 +240,17 @@ class Embeddings:
 
     @property
     def modalities(self) -> tuple:
+        "The names of the modalities."
         return tuple(self.features)
 
     @property
     def classnames(self):
+        "The class names, or None without a label set."
         return None if self.labelset is None else self.labelset.classnames
 
     @property
     def multilabel(self) -> bool:
+        "Whether a scene may have several labels."
         return self.labels is not None and self.labels.ndim == 2
 
     def __getitem__(self, modality: str) -> torch.Tensor:

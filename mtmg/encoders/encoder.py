@@ -143,6 +143,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
 
     @property
     def sensors(self) -> list:
+        "The name of the sensor of each band."
         return [getattr(b, 'sensor', None) for b in self.bands]
 
     @property
@@ -152,6 +153,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
 
     @property
     def device(self) -> torch.device:
+        "The device of the weights."
         return self.proj.weight.device
 
     def __repr__(self):

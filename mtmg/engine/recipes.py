@@ -54,9 +54,11 @@ class Recipe:
         return epochs * an_epoch
 
     def warmup(self, steps: int) -> int:
+        "Steps of warm-up in a run of `steps` steps: `warmup_steps`, at most a tenth of the run."
         return min(self.warmup_steps, steps // 10)
 
     def to_dict(self) -> dict:
+        "The fields in plain types, for json."
         return json.loads(json.dumps(asdict(self)))
 
 

@@ -57,6 +57,7 @@ class Stage(L.LightningModule):
         self.net, self.recipe, self.steps, self.seed, self._lost = net, recipe, steps, seed, None
 
     def losses(self, batch: dict) -> dict:
+        "{name: weighted term} of a batch. A subclass defines it."
         raise NotImplementedError
 
     def training_step(self, batch, _):
@@ -173,6 +174,7 @@ class Checkpoint(L.Callback):
             need_room(self.file.parent, 6 * weights)  # two files of weights and two moments
 
     def save(self, trainer):
+        "Write a checkpoint aside and rename it. OSError if the disk is full."
         trainer.lightning_module.check()
         if self.file is None:
             return
@@ -235,6 +237,7 @@ class Checkpoint(L.Callback):
             raise RuntimeError(f'stopped at step {trainer.global_step} of {stage.steps}{self.goes_on(self.saved or 0)}')
 
     def goes_on(self, step: int) -> str:
+        "The end of an error message: how the run can be resumed after `step`."
         return f'; the same call goes on from step {step}' if self.file else '; give `out` to be able to resume'
 
     def release(self):

@@ -51,6 +51,7 @@ class Steps(Sampler):
         return self.total
 
     def order(self, epoch: int) -> np.ndarray:
+        "The order of the scenes in an epoch, (N,)."
         return np.random.default_rng([self.seed, epoch]).permutation(self.scenes)
 
     def __iter__(self):

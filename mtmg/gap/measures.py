@@ -310,6 +310,7 @@ class Estimate(float):
         return f'{float(self):.3g}' + (f' [{self.low:.3g}, {self.high:.3g}]' if self.low is not None else '')
 
     def to_dict(self) -> dict:
+        "Value, interval and `nothing`, for json."
         return {
             'value': float(self) if self == self else None,
             'low': self.low,
@@ -485,6 +486,7 @@ class GapReport(dict):
         return [_table(columns, names) for columns, names in ((self, _OF_PAIRS), (self.modalities, _OF_ONE)) if columns]
 
     def legend(self) -> str:
+        "A line that explains the numbers of the tables."
         return (
             f'{self.n:,} scenes, k = {self.k}; [95 % interval by subsampling without replacement]; '
             '(value if there were no gap: noise floor or chance)'

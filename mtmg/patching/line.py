@@ -259,6 +259,7 @@ class Curve:
         return '\n'.join([*text, f'validation scores (%) with 95 % intervals; {self.reason}'])
 
     def to_dict(self) -> dict:
+        "The curve in plain types, for json."
         alpha = list(map(float, self.alpha)) if isinstance(self.alpha, tuple) else float(self.alpha)
         return {
             'alpha': alpha,

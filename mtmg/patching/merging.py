@@ -75,9 +75,11 @@ class TaskVector:
         return self + -other
 
     def dot(self, other: 'TaskVector') -> float:
+        "The inner product with another vector."
         return sum(float((w.double() * other.weights[k].double()).sum()) for k, w in self.weights.items())
 
     def norm(self) -> float:
+        "The length of the vector."
         return self.dot(self) ** 0.5
 
     def cosine(self, other: 'TaskVector') -> float:
@@ -325,6 +327,7 @@ class Patched:
 
     @property
     def alphas(self) -> list:
+        "The chosen alpha, or tuple of coefficients, of each curve."
         return [c.alpha for c in self.curves]
 
     def at(self) -> dict:

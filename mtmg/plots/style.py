@@ -115,6 +115,7 @@ def as_array(values, dtype=None) -> np.ndarray:
 
 
 def percent_axis(axis):
+    "Show the numbers of an axis, shares in 0..1, as percent."
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f'{100 * value:.3g} %'))

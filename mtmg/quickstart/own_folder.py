@@ -71,6 +71,7 @@ class Found:
 
     @property
     def first(self):
+        "The scenes to learn from: the training split, or all scenes without labels."
         return self.splits.train if self.splits else self.scenes
 
     @property

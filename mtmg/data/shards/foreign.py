@@ -222,9 +222,11 @@ class ShardStream(IterableDataset):
         return -(-self.scenes // self.batch_size)
 
     def state_dict(self) -> dict:
+        "The position of the next batch, in plain numbers."
         return dict(epoch=self.epoch, start=self.start, seed=self.seed)
 
     def load_state_dict(self, state: dict):
+        "Continue with the batch that `state_dict` recorded."
         self.epoch, self.start, self.seed = state['epoch'], state['start'], state['seed']
 
     def _report(self, broken: Broken) -> bool:

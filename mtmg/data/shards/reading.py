@@ -383,6 +383,7 @@ class BufferPool:
         return sys.getrefcount(arrays[k])
 
     def get(self, shape, dtype) -> np.ndarray:
+        "An array of this shape and type that nothing else refers to."
         with self._lock:
             arrays = self._arrays.setdefault((tuple(shape), np.dtype(dtype)), [])
             for k in range(len(arrays)):
@@ -466,6 +467,7 @@ class ShardReader(IterableDataset):
         return dict(epoch=self.epoch, start=self.start, seed=self.seed)
 
     def load_state_dict(self, state: dict):
+        "Continue with the batch that `state_dict` recorded."
         self.epoch, self.start, self.seed = state['epoch'], state['start'], state['seed']
 
     def _readers(self, s):

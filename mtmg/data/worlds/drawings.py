@@ -91,6 +91,7 @@ _RGB = np.array(list(COLOURS.values()), np.float32)  # (11, 3)
 
 
 def as_bytes(image):
+    "Images in 0..1 as uint8."
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -131,6 +132,7 @@ def generator_of(what, *seed):
 
 
 def check_split(split):
+    "Raise a ValueError for an unknown split."
     if split not in SPLITS:
         raise ValueError(f'split {split!r} is not one of {", ".join(SPLITS)}')
 
@@ -415,6 +417,7 @@ class Picture(NamedTuple):
 
 
 def drawn_from(rng, values):
+    "One of `values`, drawn with `rng`."
     return values[int(rng.integers(len(values)))]
 
 
