@@ -93,6 +93,7 @@ class Command:
         return getattr(importlib.import_module(module), name)
 
     def parser(self):
+        "A new parser of the arguments of this command."
         from jsonargparse import ArgumentParser
 
         parser = ArgumentParser(
@@ -111,6 +112,7 @@ class Command:
         return parser
 
     def flags(self) -> list:
+        "The flags of the command, as text."
         return [f'--{a.dest}' for a in self.parser()._actions]
 
     def __call__(self, argv: list) -> int:

@@ -133,6 +133,7 @@ class Data(Numbers):
     download: bool = False  # fetch it where it is missing
 
     def load(self, split=None):
+        "The data set that the flags name: its `Splits`, or one split."
         from mtmg.data.loading import load_dataset
 
         more = _values(self.options, '--options') | self.told()
@@ -159,9 +160,11 @@ class Run:
             raise ValueError(f'seed is {self.seed}; it must be a whole number from 0 to {2**32 - 1}')
 
     def where(self, name):
+        "The folder of the run: --out, else runs/NAME."
         return Path(self.out or f'runs/{name}')
 
     def options(self):
+        "{device, num_workers}, as functions take them."
         return {'device': self.device, 'num_workers': self.num_workers}
 
 
@@ -185,6 +188,7 @@ class Training:
                 raise ValueError(f'{name} is {value}; it must be 1 or more')
 
     def options(self):
+        "The flags that differ from their defaults, as arguments of `fit`."
         return {k: v for k, v in vars(self).items() if k != 'trainer' and v != getattr(Training, k)} | _values(
             self.trainer, '--trainer'
         )

@@ -73,10 +73,12 @@ class Product:
 
     @property
     def name(self) -> str:
+        "The name of the scene."
         return self.path.name.removesuffix('*').rstrip('_.-').removesuffix('.SAFE') or self.path.parent.name
 
     @property
     def bands(self) -> tuple:
+        "The names of the bands, in the order of the layers."
         return tuple(layer.band for layer in self.layers)
 
     def __repr__(self):

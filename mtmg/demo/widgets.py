@@ -96,6 +96,7 @@ class Demo(W.VBox):
         return widget
 
     def thumbnails(self, numbers) -> list:
+        "RGB pictures (3, H, W) of the scenes with these numbers."
         return [composite(self.models.scenes[i]['image'], self.models.scenes.bands).numpy() for i in numbers]
 
     def hands(self, n: int):

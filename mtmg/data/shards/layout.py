@@ -35,6 +35,7 @@ class TarWriter:
         self.file, self.members, self.position = file, [], 0
 
     def add(self, name: str, data: bytes):
+        "Append a member."
         info = tarfile.TarInfo(name)  # time 0, owner 0, mode 0644
         info.size = len(data)
         header = info.tobuf(tarfile.USTAR_FORMAT)
@@ -128,6 +129,7 @@ class ArrayReader:
         return {**self.__dict__, '_file': None, '_buffer': None}  # a worker opens its own
 
     def open(self):
+        "The file descriptor of the tar, opened at the first call."
         if self._file is None:
             self._file = os.open(self.path, os.O_RDONLY)
             self._buffer = bytearray(self.size)
@@ -135,6 +137,7 @@ class ArrayReader:
         return self._file
 
     def close(self):
+        "Close the tar, if it is open."
         if self._file is not None:
             os.close(self._file)
         self._file = self._buffer = self._array = None
@@ -164,6 +167,7 @@ class ArrayReader:
 
 # %% ../../../nbs/data/shards/layout.ipynb #40756d2c
 def sensor_to_dict(sensor: Sensor) -> dict:
+    "A sensor in plain types, for json; `sensor_from_dict` reads it."
     band = lambda b: dict(
         name=str(b),
         wavelength=b.wavelength,
@@ -177,6 +181,7 @@ def sensor_to_dict(sensor: Sensor) -> dict:
 
 
 def sensor_from_dict(d: dict) -> Sensor:
+    "The sensor that `sensor_to_dict` wrote."
     if d['name'] in SENSORS:
         return SENSORS[d['name']]
     if all(b['sensor'] in SENSORS for b in d['bands']):
