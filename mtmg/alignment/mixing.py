@@ -22,7 +22,11 @@ def draw_bands(
     "The bands that a batch shows."
     if count == 1 or rng.random() >= drop:
         return np.arange(count)
-    return np.sort(rng.permutation(count)[: rng.integers(1, count)])
+    if rng.random() < 0.5:
+        return np.sort(rng.permutation(count)[: rng.integers(1, count)])
+    start, stop = np.sort(rng.choice(count + 1, 2, replace=False))
+    stop = min(stop, start + count - 1)  # one stays
+    return np.delete(np.arange(count), np.arange(start, stop))
 
 
 class SensorMix(SceneDataset):

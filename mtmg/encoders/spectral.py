@@ -58,13 +58,17 @@ def typical(nm) -> tuple:  # mean and deviation, in shares of white
     return tuple(np.interp(nm, at, [v[i] / 2000 for v in known.values()]) for i in (0, 1))
 
 
-def _neighbours(knot: float, nm: np.ndarray) -> np.ndarray:  # (C,) weights
+def _on_scale(nm) -> tuple:
+    "mean and deviation of land, on the scale of the input"
+    mean, std = typical(nm)
+    return (mean - SHARE_MEAN) / SHARE_STD, std / SHARE_STD
+
+
+def _neighbours(at: float, nm: np.ndarray, reach: float) -> np.ndarray:  # (C,) weights
     "what a channel takes of the bands around it where none feeds it: between near ones their line, beyond them little"
-    out, away = np.zeros(len(nm)), np.log(nm / knot)
-    if not len(nm):
-        return out
+    out, away = np.zeros(len(nm)), np.log(nm / at)
     nearest = np.abs(away).argmin()
-    out[nearest] = max(0.0, 1 - abs(away[nearest]) / 0.12)
+    out[nearest] = max(0.0, 1 - abs(away[nearest]) / reach)
     below, above = (np.flatnonzero(side) for side in (away <= 0, away > 0))
     if len(below) and len(above):
         low, high = below[away[below].argmax()], above[away[above].argmin()]
@@ -90,11 +94,16 @@ def _mix(bands: tuple) -> tuple:
     optical = np.array([i for i, b in enumerate(bands) if b[1] is not None and b[1] < 3000], int)
     if len(optical):
         nm = np.array([bands[i][1] for i in optical])
-        mean, std = ((v - shift) / SHARE_STD for v, shift in zip(typical(nm), (SHARE_MEAN, 0)))
+        mean, std = _on_scale(nm)
         for k, knot in enumerate(KNOTS, len(COLOUR_CURVES)):
-            mix[k, optical] += (1 - cover[k]) * _neighbours(knot, nm)
-            mix[k, optical] /= std
+            mix[k, optical] = (mix[k, optical] + (1 - cover[k]) * _neighbours(knot, nm, 0.12)) / std
             typically[k] = mix[k, optical] @ mean
+        for k, (_, low, high, _) in enumerate(COLOUR_CURVES.values()):  # a colour that is missing is a usual one
+            at = (low + high) / 2
+            usual, spread = _on_scale(at)
+            guess = (1 - cover[k]) * spread * _neighbours(at, nm, 0.3) / std
+            mix[k, optical] += guess
+            typically[k] = guess @ mean - (1 - cover[k]) * usual
     return tuple(torch.from_numpy(v.astype(np.float32)) for v in (mix, cover, typically))
 
 
