@@ -26,7 +26,7 @@ class AlignRecipe(Recipe):
     logit_bias: float = 0.0  # one fixed constant added to the logits of the class term; for multi-label scenes
     pseudo: bool = False  # labels made by `mtmg.alignment.pseudolabels`; those of the data set are not looked at
     shares: tuple[float, ...] = ()  # of the classes among the scenes of pseudo-labels; () for equal ones
-    drop_bands: float = 0.5  # share of the batches that lack some of their bands; for a student of any bands
+    drop_bands: float = 0.3  # share of the batches that lack some of their bands; for a student of any bands
     drop_path: float = 0.0  # stochastic depth of a student that is made here
     start: str = 'teacher'  # where a student made here starts: 'teacher' (if the architectures agree) or 'random'
     normalization: str = ''  # input scale of a student made here, see `mtmg.alignment.new_student`
