@@ -20,7 +20,7 @@ from torch import nn
 from ..data.writing import load_tensors
 
 # %% ../../nbs/clip/checkpoints.ipynb #0ee82cbe
-_WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'net', 'params')
+_WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'module', 'teacher', 'net', 'params')
 _PREFIXES = ('module.', 'model.', 'clip_model.', 'clip.', 'image_encoder.')
 _INSIDE = re.compile(r'(^|\.)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_orig_mod)\.')
 _TOWER = re.compile(

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'layout': [
             'ArrayReader',
             'decode_picture',
+            'split_member',
             'encode_picture',
             'IMAGE_FORMATS',
             'list_tar',

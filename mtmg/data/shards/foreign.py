@@ -28,8 +28,8 @@ from ...labels.labelsets import LabelSet, labelset
 from ..scenes import ArrayDataset, SceneDataset, collate
 from ..writing import atomic_path
 from ...bands.meaning import filled
-from .layout import decode_picture, read_npy, unseal
-from .reading import Broken, node_stretch
+from .layout import IMAGE_FORMATS, PHOTOS, decode_picture, read_npy, split_member, unseal
+from .reading import Broken, labels_beside, node_stretch
 
 # %% ../../../nbs/data/shards/foreign.ipynb #53126a11
 def _tensor(data: bytes) -> torch.Tensor:
@@ -46,9 +46,23 @@ def _tensor(data: bytes) -> torch.Tensor:
     return value
 
 
+def _class(data: bytes, labels) -> int:
+    "the class in a .cls member: a number, or a name of `labels`"
+    text = data.decode('utf-8', 'replace').strip()
+    if text.lstrip('-').isdigit():
+        return int(text)
+    if labels is None:
+        raise ValueError(
+            f'.cls holds {text[:40]!r}; expected a class number, or the names of the classes: labels=, or a '
+            'classnames.txt beside the tars'
+        )
+    return labels.index(text)
+
+
 def decode_scene(
     members: dict,  # extension -> bytes, as webdataset groups them
     nomenclature: int | None = None,  # which labels_*.pth to take; None: the only one, or cls
+    labels: LabelSet | None = None,  # whose classes are meant, where .cls holds a name
 ) -> dict:
     "A scene: `image` float32 (uint8 for pictures), `label`, `id`, `caption`. ValueError if it is damaged."
     note, sums = unseal(members['json']) if 'json' in members else ({}, {})
@@ -57,9 +71,13 @@ def decode_scene(
             raise ValueError(f'.{ext} has changed since it was written' if ext in members else f'.{ext} is missing')
     arrays = {ext: read_npy(data) for ext, data in members.items() if ext in ('s1.npy', 's2.npy', 'x.npy')}
     arrays |= {ext: _tensor(data).numpy() for ext, data in members.items() if ext in ('s1_patch.pth', 's2_patch.pth')}
-    picture = next((e for e in ('webp', 'png', 'jpg', 'jpeg') if e in members), None)
+    picture = next((e for e in (*IMAGE_FORMATS, *PHOTOS) if e in members), None)
     if not arrays and picture is None:
-        raise ValueError(f'no image among {", ".join(e for e in members if not e.startswith("__"))}')
+        found = [f'{members["__key__"]}.{e}' for e in members if not e.startswith('__')]
+        raise ValueError(
+            f'no image among {", ".join(found[:4])}; expected .{", .".join((*IMAGE_FORMATS, *PHOTOS))}, or bands as '
+            '.s2.npy, .s1.npy, .x.npy'
+        )
     if arrays:
         image, valid = np.concatenate([arrays[e] for e in sorted(arrays)]).astype(np.float32), None
     else:
@@ -72,18 +90,15 @@ def decode_scene(
         scene['valid'] = torch.from_numpy(valid)
     if 'caption' in note:
         scene['caption'] = str(note['caption'])
-    labels = sorted(e for e in members if e.startswith('labels_') and e.endswith('.pth'))
+    hot = sorted(e for e in members if e.startswith('labels_') and e.endswith('.pth'))
     if nomenclature is not None:
-        labels = [e for e in labels if e == f'labels_{nomenclature}.pth']
-    if labels:
-        scene['label'] = _tensor(members[labels[0]]).float().reshape(-1)
+        hot = [e for e in hot if e == f'labels_{nomenclature}.pth']
+    if hot:
+        scene['label'] = _tensor(members[hot[0]]).float().reshape(-1)
     elif 'npy' in members:
         scene['label'] = torch.from_numpy(read_npy(members['npy'])).float()
     elif 'cls' in members:
-        try:
-            scene['label'] = int(members['cls'])
-        except ValueError:
-            raise ValueError(f'.cls holds {members["cls"][:40]!r}, expected a class number') from None
+        scene['label'] = _class(members['cls'], labels)
     return scene
 
 # %% ../../../nbs/data/shards/foreign.ipynb #768de0f6
@@ -193,10 +208,21 @@ def _urls(where) -> list[str]:
     return [str(p) for p in found]
 
 
+def _labels_of(where) -> LabelSet | None:
+    "the classes that lie beside tars on this machine"
+    if isinstance(where, (list, tuple)) or '://' in str(where):
+        return None
+    path = Path(where)
+    folders = (path, path.parent) if path.is_dir() else (path.parent, path.parent.parent)
+    return next((labels for folder in folders if (labels := labels_beside(folder)) is not None), None)
+
+
 class ShardStream(IterableDataset):
     "Batches from tars that are read from front to end; `stream_shards` explains the arguments."
 
-    def __init__(self, urls, batch_size, shuffle, seed, epoch, start, rank, world_size, scenes, on_error, nomenclature):
+    def __init__(
+        self, urls, batch_size, shuffle, seed, epoch, start, rank, world_size, scenes, on_error, nomenclature, labels
+    ):
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error={on_error!r} is not one of 'raise', 'skip'")
         self.urls = _urls(urls)
@@ -214,6 +240,7 @@ class ShardStream(IterableDataset):
         self.scenes = scenes
         self.on_error = on_error
         self.nomenclature = nomenclature
+        self.labels = labels
         self.broken = []
 
     def __len__(self):
@@ -249,7 +276,7 @@ class ShardStream(IterableDataset):
             if i < skip:
                 continue
             try:
-                yield decode_scene(members, self.nomenclature)
+                yield decode_scene(members, self.nomenclature, self.labels)
             except ValueError as error:
                 self._report(Broken(members['__url__'], members['__key__'], str(error)))
 
@@ -262,14 +289,14 @@ class ShardStream(IterableDataset):
         scene, found = {}, False
         try:
             for name, data in walk_tar(url):
-                key, _, ext = name.rpartition('/')[2].partition('.')
+                key, ext = split_member(name)
                 found = True
                 if scene and scene['__key__'] != key:
                     yield scene
                     scene = {}
-                if ext.lower() in scene:
+                if ext in scene:
                     raise ValueError(f'two members {name}')
-                scene |= {'__key__': key, '__url__': url, ext.lower(): data}
+                scene |= {'__key__': key, '__url__': url, ext: data}
             if not found:
                 raise ValueError('no scene in it')
         except (OSError, ValueError) as error:
@@ -323,9 +350,13 @@ def stream_shards(
     scenes: int | None = None,  # scenes of an epoch on this node, where it is to be exact
     on_error: str = 'raise',  # or 'skip'
     nomenclature: int | None = None,  # which labels_*.pth to take
+    labels: LabelSet | None = None,  # whose classes are meant, where .cls holds names; None: classnames.txt beside it
 ) -> ShardStream:
     "A stream of batches from tars without index; bands are in the order in which they were stored."
-    return ShardStream(urls, batch_size, shuffle, seed, epoch, start, rank, world_size, scenes, on_error, nomenclature)
+    labels = labels or _labels_of(urls)
+    return ShardStream(
+        urls, batch_size, shuffle, seed, epoch, start, rank, world_size, scenes, on_error, nomenclature, labels
+    )
 
 # %% ../../../nbs/data/shards/foreign.ipynb #62c9cd14
 def paper_scenes(
@@ -339,7 +370,8 @@ def paper_scenes(
     name: str = 'shards',
 ) -> ArrayDataset:
     "The scenes of shards in the authors' form, in memory."
-    whole = [s for s in stream_shards(urls, 256, nomenclature=nomenclature)]
+    labels = labels or _labels_of(urls)
+    whole = [s for s in stream_shards(urls, 256, nomenclature=nomenclature, labels=labels)]
     if not whole:
         raise ValueError(f'{urls} holds no scene')
     image = torch.cat([b['image'] for b in whole]).numpy()
@@ -352,6 +384,10 @@ def paper_scenes(
         if target.ndim != 2:
             raise ValueError(f'{urls} has class numbers; give labelset= to name the classes')
         labels = labelset(f'bigearthnet-{target.shape[1]}')
+    valid = None
+    if any(b['valid'] is not None for b in whole):
+        full = lambda b: torch.ones(len(b['image']), *image.shape[2:], dtype=torch.bool)
+        valid = torch.cat([full(b) if b['valid'] is None else b['valid'] for b in whole]).numpy()
     if (image == np.rint(image)).all() and image.min() >= 0 and image.max() <= 65535:
         image = image.astype(np.uint16)
     return ArrayDataset(
@@ -364,4 +400,5 @@ def paper_scenes(
         bands=bands,
         labelset=labels if target is not None else None,
         split=split,
+        valid=valid,
     )
