@@ -417,7 +417,7 @@ def agrees(
     least: float = 0.99,  # cosine of each scene
     most: float = 0.2,  # error, in units of the spread of the scenes
 ) -> bool:
-    "Whether embeddings in a lower precision can stand for those in fp32."
+    "Whether embeddings in a lower precision may replace those in fp32."
     low, exact = low.float(), exact.float()
     if not bool(low.isfinite().all()):
         return False

@@ -114,7 +114,7 @@ class Controls:
         return 'better' if low > 0 else 'worse' if high < 0 else 'too few to say'
 
     def rows(self) -> list:
-        "The table, one dictionary a row, in percent with 95 % intervals."
+        "The table, one dictionary per row, in percent with 95 % intervals."
         cell = '{:.1f} [{:.0f}, {:.0f}]'
         percent = lambda values: (100 * v for v in values)
         first, out = next(iter(self.hits[self.claim])), []
@@ -209,7 +209,7 @@ def students_of(teacher, train, recipe, targets, rows, bands=None, views=None, u
 
 # %% ../../nbs/alignment/claims.ipynb #cace79e6
 def answers_of(teacher, train, test, seen, recipe, bands, seeds, rows, student, also, unlabelled, how) -> tuple:
-    "Embeddings (N, D) of one fold: the teacher's picture, {row: one a seed}, and {row: what it was}."
+    "Embeddings (N, D) of one fold: the teacher's picture, {row: one per seed}, and {row: what it was}."
     device, (seen_train, seen_test) = how['device'], seen  # what the teacher looks at
     see = dict(text=teacher, captions=False, progress=False, device=device)
     pictures = embed({'teacher': teacher, **(also or {})}, seen_test, **see)

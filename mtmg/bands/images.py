@@ -305,7 +305,7 @@ def normalize(
     image,  # (…, C, H, W) array or tensor in the sensor's unit
     bands: Sequence[str],  # its C bands
     method: str,  # one of `NORMALIZATIONS`
-    mean: Sequence[float] | None = None,  # for 'zscore': one number a band
+    mean: Sequence[float] | None = None,  # for 'zscore': one number per band
     std: Sequence[float] | None = None,
 ):
     "The image in float32, on the scale that an encoder expects; bands keep their order. ValueError for another unit."
@@ -433,7 +433,7 @@ def to_unit(image, unit: str, wanted: str):
     if unit == 'reflectance' and wanted == 'uint8':
         return (_float(image) * 255).round()
     if unit not in _ONE or wanted not in _ONE:
-        raise ValueError(f'{UNITS.get(unit, unit)} cannot become {UNITS.get(wanted, wanted)}')
+        raise ValueError(f'{UNITS.get(unit, unit)} cannot become {UNITS.get(wanted, wanted)}; check sensor= and unit=')
     x = _float(image) * (_ONE[wanted] / _ONE[unit])
     return x.round() if wanted == 'DN' else x
 
@@ -482,7 +482,8 @@ def _check_unit(x, wanted: str, bands, dtype: str, known: bool):
         _refuse_nonfinite(x, bands)
     if wanted == 'DN' and dtype == 'uint8':
         raise ValueError(
-            f'8-bit numbers for {named}, which want reflectance x 10000: an 8-bit export has lost its unit'
+            f'8-bit numbers for {named}, which want reflectance x 10000: an 8-bit export has lost its unit; '
+            'give the digital numbers, or open the files with scale='
         )
     try:
         unit = (
@@ -557,9 +558,9 @@ def as_images(
     if isinstance(images, (list, tuple)):
         parts = [_picture(i) if hasattr(i, 'convert') else torch.as_tensor(i) for i in images]
         if len(sizes := {tuple(p.shape) for p in parts}) > 1:
-            raise ValueError(f'images of different sizes: {sorted(sizes)}')
+            raise ValueError(f'images of different sizes: {sorted(sizes)}; bring them to one size')
         if not parts:
-            raise ValueError('no images')
+            raise ValueError('no images; give at least one')
         images = torch.stack(parts)
     x = images if _is_tensor(images) else torch.as_tensor(np.asarray(images))
     x = x[None] if x.ndim == 3 else x

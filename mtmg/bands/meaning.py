@@ -168,7 +168,7 @@ def guess_order(
 
 
 def _named_order(file_bands, sensor) -> tuple:
-    "what the caller calls the layers: a sensor's name, a name of `FILE_ORDERS`, or one name a layer"
+    "what the caller calls the layers: a sensor's name, a name of `FILE_ORDERS`, or one name per layer"
     if isinstance(file_bands, str):
         if file_bands in FILE_ORDERS:
             return as_bands(FILE_ORDERS[file_bands], S2_L1C)

@@ -413,7 +413,7 @@ def sensor_from_tags(
 
 # %% ../../nbs/bands/sensors.ipynb #2a7848e5
 def find_sensor(sensor: Sensor | str) -> Sensor:
-    "A sensor by its name; ValueError with the nearest name where there is none."
+    "The sensor of this name. ValueError, with the nearest name, if there is none."
     if isinstance(sensor, Sensor):
         return sensor
     if sensor in SENSORS:

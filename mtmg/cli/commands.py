@@ -149,7 +149,7 @@ def map_(
     numbers: Numbers = Numbers(),
     text: str | None = None,  # CLIP that embeds class names which an encoder does not carry
     multilabel: bool = False,  # independent probabilities
-    tile: int | None = None,  # pixels a side that are looked at together; by default the model's image size
+    tile: int | None = None,  # pixels per side that are looked at together; by default the model's image size
     stride: int | None = None,  # pixels from tile to tile, and the side of a cell; by default a tile
     gsd: float | None = None,  # metres of a pixel that the model knows; by default those of its bands
     full_resolution: bool = False,  # written in the raster's pixels instead of cells
@@ -668,7 +668,7 @@ def evaluate(
     split: str = 'test',  # which scenes
     text: str | None = None,  # CLIP whose words to use; by default the first CLIP of --models
 ):
-    "Measure models on data sets: one json a result, and a table for the terminal, as markdown and as csv."
+    "Measure models on data sets: one json per result, and a table for the terminal, as markdown and as csv."
     unknown = [t for t in tasks if t not in TASKS]
     if unknown:
         raise ValueError(f'task {unknown[0]!r} is not one of {", ".join(TASKS)}')

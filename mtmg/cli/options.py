@@ -172,7 +172,7 @@ class Run:
 class Training:
     "How training is carried out. Nothing here changes what is computed."
 
-    devices: int | None = None  # processes on this machine, one a GPU; by default one, or as torchrun or srun says
+    devices: int | None = None  # processes on this machine, one per GPU; by default one, or as torchrun or srun says
     num_nodes: int = 1  # machines, on each of which torchrun or srun starts the command
     strategy: str = 'auto'  # of Lightning: ddp, fsdp, ...; fsdp2 lets each process hold a part of the weights
     compile: bool = False  # torch.compile the network

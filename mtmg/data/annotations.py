@@ -115,7 +115,7 @@ class LabelTable:
         return LabelSet(name, names, labelset('miniworld').templates, self.multilabel)
 
     def targets(self, labels: LabelSet) -> np.ndarray:  # (N,) or (N, K)
-        "The classes of the rows as numbers in `labels`; ValueError for a name that it has not."
+        "The class numbers (N,), or multi-hot rows (N, K), in `labels`. ValueError for a name that it lacks."
         known = {_plain(n): k for k, names in enumerate(labels.aliases) for n in names}
         known |= {_plain(n): k for k, n in enumerate(labels.classnames)}
         unknown = sorted({n for row in self.labels for n in row if _plain(n) not in known})

@@ -207,7 +207,7 @@ def layers_of(
 # %% ../../nbs/data/files.ipynb #e8f8647c
 def read_layers(
     path,  # a jpg, png, webp, bmp, tif, jp2 or vrt, or a satellite product
-    part: int | None = None,  # of a larger raster, only so many pixels a side, from its middle
+    part: int | None = None,  # of a larger raster, only so many pixels per side, from its middle
 ) -> Layers:
     "The `Layers` of an image as stored. FileNotFoundError or ValueError, with the reason, if it cannot be read."
     path = Path(path)
@@ -331,7 +331,7 @@ def resize(image: torch.Tensor, size: int) -> torch.Tensor:
 
 # %% ../../nbs/data/files.ipynb #fd0451e1
 def open_files(
-    paths,  # image files or products, one a scene
+    paths,  # image files or products, one per scene
     sensor: Sensor | str | None = None,  # whose bands they are; None: as their names tell
     file_bands=None,  # names of the layers of files without names: a list, a sensor's name, or 'eurosat'
     bands=None,  # the bands that are wanted; None: all
@@ -382,7 +382,7 @@ class FileScenes(SceneDataset):
         file_bands=None,  # names of the channels of a file that carries no names
         size: int | None = None,  # side in pixels to resize to; None: as stored, all alike
         offset: float | None = None,  # to take off digital numbers, such as 1000; None: as the tags of the file say
-        ids=None,  # one a scene; None: the names of the files
+        ids=None,  # one per scene; None: the names of the files
         captions=None,
         unit: str | None = None,  # of the numbers; None: as tags and quantiles tell
         scale: float | None = None,  # reflectance of a stored 1

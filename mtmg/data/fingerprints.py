@@ -21,7 +21,7 @@ from .writing import load_tensors, save_tensors
 from ..labels.labelsets import Exposure
 
 # %% ../../nbs/data/fingerprints.ipynb #93fdfa44
-SIDE, KEPT, STEPS = 32, 40, 7  # pixels a side, coefficients, steps on each side of zero
+SIDE, KEPT, STEPS = 32, 40, 7  # pixels per side, coefficients, steps on each side of zero
 CONTRAST = 1.5  # standard deviation (of 255 levels) below which a picture is plain: compression would change it
 ALIKE = 0.97  # two descriptions with at least this cosine count as the same picture
 

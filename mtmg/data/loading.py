@@ -151,7 +151,7 @@ SPLITS = ('train', 'val', 'test')
 
 
 def _each(n):
-    "`n` scenes a split, or (train, val, test)"
+    "`n` scenes per split, or (train, val, test)"
     each = [n] * 3 if n is None or np.ndim(n) == 0 else list(n)
     if len(each) != 3 or not all(k is None or isinstance(k, (int, np.integer)) for k in each):
         raise ValueError(f'n={n!r}; give one number of scenes, or three for train, val and test')

@@ -32,7 +32,7 @@ class SceneDataset(Dataset):
     labelset = None  # `mtmg.labels.LabelSet`, or None without labels
     split: str = None  # 'train', 'val', 'test' or 'all'
     targets = None  # (N,) int64 classes or (N, K) uint8 multi-hot, without decoding an image; None without labels
-    captions = None  # one caption a scene, or None
+    captions = None  # one caption per scene, or None
     groups = None  # (N,) what each scene was made from, such as the digit of a copy; None: all are independent
     meaning: Meaning | None = None  # what the numbers of its files or arrays mean, once a reader has found that out
 

@@ -52,7 +52,7 @@ MAX_LENGTH = 200  # characters of one class name, template or query
 
 
 def typed_lines(
-    text: str,  # one entry a line, or one line with commas
+    text: str,  # one entry per line, or one line with commas
     what: str = 'class name',  # what an entry is called in an error
 ) -> tuple:  # of str
     "The entries of a text field, without surrounding blanks and without invisible characters."

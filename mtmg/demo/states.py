@@ -63,7 +63,7 @@ class State(HasTraits):
 
     @torch.no_grad()
     def refresh(self):
-        "Answer anew."
+        "Compute the answer again."
         start, error, outputs = time.perf_counter(), '', {}
         with overheard() as said:
             try:

@@ -143,7 +143,7 @@ def prompt_ensemble(prompts) -> torch.Tensor:
 
 
 def class_text(
-    text,  # (C, D), (C, T, D) for T prompts a class, or a list or {class name: …} of such rows
+    text,  # (C, D), (C, T, D) for T prompts per class, or a list or {class name: …} of such rows
     classnames: Sequence[str] | None = None,  # in the order of the rows, and of the result
 ) -> tuple:  # prompts (C, T, D) or None, class embeddings (C, D), class names or None
     "Class embeddings in one form, from any of the forms below. ValueError for a matrix that looks transposed."
@@ -275,7 +275,7 @@ def _from_arrays(
     features,  # (N, D), or {modality: (N, D)}
     labels=None,  # (N,) numbers or names, or (N, C) multi-hot
     classnames: Sequence[str] | None = None,  # names, in the order of the label numbers and of the rows of `text`
-    text=None,  # (C, D), (C, T, D) for T prompts a class, or a list or {class name: …} of these rows
+    text=None,  # (C, D), (C, T, D) for T prompts per class, or a list or {class name: …} of these rows
     **fields,  # any other field of `Embeddings`
 ) -> 'Embeddings':
     "Embeddings of any origin; what is not known about them stays unknown."

@@ -242,7 +242,7 @@ def _speaks(model):
 @torch.inference_mode()
 def encode_captions(
     clip,  # anything with encode_text(list of strings)
-    captions: Sequence[str],  # one a scene
+    captions: Sequence[str],  # one per scene
     batch_size: int = 1024,
 ) -> torch.Tensor:  # (N, D)
     "The embeddings of captions. Each distinct caption is embedded once."

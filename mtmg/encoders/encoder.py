@@ -59,7 +59,7 @@ def _unit(band) -> str | None:
     return None if sensor is None else sensor.unit
 
 
-def default_statistics(bands: Sequence, root: bool) -> tuple:  # of two lists, one number a band
+def default_statistics(bands: Sequence, root: bool) -> tuple:  # of two lists, one number per band
     "(means, deviations) of the bands before any image was seen: those of SSL4EO-S12, NaN for a band it lacks."
     mean, std = [], []
     for b in bands:

@@ -20,12 +20,12 @@ class Recipe:
     weight_decay: float = 0.1  # of AdamW
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW: decay of both moments
     epochs: int = 1  # passes over the scenes
-    batch_size: int = 128  # scenes a step, over all processes; at most
+    batch_size: int = 128  # scenes per step, over all processes; at most
     min_steps: int = 0  # fewest steps: a small data set gets smaller batches and more passes
     warmup_steps: int = 500  # at most a tenth of all steps, so that a small run does leave the start
     clip_norm: float = 1.0  # largest norm of the gradient
     precision: str = 'auto'  # 'auto': bf16 where the device computes in it, else fp32; or any of Lightning's names
-    accumulate: int = 1  # micro-batches a step
+    accumulate: int = 1  # micro-batches per step
     flips: str = 'none'  # 'none', 'flips' (4 mirror images) or 'dihedral' (4 mirror images x 2 quarter turns)
 
     def __post_init__(self):
@@ -42,7 +42,7 @@ class Recipe:
             raise ValueError(f'flips {self.flips!r} is not one of {", ".join(VARIANTS)}')
 
     def batch(self, scenes: int) -> int:
-        "Scenes a step: `batch_size`; with `min_steps`, a quarter of the scenes where that is less (at least 16)."
+        "Scenes per step: `batch_size`; with `min_steps`, a quarter of the scenes where that is less (at least 16)."
         smaller = max(16, scenes // 4) if self.min_steps else scenes
         size = min(self.batch_size, smaller)
         return max(1, size - size % self.accumulate) if self.min_steps else self.batch_size

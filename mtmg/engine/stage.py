@@ -371,7 +371,7 @@ def pick_logger(logger, out, start: int):
 
 # %% ../../nbs/engine/stage.ipynb #a48d9db7
 def log_every(steps: int, out=None, progress: bool = False) -> int:
-    "Steps from one line of the log to the next: 10, or 1 in a run of fewer than 200 steps, which is said."
+    "Steps between two lines of the log: 10, or 1 in a run of fewer than 200 steps, with a message."
     if steps >= 200:
         return 10
     if out and progress:

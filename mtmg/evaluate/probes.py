@@ -160,7 +160,7 @@ def logistic_regression(
     x: torch.Tensor,  # (N, D) features
     y: torch.Tensor,  # (N,) classes or (N, C) 0/1
     strengths: Sequence[float],  # values of lambda
-    classes: int | None = None,  # with one label a scene
+    classes: int | None = None,  # with one label per scene
     tolerance: float = 5e-4,  # of the gradient in preconditioned coordinates; f is then within about 1e-6
     max_steps: int = 200,  # for each strength
 ) -> tuple:  # weights (S, D, C), intercepts (S, C)
@@ -210,7 +210,7 @@ class _Sets:
         if self.x.shape[1] != self.test.shape[1]:
             raise ValueError(f'train has {self.x.shape[1]} dimensions but test has {self.test.shape[1]}')
         if self.y.ndim != self.truth.ndim:
-            raise ValueError('train and test have labels of different kinds')
+            raise ValueError('train and test have labels of different kinds; give numbers or multi-hot for both')
         self.test = self.test.to(self.x.device)
         self.multilabel = self.y.ndim == 2
         self.embeddings = test if isinstance(test, Embeddings) else None
@@ -401,7 +401,7 @@ def few_shot(
     train,  # as for `linear_probe`
     test,
     modality=None,
-    shots: Sequence[int] = (1, 2, 4, 8, 16),  # training scenes a class
+    shots: Sequence[int] = (1, 2, 4, 8, 16),  # training scenes per class
     draws: int = 5,
     *,
     train_labels=None,
@@ -507,7 +507,7 @@ def knn(
     "The `Result` of a weighted vote of the k nearest training scenes: accuracy (mAP with several labels)."
     sets = _Sets(train, test, modality, train_labels, test_labels, 'knn')
     if not 1 <= k <= len(sets.x):
-        raise ValueError(f'k = {k} neighbours out of {len(sets.x)} training scenes')
+        raise ValueError(f'k = {k} neighbours out of {len(sets.x)} training scenes; give a smaller k')
     targets = (sets.y if sets.multilabel else F.one_hot(sets.y, sets.classes)).float().to(sets.x.device)
     step = max(1, min(4096, 32_000_000 // len(sets.x)))
     votes = torch.cat(

@@ -382,7 +382,7 @@ class _Sides:
             as_labels(gallery_labels, names, len(self.gallery)),
         )
         if self.labels[0].shape[1:] != self.labels[1].shape[1:]:
-            raise ValueError('queries and gallery have labels of different kinds')
+            raise ValueError('queries and gallery have labels of different kinds; give numbers or multi-hot for both')
 
     def _right(self, positives):
         n, m = len(self.query), len(self.gallery)

@@ -313,7 +313,7 @@ def _mean(x):
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #45755faa
 def single_label_numbers(task: Task, blocks, scale, ks, ap, groups, resamples, seed) -> tuple:
-    "Numbers and per-scene values of a task with one label a scene"
+    "Numbers and per-scene values of a task with one label per scene"
     labels, c = task.labels.numpy(), task.classes
     ks = [k for k in ks if k <= c]
     keep = []
@@ -380,7 +380,7 @@ def choose_thresholds(scores, labels) -> np.ndarray:
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #9923e307
 def multi_label_numbers(task: Task, scores: np.ndarray, threshold, groups, resamples, seed) -> tuple:
-    "Numbers and per-scene values of a task with several labels a scene"
+    "Numbers and per-scene values of a task with several labels per scene"
     truth = task.labels.numpy().astype(bool)
     each = np.array([average_precision(scores[:, c], truth[:, c]) for c in range(task.classes)])
     prevalence = truth.mean(0)
@@ -465,14 +465,14 @@ def zero_shot(
     modality: str | None = None,  # which of the embeddings' modalities
     *,
     labels=None,  # (N,) class numbers or names, or (N, C) multi-hot
-    text=None,  # (C, D), (C, T, D) for T prompts a class, or {class name: vector}
+    text=None,  # (C, D), (C, T, D) for T prompts per class, or {class name: vector}
     classnames: Sequence[str] | None = None,  # in the order of the rows of `text`
     label_names: Sequence[str] | None = None,  # in the order of the label numbers, where it is another one
     multilabel: bool | None = None,  # None: by the shape of the labels
     logit_scale: float | None = None,  # for the calibration error; None: the model's, else 100
     ks: Sequence[int] = (1, 5),
-    ap: bool | None = None,  # average precision with one label a scene; None: up to 100 classes
-    threshold=None,  # with several labels: cosine above which a class is named, one or one a class
+    ap: bool | None = None,  # average precision with one label per scene; None: up to 100 classes
+    threshold=None,  # with several labels: cosine above which a class is named, one or one per class
     validation=None,  # with several labels: choose thresholds on these `Embeddings`, or on (features, labels)
     groups=None,  # (N,) clusters of scenes that are not independent, for the intervals; None: those of the embeddings
     resamples: int = 1000,  # bootstrap samples for the intervals; 0 for none

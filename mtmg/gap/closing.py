@@ -309,7 +309,7 @@ def shift_sweep(
 # %% ../../nbs/gap/closing.ipynb #2662a3e1
 def gap_rows(
     features: dict,  # {modality: (N, D)}, the same scenes in each
-) -> list:  # one dict a pair: pair, centroid_gap, relative_gap, alignment, uniformity (mean of both)
+) -> list:  # one dict per pair: pair, centroid_gap, relative_gap, alignment, uniformity (mean of both)
     "The measures of the gap that are fast enough to compute during training."
     names, spread = list(features), {m: uniformity(f) for m, f in features.items()}
     return [
@@ -339,7 +339,7 @@ def _tracker_class():
             self.encode, self.every, self.stage, self.rows = encode, every, stage, []
 
         def measure(self, module, step: int) -> list:
-            "Add one row a pair for this step, unless it is there."
+            "Add one row per pair for this step, unless it is there."
             if any(r['step'] == step and r['stage'] == self.stage for r in self.rows):
                 return self.rows
             training = [m for m in module.modules() if m.training]

@@ -338,7 +338,7 @@ def _from_sums(n, sx, sy, dots) -> dict:
 
 
 def _mean_estimate(values, masks, nothing=None) -> Estimate:
-    "mean of one value a scene"
+    "mean of one value per scene"
     return _estimate(float(values.mean()), (masks @ values.to(masks)) / masks[0].sum(), masks, nothing)
 
 

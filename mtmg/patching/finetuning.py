@@ -71,7 +71,7 @@ class PatchStage(Stage):
         self.start = (copy.deepcopy(clip.visual).eval(),) if recipe.keep else ()  # in a tuple as well
 
     def features(self, batch) -> torch.Tensor:
-        "(N, D) unit embeddings of the batch's images, each in a mirror image and in colours of its own."
+        "Unit embeddings (N, D) of the batch's images, each mirrored and recoloured at random."
         clip, _ = self.frozen
         images, bands = batch['image'], self.bands  # (N, C, H, W)
         if images.shape[-1] != images.shape[-2]:
@@ -87,7 +87,7 @@ class PatchStage(Stage):
         if not self.recipe.keep:
             return {}
         clip, (start,) = self.frozen[0], self.start
-        # the first of the whole batch; one a process at least
+        # the first of the whole batch; one per process at least
         n = max(world_size(), round(self.recipe.keep_share * batch.get('whole', len(batch['image']))))
         some = clip.compose(batch['image'][: len(range(rank(), n, world_size()))], self.bands)
         with step_seed(derived_seed(self.seed, batch['step']), 0, self.device):

@@ -172,7 +172,7 @@ def merge(
     "Choose a coefficient for each vector on the validation splits, report on the test splits, and add the vectors up."
     vectors, tasks, rows, results = list(vectors), with_roles(patching, supported), [], {}
     if not vectors:
-        raise ValueError('no task vector to merge')
+        raise ValueError('no task vector to merge; give at least one (task_vector(clip, tuned))')
     values = sorted({0.0, *map(float, PATCH_RECIPES['default'].alphas if values is None else values)})
     total = lambda point: sum(c * v for c, v in zip(point, vectors))
     on = pick_device(device)
@@ -282,7 +282,7 @@ def finetune_jointly(
     recipe: str | PatchRecipe = 'default',
     **how,  # fields of `mtmg.engine.Running` (seed, out, device, ...) and of the recipe (lr, epochs, ...)
 ) -> Clip:
-    "Fine-tune the image tower of `clip` on the union of several tasks, each scene through the frozen head of its own."
+    "Fine-tune the image tower of `clip` on the union of several tasks, each scene through the head of its task."
     datasets = [labelled(d.train if isinstance(d, Splits) else d) for d in datasets]
     recipe, running = settings(recipe, PATCH_RECIPES, how)
     tuned = clip.clone().to(running.device)
@@ -322,7 +322,7 @@ class Patched:
 
     clip: Clip
     how: str  # 'joint', 'sequential' or 'parallel'
-    curves: list = field(repr=False)  # of `Curve`: one, or in a sequence one a task
+    curves: list = field(repr=False)  # of `Curve`: one, or in a sequence one per task
     start: dict = field(repr=False)  # {task: row} of the zero-shot model on the test splits
 
     @property

@@ -20,7 +20,7 @@ class PatchRecipe(Recipe):
     grayscale: float = 0.0  # probability of a gray image
     blur: float = 0.0  # probability of a Gaussian blur with a kernel of 3 x 7 pixels, as the authors have it
     keep: float = 0.0  # weight of staying where the start embeds `far_images`; 0: the method of the papers
-    keep_share: float = 0.125  # such images a step, as a share of the batch
+    keep_share: float = 0.125  # such images per step, as a share of the batch
     lora_rank: int = 0  # of the updates of the tower's matrices, trained alone; 0 trains every weight
 
 # %% ../../nbs/patching/recipes.ipynb #76ae1ad9

@@ -276,7 +276,7 @@ def plot_shift(
     "Measures against the shift along the gap, one panel each, a line for each sweep. Returns the figure."
     sweeps = sweeps if isinstance(sweeps, dict) else {None: sweeps}
     if not any(sweeps.values()):
-        raise ValueError('no row to draw')
+        raise ValueError('no row to draw; give at least one')
     held = [m for m in next(iter(sweeps.values()))[0] if m != 'amount']
     measures = measures or {m: m.replace('_', ' ') for m in held}
     fig, axes = figure_grid(1, len(measures), (min(3.2 * len(measures), 10), 2.6))
@@ -487,7 +487,7 @@ def plot_prompts(
         rows = [{'template': t, 'score': s} for t, s in rows.items()]
     rows = sorted(rows, key=lambda r: r['score'])
     if not rows:
-        raise ValueError('no template to draw')
+        raise ValueError('no template to draw; give at least one')
     named = len(rows) <= 24
     ax = axes_for(ax, (6.5, 1 + 0.24 * max(len(rows), 3)) if named else (6.5, 2.6))
     x = np.array([r['score'] for r in rows], dtype=float)

@@ -132,7 +132,7 @@ def _stages(embeddings) -> dict:
     "{stage: Embeddings-like}"
     stages = dict(embeddings) if isinstance(embeddings, dict) else {'': embeddings}
     if not stages:
-        raise ValueError('no embeddings to draw')
+        raise ValueError('no embeddings to draw; give Embeddings, or {stage: Embeddings}')
     for stage, e in stages.items():
         if not getattr(e, 'features', None):
             raise ValueError(
@@ -192,7 +192,7 @@ def _prototypes(stages) -> tuple:
 
 # %% ../../nbs/plots/joint.ipynb #e0852d01
 def _class_of(e, rows):
-    "one class a scene for its colour: the first of several, or None where unknown"
+    "one class per scene for its colour: the first of several, or None where unknown"
     labels = getattr(e, 'labels', None)
     if labels is None:
         return None

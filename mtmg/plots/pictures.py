@@ -221,7 +221,7 @@ def plot_scenes(
     "A grid of scenes with the top answers of each model, right ones ticked. Returns the figure."
     images = list(images)
     if not images:
-        raise ValueError('no scene to draw')
+        raise ValueError('no scene to draw; give at least one image')
     for model, each in answers.items():
         if len(each) != len(images):
             raise ValueError(f'{len(each)} answers of {model!r} for {len(images)} scenes')

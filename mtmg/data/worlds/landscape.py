@@ -259,7 +259,7 @@ def field(plan: np.random.Generator, season: str) -> tuple:
 # %% ../../../nbs/data/worlds/landscape.ipynb #cdf8eb14
 def mosaic(
     plan: np.random.Generator,  # decides the direction of the parcels
-    compositions: list,  # one a parcel
+    compositions: list,  # one per parcel
     rows: tuple | None = None,  # (period in pixels, strength) of the rows a crop is sown in
     grain: tuple = (0.06, 2.0),  # strength and beta of the shading
 ) -> Layer:
