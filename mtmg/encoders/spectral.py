@@ -184,7 +184,7 @@ def build_spectral(
     image_size: int | None = None,
     drop_path: float = 0.0,
 ) -> Backbone:
-    "A vision transformer that takes any bands, with random weights. Raise ValueError where there is none of this name."
+    "A vision transformer that takes any bands, with random weights. ValueError for an unknown name."
     plain = 'vit_micro' if name == 'spectral_vit' else name.removeprefix('spectral_')
     found = build_backbone(plain, 3, image_size, drop_path, seed=None)
     if found.first != 'patch_embed.proj' or not hasattr(found.net, 'pos_embed'):
