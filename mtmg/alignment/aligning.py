@@ -288,7 +288,7 @@ class Task:
 
 
 def prepare(dataset, recipe: AlignRecipe, views=None, unlabelled=None, labelset=None) -> Task:
-    "The task of an alignment. Raise ValueError where the data cannot be aligned."
+    "The task of an alignment. Raise ValueError if the data cannot be aligned."
     train = lambda d: d.train if isinstance(d, Splits) else d  # noqa: E731
     several = lambda d: isinstance(d, (list, tuple)) and not isinstance(d, Splits)  # noqa: E731
     listed = lambda d: [train(x) for x in (d if several(d) else [d]) if x is not None]  # noqa: E731
@@ -303,7 +303,7 @@ def prepare(dataset, recipe: AlignRecipe, views=None, unlabelled=None, labelset=
 
 
 def say_what_is_filled(dataset, bands):
-    "Warn of bands that further scenes lack, which become 0. Raise ValueError where they have none of the bands."
+    "Warn of bands that further scenes lack, which become 0. Raise ValueError if they have none of the bands."
     filled = [b for b in bands if not any(h.answers_to(b) for h in as_bands(dataset.bands))]
     if len(filled) == len(bands):
         raise ValueError(
@@ -314,7 +314,7 @@ def say_what_is_filled(dataset, bands):
 
 
 def say_if_few(steps: int, scenes: int):
-    "Warn where a run is too short to leave its start."
+    "Warn if a run has so few steps that the student stays near its start."
     if steps < 30:
         warnings.warn(
             f'{steps} steps on {scenes} scenes leave a student near its start; give min_steps=90, or more epochs',

@@ -142,7 +142,7 @@ class Controls:
 
 # %% ../../nbs/alignment/claims.ipynb #7c53e456
 def known_white(teacher, dataset) -> float | None:
-    "The white at which pictures are as bright as those that the teacher remembers; None where it remembers none."
+    "The white at which pictures are as bright as the teacher's training pictures; None if it has no record of them."
     recipe = teacher.recipe if isinstance(getattr(teacher, 'recipe', None), dict) else {}
     if 'pictures' not in recipe or getattr(dataset, 'white', None) is None:
         return None

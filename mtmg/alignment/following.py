@@ -21,7 +21,7 @@ def follow(
     before: Clip,  # its teacher
     after: Clip,  # the teacher patched anew
 ) -> ModalityEncoder:
-    "The student with what was added to its teacher. Raise ValueError where it is not of the teacher's architecture."
+    "The student with what was added to its teacher. Raise ValueError if it is not of the teacher's architecture."
     towers = [fitting_tower(student, clip) for clip in (before, after)]
     if None in towers:
         raise ValueError(f"a {student.backbone} has not the architecture of {before.name}'s image tower: align it anew")

@@ -25,7 +25,7 @@ def named_layer(
     rgb: torch.Tensor,  # (D, 3, P, P) the teacher's first layer
     whites: dict,  # {band: value shown as 255}
 ) -> tuple | None:  # of weights (D, C, P, P) and a constant (D,)
-    "The student's first layer, which computes what the teacher's does; None where a colour is missing."
+    "The student's first layer, which computes what the teacher's does; None if a colour is missing."
     colours = [next((b for b in encoder.bands if b.answers_to(c)), None) for c in ('red', 'green', 'blue')]
     if None in colours or teacher.composite != 'true_color':
         return None
@@ -103,7 +103,7 @@ def fitted_layer(
 
 # %% ../../nbs/alignment/start.ipynb #b1a5e2b3
 def fitting_tower(encoder: ModalityEncoder, teacher: Clip) -> tuple | None:
-    "The teacher's tower and last layer under the encoder's names; None where the architectures differ."
+    "The teacher's tower and last layer under the encoder's names; None if the architectures differ."
     from timm.models.vision_transformer import VisionTransformer, _convert_openai_clip
 
     net, first = encoder.trunk, 'patch_embed.proj.weight'
@@ -159,7 +159,7 @@ def new_student(
     views=None,  # what the teacher sees of the same scenes, where it is not `dataset`
     seed: int = 0,
 ) -> ModalityEncoder:
-    "A student for the bands of a data set, before any training. Warns where it has to start from random weights."
+    "A student for the bands of a data set, before any training. Warns if it has to start from random weights."
     if backbone.startswith('spectral_'):  # of any bands
         encoder = create_encoder(backbone, any, teacher.embed_dim, seed=seed, drop_path=drop_path)
         if start == 'teacher' and not start_from_teacher(encoder, teacher):

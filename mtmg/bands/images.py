@@ -550,7 +550,7 @@ def as_images(
     images,  # (N, C, H, W), (C, H, W), the same with channels last, a PIL image, or a list of such images
     bands: Sequence[str] | None = None,  # names of the channels; None: RGB
 ):
-    "Images as one batch. ValueError where they differ in size or have no channels."
+    "Images as one batch. ValueError if they differ in size or have no channels."
     import torch
 
     if hasattr(images, 'convert'):

@@ -358,7 +358,7 @@ def _layer_bands(layers, order, sensor) -> tuple:
 
 @lru_cache(256)
 def _by_name(names: tuple, sensor, known: tuple) -> tuple | None:
-    "the bands of layers with these names, or None where the names tell nothing; `known` sensors may change"
+    "the bands of layers with these names, or None if the names tell nothing; `known` sensors may change"
     if sensor is None or sensor.name in SENSORS:
         named = read_names(names, sensor)
     elif all(n and n in sensor for n in names):  # a sensor of one's own

@@ -28,7 +28,7 @@ class Band(str):
         sensor: str | None = None,  # name of its `Sensor`, which sets it
         white: float | None = None,  # value shown as 255 in true colour
         unit: str | None = None,  # one of `UNITS`, once a reader has found out the unit of this band's numbers
-        width: float | None = None,  # full width at half maximum of its response in nm; None where nobody says
+        width: float | None = None,  # full width at half maximum of its response in nm; None if nobody says
     ):
         self = super().__new__(cls, name)
         self.wavelength, self.resolution, self.aliases = wavelength, resolution, tuple(aliases)

@@ -377,7 +377,7 @@ def _shape_of_config(config: dict):
 
 
 def _shape_of_state(state: dict):
-    "the same nine numbers of a state dict, or None where it is no plain CLIP"
+    "the same nine numbers of a state dict, or None if it is no plain CLIP"
 
     def blocks(prefix):
         return len({k.removeprefix(prefix).split('.')[0] for k in state if k.startswith(prefix)})

@@ -206,7 +206,7 @@ def _first(names: list, wanted: tuple) -> list:
 
 
 def _find_columns(header, body, path) -> tuple:
-    "the columns of the key, of label names, of label numbers, and of the split; None where there is none"
+    "the columns of the key, of label names, of label numbers, and of the split; None if there is none"
     width, column = len(body[0]), lambda c: [r[c] for r in body]
     if header is None:
         key = next((c for c in range(width) if all(map(_looks_like_file, column(c)))), 0)
@@ -407,7 +407,7 @@ _TABLES = ('labels', 'metadata', 'annotations', 'classes', 'targets')
 
 
 def find_table(folder) -> Path | None:
-    "The table of labels in a folder, or None; ValueError where there are two."
+    "The table of labels in a folder, or None; ValueError if there are two."
     folder = Path(folder)
     found = [
         p

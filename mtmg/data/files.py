@@ -281,7 +281,7 @@ def check_pixels(
     bands,  # its C bands
     where: str,  # the file or the id, for the message
 ) -> np.ndarray:
-    "The image, converted with a warning where that is safe. ValueError for NaN and for impossible numbers."
+    "The image, converted with a warning if that is safe. ValueError for NaN and for impossible numbers."
     radar = [b.sensor in (S1_GRD.name, S1_GRD_LINEAR.name) for b in bands]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')

@@ -112,7 +112,7 @@ class Overlap:
     alike: int  # not the same bits, but the same picture: resized, compressed, brightened
     plain: int  # too plain to tell by looks
     images: int  # that were compared
-    distinct: bool  # False where the images of the data set look so alike that looks prove nothing
+    distinct: bool  # False if the images of the data set look so alike that looks prove nothing
 
     @property
     def seen(self) -> int:

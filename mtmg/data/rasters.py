@@ -33,7 +33,7 @@ class Raster:
     transform: object  # `affine.Affine`: (column, row) to coordinates
     crs: object  # `rasterio.crs.CRS`, or None
     nodata: float | None
-    metres: tuple | None  # height and width of a pixel on the ground, or None where that is not known
+    metres: tuple | None  # height and width of a pixel on the ground, or None if that is not known
     meaning: Meaning  # what its numbers mean
 
     def __repr__(self):
@@ -123,7 +123,7 @@ def open_raster(
 
 
 def opened(path, **told) -> Raster:
-    "A `Raster` as it is, a path by `open_raster`; ValueError where something is told of a raster that is open already."
+    "A `Raster` as it is, a path by `open_raster`; ValueError if options are given for a raster that is already open."
     if not isinstance(path, Raster):
         return open_raster(path, **told)
     if told:
@@ -151,7 +151,7 @@ def read_sensor(
     unit: str = 'DN',
     white: float | None = None,  # value to be shown as 255 in true colour
 ) -> Sensor:
-    "The sensor that the tags of a raster describe. Raise ValueError where they tell no wavelengths."
+    "The sensor that the tags of a raster describe. Raise ValueError if they tell no wavelengths."
     import rasterio
 
     path = Path(path)

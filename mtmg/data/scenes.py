@@ -176,7 +176,7 @@ def spread(n: int, most: int = LOOKED_AT) -> list[int]:
 
 
 def _array_meaning(images, bands, sensor, name, told) -> Meaning | None:
-    "what the numbers of images (N, C, H, W) mean; None where nobody knows which bands they are"
+    "what the numbers of images (N, C, H, W) mean; None if nobody knows which bands they are"
     if sensor is not None:
         bands = tuple(b if isinstance(b, Band) and b.sensor else sensor[b] if b in sensor else b for b in bands)
     if not bands or not len(images) or not all(isinstance(b, Band) and b.sensor for b in bands):
@@ -280,7 +280,7 @@ class ArrayDataset(SceneDataset):
         return len(self._stored)
 
     def _in_one(self, indices) -> torch.Tensor | None:
-        "(N, C, H, W) of scenes that are kept as they are given and hold data everywhere; None where they do not"
+        "(N, C, H, W) of scenes that are kept as they are given and hold data everywhere; None if they do not"
         meaning, stored = self.meaning, self._stored
         if self.valid is not None and not self.valid[indices].all():
             return None
@@ -337,7 +337,7 @@ def _stacked(images: list) -> torch.Tensor:
 
 
 def collate(samples: list) -> dict:
-    """Scenes to one batch: `image` (N, C, H, W), `label`, `id`, `caption` (None where the scenes have none), and
+    """Scenes to one batch: `image` (N, C, H, W), `label`, `id`, `caption` (None if the scenes have none), and
     `valid` (N, H, W), where they hold data (None: everywhere)."""
     shapes = {tuple(s['image'].shape) for s in samples}
     if len(shapes) > 1:

@@ -119,7 +119,7 @@ _FIXED = {'dB': (-15, 6), 'linear': (-15, 6), 'K': (290, 15)}  # linear backscat
 
 
 def unit_of_band(band) -> str:
-    "The unit of the numbers beside a band. Raise ValueError where its sensor is not known."
+    "The unit of the numbers beside a band. Raise ValueError if its sensor is not known."
     sensor = SENSORS.get(getattr(band, 'sensor', None))
     unit = sensor.unit if sensor is not None else getattr(band, 'unit', None)
     if unit not in _WHITE and unit not in _FIXED:

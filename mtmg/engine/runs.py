@@ -17,7 +17,7 @@ from ..data.writing import AT_WORK, atomic_write_json, hold_folder, release_fold
 
 # %% ../../nbs/engine/runs.ipynb #9a3a61ed
 def need_room(folder, size: int):
-    "Raise OSError where `folder` cannot be written to, or where less than `size` bytes are free."
+    "Raise OSError if `folder` cannot be written to, or if less than `size` bytes are free."
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def open_run(
 ) -> bool:  # whether a broken-off run of the same request is there to be resumed
     """Claim `folder` for this request.
 
-    ValueError where it belongs to another request, and BlockingIOError while another command is at work there.
+    ValueError if it belongs to another request, and BlockingIOError while another command is at work there.
     """
 
     def claim():

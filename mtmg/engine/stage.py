@@ -513,7 +513,7 @@ class Running:
     trainer: dict | None = None  # further arguments of `fit` and of Lightning's Trainer
 
     def shown(self, what: str) -> str | None:
-        "The name of a progress bar; None where none is wanted."
+        "The name of a progress bar; None if none is wanted."
         return what if self.progress else None
 
     def open(self, request: dict):

@@ -381,7 +381,7 @@ def _load(cls, path: Path) -> ClassMap:
 
 # %% ../../nbs/evaluate/maps.ipynb #5ab7ccb5
 def _picture(m: ClassMap, recipe: str, side: int) -> np.ndarray | None:
-    "the raster, at most `side` pixels wide, as (H, W, 3); None where it is not there any more"
+    "the raster, at most `side` pixels wide, as (H, W, 3); None if it is not there any more"
     import rasterio
 
     if not is_raster(m.about['raster']):

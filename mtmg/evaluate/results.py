@@ -108,7 +108,7 @@ WHOLE = 0.9  # share of its pixels with data from which a scene counts as whole
 
 
 def on_whole_scenes(result: dict, samples: dict, valid) -> dict | None:
-    "The headline numbers on the scenes with at least `WHOLE` of their pixels; None where all scenes have that much."
+    "The headline numbers on the scenes with at least `WHOLE` of their pixels; None if all scenes have that much."
     whole = np.asarray(valid) >= WHOLE
     if whole.all():
         return None

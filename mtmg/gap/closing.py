@@ -83,7 +83,7 @@ BETAS = (5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 def _sides(E, query, gallery) -> tuple:
-    "unit queries, their partners scene by scene (None where there are none), and the class text"
+    "unit queries, their partners scene by scene (None if there are none), and the class text"
     if E.text is None and gallery == 'text':
         raise ValueError("these embeddings have no text to close the gap to; embed with a Clip (text=clip)")
     text = None if E.text is None else unit(E.text, 'text')

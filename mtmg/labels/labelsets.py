@@ -355,7 +355,7 @@ class Exposure:
     "The images and the class names that a model has seen, stage by stage."
 
     records: tuple = ()  # of dicts: stage, source, dataset, split, labelset, classnames; images, a digest
-    known: bool = True  # False where something was seen that nobody recorded
+    known: bool = True  # False if something was seen that nobody recorded
     images: Mapping = field(default_factory=dict, compare=False, repr=False)  # {digest: `Fingerprints`}
 
     def __post_init__(self):

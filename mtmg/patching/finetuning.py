@@ -110,7 +110,7 @@ class PatchStage(Stage):
 
 # %% ../../nbs/patching/finetuning.ipynb #7511db35
 def colour_augmentation(recipe: PatchRecipe):
-    "kornia's colour jitter, gray and blur with parameters drawn for each image; None where the recipe has none."
+    "kornia's colour jitter, gray and blur with parameters drawn for each image; None if the recipe has none."
     if not (recipe.jitter or recipe.grayscale or recipe.blur):
         return None
     import kornia.augmentation as K
@@ -155,7 +155,7 @@ def composites(
 
 # %% ../../nbs/patching/finetuning.ipynb #d4225b16
 def labelled(dataset, what: str = 'patching'):
-    "`dataset`, or ValueError where it has nothing to learn from or to score by."
+    "`dataset` itself. ValueError if it has no scenes, no labels or no class names."
     if not len(dataset):
         raise ValueError(f'{dataset.name} has no scenes')
     if dataset.labelset is None or dataset.targets is None:

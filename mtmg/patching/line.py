@@ -49,7 +49,7 @@ class Alpha(float):
 
 
 def line_ends(clip: Clip, tuned: Clip, alpha: float = 0) -> tuple:  # of two state dicts
-    "The image towers of two CLIPs. Raise ValueError where no line joins them, or where `alpha` is not on it."
+    "The image towers of two CLIPs. Raise ValueError if no line joins them, or if `alpha` is not on it."
     if not 0 <= alpha <= 1:
         raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
     start, end = clip.visual.state_dict(), tuned.visual.state_dict()

@@ -192,7 +192,7 @@ def _prototypes(stages) -> tuple:
 
 # %% ../../nbs/plots/joint.ipynb #e0852d01
 def _class_of(e, rows):
-    "one class per scene for its colour: the first of several, or None where unknown"
+    "one class per scene for its colour: the first of several, or None if unknown"
     labels = getattr(e, 'labels', None)
     if labels is None:
         return None

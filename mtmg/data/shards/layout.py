@@ -223,7 +223,7 @@ PHOTOS = ('jpg', 'jpeg')  # what others keep
 
 
 def _picture(image: np.ndarray, bands) -> np.ndarray | None:
-    "(3, H, W) uint8 true colour, or None where the bands have none"
+    "(3, H, W) uint8 true colour, or None if the bands have none"
     if tuple(map(str, bands)) == tuple(RGB.bands):
         return image
     try:
@@ -520,7 +520,7 @@ def write_shards(
 
 
 def _begun(part: Path):
-    "the plan of the shards that are there, or None where it cannot be read"
+    "the plan of the shards that are there, or None if it cannot be read"
     try:
         return json.loads((part / 'split.json').read_text())
     except ValueError:
