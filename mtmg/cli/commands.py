@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass, replace
 import difflib
 from importlib.metadata import version
 import json
+import os
 from pathlib import Path
 import re
 import shutil
@@ -805,12 +806,16 @@ def compare(
     ]
     if not files:
         raise FileNotFoundError(f'no results in {", ".join(results)}; mtmg evaluate writes them')
-    rows = {}
-    for f in files:
-        r = load_result(f)
-        rows.setdefault(
-            f'{r.get("model")} ({f.parent.name})' if len({f.parent for f in files}) > 1 else str(r.get('model')), []
-        ).append(r)
+    rows, measured = {}, {}
+    found = [(f, load_result(f)) for f in files]
+    for _, r in found:
+        measured.setdefault(r.get('dataset'), set()).update(filter(None, [r.get('scenes')]))
+    top = os.path.commonpath([f.resolve().parent for f in files])
+    for f, r in found:
+        where = os.path.relpath(f.resolve().parent, top)
+        if len(measured[r.get('dataset')]) > 1:  # other scenes under the same name
+            r['dataset'] = f'{r.get("dataset")} ({where})'
+        rows.setdefault(f'{r.get("model")} ({where})' if where != '.' else str(r.get('model')), []).append(r)
     print(_tables(rows, style, metrics))
 
 # %% ../../nbs/cli/commands.ipynb #2527da4d

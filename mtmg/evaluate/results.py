@@ -7,6 +7,7 @@ __all__ = ['WHOLE', 'VERDICTS', 'scene_weights', 'resampled_means', 'quantiles',
            'load_result', 'score_of', 'circumstances', 'compare', 'over_runs', 'kept', 'results_table']
 
 # %% ../../nbs/evaluate/results.ipynb #8ada7845
+import hashlib
 import json
 from pathlib import Path
 from typing import Callable, Sequence
@@ -164,11 +165,12 @@ class Result(dict):
         shown = self.get('headline') or self.get('metrics', ())
         facts = [f'n = {self["n"]}'] if 'n' in self else []
         whole = self.get('whole_scenes') or {}
-        facts += [
-            f'{_NAMES.get(m, m)} {show(whole[m], m)} on the {whole["n"]} scenes with {whole["least"]:.0%} data or more'
-            for m in shown[:1]
-            if m in whole
-        ]
+        if shown and shown[0] in whole:
+            unit = '' if shown[0] in _NOT_PERCENT else ' %'
+            facts.append(
+                f'{_NAMES.get(shown[0], shown[0])} {show(whole[shown[0]], shown[0])}{unit} on the {whole["n"]} scenes '
+                f'with {whole["least"]:.0%} data or more'
+            )
         return f'{self.title()}: ' + ', '.join(
             [self.line(m) for m in shown] + facts + [self[k] for k in ('score',) if k in self]
         )
@@ -276,6 +278,13 @@ def score_of(
     return exposure.score(source, () if names is None else names)
 
 
+def _scenes_measured(embeddings) -> str:
+    "a short name of the scenes by their ids and labels: two folders may be called alike"
+    labels = [None] * len(embeddings.ids) if embeddings.labels is None else embeddings.labels.tolist()
+    told = sorted((str(i), str(label)) for i, label in zip(embeddings.ids, labels, strict=True))
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+
+
 def circumstances(
     kind: str, embeddings: Embeddings | None, modalities: Sequence[str] = (), labelset: LabelSet | None = None
 ) -> dict:
@@ -298,6 +307,8 @@ def circumstances(
         'versions': versions() | embeddings.meta.get('versions', {}),
         'exposure': None if exposure is None else exposure.to_dict(),
     }
+    if embeddings.ids is not None:
+        out['scenes'] = _scenes_measured(embeddings)
     if labelset is not None:
         out |= {'labelset': labelset.name, 'classnames': list(labelset.classnames), 'prompts': list(labelset.templates)}
     return out
