@@ -14,6 +14,7 @@ import contextlib
 from dataclasses import dataclass
 import io
 import json
+import logging
 from pathlib import Path
 import shutil
 import signal
@@ -409,6 +410,13 @@ def fuzz(name: str, f: Format, seconds: float, seed: int, keep: Path, most: int)
     return counts
 
 
+def quiet_rasterio():
+    "GDAL says much of damaged rasters, some of it in bytes that are no text; what mtmg says of them is what counts."
+    logging.getLogger('rasterio').setLevel(logging.CRITICAL + 1)
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda raised: None if 'rasterio' in str(raised.object) else shown(raised)
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument('names', nargs='*', help='formats; by default all')
@@ -422,6 +430,7 @@ def main() -> int:
         raise TooLong(f'no answer within {PATIENCE} s')
 
     signal.signal(signal.SIGALRM, alarm)
+    quiet_rasterio()
     with tempfile.TemporaryDirectory() as folder:
         found = formats(Path(folder))
         if unknown := set(given.names) - set(found):

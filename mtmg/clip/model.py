@@ -30,7 +30,7 @@ from .checkpoints import describe_keys, load_weights, read_checkpoint
 from ..compute import lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
 from ..data.fingerprints import save_fingerprints, with_fingerprints
-from ..data.writing import atomic_write_json, naming_file, save_tensors
+from ..data.writing import alone_in, atomic_write_json, naming_file, save_tensors
 from .sources import Source, find_source, without_retries
 
 # %% ../../nbs/clip/model.ipynb #95cb9848
@@ -329,18 +329,19 @@ class Clip:
                 'hash': self.hash(),
             },
         }
-        save_tensors(folder / 'open_clip_model.safetensors', self.model.state_dict(), {'format': 'pt'})
-        if hasattr(self.tokenizer, 'save_pretrained'):
-            self.tokenizer.save_pretrained(folder)
-        save_fingerprints(self.exposure, folder)
-        facts = {
-            'architecture': self.name,
-            'weights': self.pretrained or 'random',
-            'picture': self.composite,
-            'hash': self.hash(),
-        }
-        write_card(folder, f'{self.name}, {self.pretrained}', 'clip', self.exposure, facts)
-        atomic_write_json(folder / 'open_clip_config.json', config)  # last: a folder with it is whole
+        with alone_in(folder):
+            save_tensors(folder / 'open_clip_model.safetensors', self.model.state_dict(), {'format': 'pt'})
+            if hasattr(self.tokenizer, 'save_pretrained'):
+                self.tokenizer.save_pretrained(folder)
+            save_fingerprints(self.exposure, folder)
+            facts = {
+                'architecture': self.name,
+                'weights': self.pretrained or 'random',
+                'picture': self.composite,
+                'hash': self.hash(),
+            }
+            write_card(folder, f'{self.name}, {self.pretrained}', 'clip', self.exposure, facts)
+            atomic_write_json(folder / 'open_clip_config.json', config)  # last: a folder with it is whole
         return folder
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:

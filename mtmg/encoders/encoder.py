@@ -40,7 +40,7 @@ from .foundations import FOUNDATIONS, build_foundation, load_foundation
 from .spectral import build_spectral, by_unit, spectral_mix, unit_of_band, unit_scale
 from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import batches, settle
-from ..data.writing import load_tensors, put_in_place, save_tensors
+from ..data.writing import SAVING, alone_in, load_tensors, put_in_place, save_tensors
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
 ENCODER_NORMALIZATIONS = {
@@ -368,7 +368,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"'{folder}' is a file; name a folder to save into")
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix='.saving.') as aside:
+        with alone_in(folder), tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as aside:
             self.save_pretrained(aside)
             save_fingerprints(self.exposure, folder)
             weights, notes = load_tensors(Path(aside) / 'model.safetensors')

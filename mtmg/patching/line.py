@@ -205,6 +205,7 @@ class Curve:
     max_drop: float | dict = 0.01
     results: dict = field(default_factory=dict, repr=False)  # {(task, alpha): `Result` on the test split}, not stored
     errors: float = 1.0  # of `choose_alpha`
+    start: str = ''  # content hash of the CLIP where nothing has moved
 
     @property
     def exposure(self) -> Exposure:
@@ -267,6 +268,7 @@ class Curve:
             'rule': self.rule,
             'max_drop': self.max_drop,
             'errors': self.errors,
+            'start': self.start,
             'exposure': self.exposure.to_dict(),
             'rows': self.rows,
         }
@@ -368,14 +370,14 @@ def chosen_on(tasks) -> Exposure:
     return seen
 
 
-def scored(data, features, clip: Clip, **about) -> tuple:  # (its `Result`, a row of a `Curve`)
-    "Zero-shot scores of a split whose embeddings are `features`, by the text tower of `clip`."
+def scored(data, features, head, logit_scale: float, **about) -> tuple:  # (its `Result`, a row of a `Curve`)
+    "Zero-shot scores of a split whose embeddings are `features`, by the text head of its classes."
     names = data.labelset
     result = zero_shot(
         features,
         labels=data.targets,
-        text=clip.head(names),
-        logit_scale=clip.logit_scale,
+        text=head,
+        logit_scale=logit_scale,
         classnames=names.classnames,
         groups=getattr(data, 'groups', None),
     )
@@ -413,32 +415,65 @@ def sweep(
     num_workers: int = 0,
     progress: bool = True,
     precision: str = 'fp32',  # or 'bf16' (the tower is rounded), or 'auto': bf16 where it is fast and agrees with fp32
+    beside: Curve
+    | None = None,  # another line from `clip`, with the same tasks: their scores at alpha 0 are taken over
 ) -> Curve:
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
     alphas, tasks = _points(tuned, alphas), with_roles(patching, supported)
     if report not in ('all', 'ends'):
         raise ValueError(f"report {report!r} is not 'all' or 'ends'")
+<<<<<<< HEAD
     rows = []
     results = {}
     options = dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
+=======
+    rows, results, start = [], {}, clip.hash()
+    options = dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
+    known = {} if beside is None else _rows_at_start(beside, start, tasks)
+>>>>>>> ea6341e (Two lines share alpha 0, heads are made once a task, five points in the quickstart; saving a model clears what a kill left)
 
     def score(split, points):
         for role, task in tasks:
-            data = getattr(task, split)
+            data, there = getattr(task, split), known.get((task.name, split))
+            moved = [a for a in points if a or there is None]
             features = line_features(
-                clip, tuned, data, points, progress=f'{data.name} {split}' if progress else None, **options
+                clip, tuned, data, moved, progress=f'{data.name} {split}' if progress else None, **options
             )
-            for alpha, f in zip(points, features):
-                results[data.name, alpha], row = scored(data, f, clip, alpha=alpha, role=role, split=split)
+            if there is not None:
+                rows.append(there | {'role': role})
+                if split == 'test':
+                    results[data.name, 0.0] = beside.results[data.name, 0.0]
+            head = clip.head(data.labelset)
+            for alpha, f in zip(moved, features):
+                found, row = scored(data, f, head, clip.logit_scale, alpha=alpha, role=role, split=split)
                 rows.append(row)
+                if split == 'test':
+                    results[data.name, alpha] = found
 
     score('val', alphas)
+<<<<<<< HEAD
     rows = with_pairs(rows, results)
     results.clear()  # what remains is of the test split
+=======
+>>>>>>> ea6341e (Two lines share alpha 0, heads are made once a task, five points in the quickstart; saving a model clears what a kill left)
     alpha, reason = choose_alpha(rows, rule, max_drop)
     ends = {0.0, 0.5, alpha, 1.0} & {*alphas, 1.0}
     score('test', alphas if report == 'all' else sorted(ends))
-    return Curve(Alpha(alpha, chosen_on(tasks)), reason, rows, rule, max_drop, results)
+    return Curve(Alpha(alpha, chosen_on(tasks)), reason, rows, rule, max_drop, results, start=start)
+
+
+def _rows_at_start(curve, start: str, tasks) -> dict:
+    "{(task, split): row at alpha 0} of another curve. ValueError where it starts elsewhere or has other scenes."
+    if curve.start != start:
+        raise ValueError('beside= is a curve from another CLIP; both lines must start at the same one')
+    rows = {(r['task'], r['split']): r for r in curve.rows if r['alpha'] == 0.0}
+    for _, task in tasks:
+        for split in ('val', 'test'):
+            there, n = rows.get((task.name, split)), len(getattr(task, split))
+            if there is None or there['n'] != n:
+                has = 'nothing' if there is None else f'{there["n"]} scenes'
+                raise ValueError(f'beside= has scored {has} of {task.name} ({split}), which holds {n} scenes')
+    return rows
 
 
 def _points(tuned, alphas) -> list:

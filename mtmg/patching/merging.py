@@ -185,8 +185,9 @@ def merge(
             data = getattr(task, split)
             note = f'{data.name} {split}' if progress else None
             features = features_at(clip, points, set_point, data, batch_size, device, num_workers, note)
+            head = clip.head(data.labelset)
             for point, f in zip(points, features):
-                result, row = scored(data, f, clip, alpha=point, role=role, split=split)
+                result, row = scored(data, f, head, clip.logit_scale, alpha=point, role=role, split=split)
                 rows.append(row)
                 if split == 'test':
                     results[data.name, point] = result
@@ -202,7 +203,7 @@ def merge(
         merged = apply(clip, total(best))
         merged.exposure = merged.exposure.merge(chosen_on(tasks))
         merged.recipe |= {'coefficients': list(best), 'tasks': [t.name for t in patching]}
-    return merged, Curve(best, reason, rows, rule, max_drop, results, errors=0)
+    return merged, Curve(best, reason, rows, rule, max_drop, results, errors=0, start=clip.hash())
 
 # %% ../../nbs/patching/merging.ipynb #f69d0794
 class Union(SceneDataset):
