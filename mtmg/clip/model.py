@@ -100,7 +100,7 @@ def content_hash(tensors: dict, *more) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f'{name} {tuple(value.shape)} {value.dtype}'.encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 # %% ../../nbs/clip/model.ipynb #b81e0bcb

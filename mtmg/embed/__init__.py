@@ -34,6 +34,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'model_hash',
             'predict',
             'Predictions',
+            'predictor',
             'SATELLITE_TEMPLATES',
             'versions',
             'zero_shot_head',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SATELLITE_TEMPLATES', 'evaluating', 'model_hash', 'dataset_hash', 'Forward', 'encode_captions', 'encode_prompts',
            'versions', 'describe_model', 'embed', 'Predictions', 'class_probabilities', 'ZeroShotHead',
-           'zero_shot_head', 'predict']
+           'zero_shot_head', 'predictor', 'predict']
 
 # %% ../../nbs/embed/passes.ipynb #8dde6df3
 from contextlib import contextmanager, ExitStack
@@ -567,6 +567,35 @@ def zero_shot_head(
 
 # %% ../../nbs/embed/passes.ipynb #2e636218
 @torch.inference_mode()
+def predictor(
+    model,  # `Clip`, or an encoder with a text head for these classes
+    classnames=None,  # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
+    templates=None,  # prompts for plain names; None: `SATELLITE_TEMPLATES`
+    text=None,  # `Clip` that embeds the class names, where `model` has no text tower
+    multilabel: bool = False,  # independent probabilities, for scenes with several labels
+    batch_size: int = 128,
+    device: str = 'auto',
+    num_workers: int = 0,
+    precision: str = 'fp32',  # as `embed` takes it
+):
+    "A function from scenes to their `Predictions`: class names are embedded once and weights are cast once, here."
+    device = pick_device(device)
+    with evaluating(model, *([] if text is None else [text]), device=device):
+        head = zero_shot_head(model, classnames, templates, text, multilabel)
+    forward = {'image': Forward(model, device, precision)}
+
+    @torch.inference_mode()
+    def answer(dataset, progress: str | None = None) -> Predictions:
+        dataset = settle(dataset)
+        read = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
+        with evaluating(model, device=device):
+            out = _stream(forward, dataset, {}, len(dataset), torch.float32, read)
+        probabilities = head.probabilities(out.values['image'], multilabel)
+        return Predictions(head.labelset.classnames, probabilities, list(dataset.ids))
+
+    return answer
+
+
 def predict(
     model,  # `Clip`, or an encoder with a text head for these classes
     images,  # as `as_images` takes them, in the sensor's unit; a file, a folder, or a `SceneDataset`
@@ -575,21 +604,13 @@ def predict(
     templates=None,  # prompts for plain names; None: `SATELLITE_TEMPLATES`
     text=None,  # `Clip` that embeds the class names, where `model` has no text tower
     multilabel: bool = False,  # independent probabilities, for scenes with several labels
-    batch_size: int = 128,
-    device: str = 'auto',
-    num_workers: int = 0,
     progress: bool = False,
-    precision: str = 'fp32',  # as `embed` takes it
+    **how,  # batch_size, device, num_workers, precision: as `predictor` takes them
 ) -> Predictions:
     "The zero-shot probability of each class for each image."
     if isinstance(images, (str, Path)):
         images = folder_scenes(images, size=getattr(model, 'image_size', None))
     known = getattr(model, 'bands', None) if bands is None else bands
     dataset = images if hasattr(images, '__getitem__') and hasattr(images, 'bands') else _plain(images, known, bands)
-    dataset = settle(dataset)
-    read = dict(batch_size=batch_size, num_workers=num_workers, progress='predicting' if progress else None)
-    with evaluating(model, *([] if text is None else [text]), device=pick_device(device)):
-        head = zero_shot_head(model, classnames, templates, text, multilabel)
-        forward = {'image': Forward(model, device, precision)}
-        out = _stream(forward, dataset, {}, len(dataset), torch.float32, read)
-    return Predictions(head.labelset.classnames, head.probabilities(out.values['image'], multilabel), list(dataset.ids))
+    answer = predictor(model, classnames, templates, text, multilabel, **how)
+    return answer(dataset, 'predicting' if progress else None)

@@ -6,7 +6,7 @@
 __all__ = ['joint_map', 'class_colors', 'plot_joint_umap']
 
 # %% ../../nbs/plots/joint.ipynb #a9a161ba
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 import io
 import sys
 import warnings
@@ -80,16 +80,29 @@ def _pca(x) -> np.ndarray:
     return x @ axes
 
 
+def _keep_compiled():
+    "let numba keep on disk what it compiles of UMAP, which keeps nothing itself: ten seconds in every process"
+    from umap import layouts, umap_
+
+    names = ('smooth_knn_dist', 'compute_membership_strengths', '_nb_optimize_layout_euclidean_single_epoch')
+    for name in names:
+        function = getattr(umap_, name, getattr(layouts, name, None))
+        if hasattr(function, 'enable_caching'):
+            with suppress(RuntimeError):  # no folder that can be written to
+                function.enable_caching()
+
+
 def _umap(x, n_neighbors, min_dist, seed, progress) -> np.ndarray:
     "(N, 2) layout of the rows of `x`"
     first = 'umap' not in sys.modules
     if first and progress:
-        print('UMAP compiles itself on its first call: about 10 s', flush=True)
+        print('UMAP compiles itself, the first time on this machine for about 10 s', flush=True)
     with warnings.catch_warnings():
         # that a seed means one thread, that a precomputed graph cannot transform: both are meant
         warnings.simplefilter('ignore')
         from umap import UMAP
 
+        _keep_compiled()
         k = min(n_neighbors, len(x) - 1)
         start = _pca(x)
         start = 10 * start / max(np.abs(start).max(), 1e-12) + np.random.default_rng(seed).normal(0, 1e-3, start.shape)

@@ -215,8 +215,14 @@ def save_figure(
 
     figure, path = getattr(figure, 'figure', figure), Path(path)
     more = [path.with_suffix(f'.{kind}') for kind in beside] if path.suffix == '.png' else []
+    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine('none')  # places and margins have been found, once for all formats
+    box = figure.get_tightbbox().padded(plt.rcParams['savefig.pad_inches'])
     for place in (path, *more):
         with atomic_path(place) as aside:
-            figure.savefig(aside, dpi=dpi or STYLE['savefig.dpi'], facecolor='white', bbox_inches='tight')
+            figure.savefig(aside, dpi=dpi or STYLE['savefig.dpi'], facecolor='white', bbox_inches=box)
+    if engine is not None:
+        figure.set_layout_engine(engine)
     plt.close(figure)
     return path
