@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['OURS', 'PRECISIONS', 'world_size', 'rank', 'is_first', 'launched', 'meet', 'from_first', 'sharing', 'is_shared',
            'share_of', 'add_up', 'gathered', 'as_ranks', 'whole_batchnorm', 'launch', 'peer_lost', 'pick_device',
-           'forward_precision', 'autocast', 'PatchConv', 'patchify', 'lowered', 'agrees', 'lowered_if_right']
+           'forward_precision', 'autocast', 'PatchConv', 'patchify', 'lowered', 'agrees', 'lowered_if_right',
+           'scalar_reads']
 
 # %% ../nbs/compute.ipynb #b285288d
 import atexit
@@ -447,3 +448,21 @@ def lowered_if_right(
         return low
     warnings.warn(f'{name} gives wrong embeddings in bf16 on this {x.device.type}; fp32 is used', stacklevel=3)
     return None
+
+# %% ../nbs/compute.ipynb #6b655265
+@contextmanager
+def scalar_reads():
+    "Inside the block, the list that it gives grows by one entry for each number that the CPU asks a tensor for."
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            name = operator.name().partition('.')[0]
+            if name in ('aten::_local_scalar_dense', 'aten::nonzero', 'aten::equal', 'aten::masked_select'):
+                found.append(name)
+            return operator(*args, **(kwargs or {}))
+
+    with Counting():
+        yield found

@@ -194,6 +194,13 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             images, known = select(images, have, self.bands, missing=missing), are_settled(have)
         return check_image(images, settled(self.bands) if known else self.bands).float()
 
+    def _unknown_statistics(self) -> bool:
+        "whether a band has none; asked once, as a GPU would have to be waited for, and again where they have changed"
+        now = self.std.data_ptr(), self.std._version, self.std.device
+        if self.__dict__.get('_statistics', (None,))[0] != now:
+            self.__dict__['_statistics'] = now, bool(self.std.isnan().any())
+        return self.__dict__['_statistics'][1]
+
     def preprocess(
         self,
         images,  # (N, C, H, W) in the sensor's unit, array or tensor
@@ -208,7 +215,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             return x
         if self.normalization in ('/10000', '/255'):
             return (x / float(self.normalization[1:])).clamp(0, 1)
-        if self.std.isnan().any():
+        if self._unknown_statistics():
             unknown = [str(b) for b, s in zip(self.bands, self.std.tolist()) if s != s]
             raise ValueError(
                 f"no statistics are known for {', '.join(unknown)}; call fit_normalization(training images) first"

@@ -82,14 +82,18 @@ def step_seed(seed: int, step: int, device='cpu'):
 def dihedral(
     images: torch.Tensor,  # (N, C, H, W)
     variant: torch.Tensor,  # (N,) 0 to 7: bit 0 mirrors left-right, bit 1 up-down, bit 2 transposes (square images)
+    turns: bool = True,  # False: no variant is above 3
 ) -> torch.Tensor:  # (N, C, H, W)
     "Each image in its variant: one of eight mirror images and quarter turns."
+    variant = variant.to(images.device, non_blocking=True)
     at = lambda bit: (variant >> bit & 1).bool().view(-1, 1, 1, 1)
     images = torch.where(at(0), images.flip(-1), images)
     images = torch.where(at(1), images.flip(-2), images)
-    if not bool((variant >= 4).any()):
+    if not turns:
         return images
     if images.shape[-1] != images.shape[-2]:
+        if not bool((variant >= 4).any()):
+            return images
         raise ValueError(
             f"images of {images.shape[-2]} x {images.shape[-1]} pixels cannot be turned by 90 degrees; "
             "take flips='flips', or give load_dataset a size"

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from ..bands.sensors import RGB
 from ..clip.model import Clip
 from ..encoders.brightness import picture_statistics
-from ..engine.steps import dihedral
 from ..engine.stage import Stage, settings
 from ..embed.passes import dataset_hash
 from ..compute import add_up, gathered, rank, share_of, sharing, world_size
@@ -67,6 +66,7 @@ class PatchStage(Stage):
             Lora(clip.visual, recipe.lora_rank, seed) if recipe.lora_rank else clip.visual, recipe, steps, seed
         )
         self.frozen, self.bands = (clip, head), bands  # in a tuple: neither trained nor saved with the tower
+        self.logit_scale = clip.logit_scale
         self.colour = colour_augmentation(recipe)
         self.start = (copy.deepcopy(clip.visual).eval(),) if recipe.keep else ()  # in a tuple as well
 
@@ -76,7 +76,7 @@ class PatchStage(Stage):
         images, bands = batch['image'], self.bands  # (N, C, H, W)
         if images.shape[-1] != images.shape[-2]:
             images, bands = clip.compose(images, bands), RGB.bands  # a square, which can be turned
-        images = dihedral(images, self.draw_variant(batch))
+        images = self.turned(images, self.draw_variant(batch))
         if self.colour is not None:  # colours are changed in the picture, never in the bands
             images = (255 * self.colour(clip.compose(images, bands).float() / 255)).round().to(torch.uint8)
             bands = RGB.bands
@@ -99,9 +99,9 @@ class PatchStage(Stage):
         }
 
     def losses(self, batch):
-        clip, head = self.frozen
+        _, head = self.frozen
         f, label = self.together(batch, self.features(batch), batch['label'])
-        return {'class': class_loss(clip.logit_scale * f @ head.to(f).T, label)} | self.kept(batch)
+        return {'class': class_loss(self.logit_scale * f @ head.to(f).T, label)} | self.kept(batch)
 
     def finish(self):
         "Where LoRA was trained: write its updates into the tower, which then has its old keys and shapes."

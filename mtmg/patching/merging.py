@@ -15,7 +15,7 @@ import torch
 
 from ..bands.sensors import RGB
 from ..clip.model import Clip, load_clip
-from ..compute import pick_device
+from ..compute import pick_device, world_size
 from ..engine.runs import close_run, open_run
 from ..encoders.brightness import picture_statistics
 from ..engine.stage import settings
@@ -266,13 +266,14 @@ class JointStage(PatchStage):
         self.union = (union,)
 
     def losses(self, batch):
-        (clip, heads), (union,) = self.frozen, self.union
-        f, index = self.together(batch, self.features(batch), batch['index'])
+        (_, heads), (union,) = self.frozen, self.union
+        f, index = self.features(batch), batch['index']
+        f, index = self.together(batch, f, index.to(f.device) if world_size() > 1 else index)
         task, position = union.place(index.cpu().numpy())
         terms = {}
         for t in np.unique(task):
             rows = np.flatnonzero(task == t)
-            logits, label = clip.logit_scale * f[rows] @ heads[t].to(f).T, union.labels[t][position[rows]].to(f.device)
+            logits, label = self.logit_scale * f[rows] @ heads[t].to(f).T, union.labels[t][position[rows]].to(f.device)
             terms[union.datasets[t].name] = class_loss(logits, label) * (len(rows) / len(task))
         return terms | self.kept(batch)
 
