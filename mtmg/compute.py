@@ -459,8 +459,9 @@ def scalar_reads():
 
     class Counting(TorchDispatchMode):
         def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-            name = operator.name().partition('.')[0]
-            if name in ('aten::_local_scalar_dense', 'aten::nonzero', 'aten::equal', 'aten::masked_select'):
+            name = operator.name().partition('.')[0].removeprefix('aten::')
+            by_mask = name == 'index' and any(i is not None and i.dtype == torch.bool for i in args[1])
+            if by_mask or name in ('_local_scalar_dense', 'nonzero', 'equal', 'masked_select'):
                 found.append(name)
             return operator(*args, **(kwargs or {}))
 
