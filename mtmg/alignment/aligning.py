@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['mse_term', 'cosine_term', 'infonce_term', 'relational_term', 'class_directions', 'residual_term', 'Pairs', 'Joined',
-           'teacher_embeddings', 'AlignStage', 'Task', 'prepare', 'say_what_is_filled', 'say_if_few', 'student_of',
-           'targets_of', 'pairs_of', 'record_alignment', 'align']
+           'teacher_embeddings', 'known_class_loss', 'AlignStage', 'Task', 'prepare', 'say_what_is_filled',
+           'say_if_few', 'student_of', 'targets_of', 'pairs_of', 'record_alignment', 'align']
 
 # %% ../../nbs/alignment/aligning.ipynb #eefcb408
 import copy
@@ -19,19 +19,18 @@ import torch.nn.functional as F
 from .mixing import SensorMix
 from .pseudolabels import pseudo_labels
 from .start import new_student
-from ..bands.images import select
+from ..bands.images import are_settled, select, settled
 from ..bands.sensors import as_bands
 from ..clip.model import Clip, content_hash
 from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing
 from ..data.fingerprints import known_images
-from ..data.scenes import SceneDataset, Splits, batches, naming_scenes
+from ..data.scenes import SceneDataset, Splits, batches, naming_scenes, settle
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
 from ..encoders.encoder import ModalityEncoder
 from ..engine.stage import Running, Stage, pick_precision, settings
 from ..engine.recipes import VARIANTS
 from ..engine.steps import dihedral
-from ..patching.finetuning import class_loss
 from .recipes import AlignRecipe, ALIGN_RECIPES
 
 # %% ../../nbs/alignment/aligning.ipynb #ff2d8ed4
@@ -78,7 +77,7 @@ class Pairs(SceneDataset):
         if isinstance(labels, str):
             labels = dataset.targets if labelset is not None and dataset.labelset is not None else None
         self.dataset = dataset
-        self.bands = tuple(bands)
+        self.bands = settled(as_bands(bands)) if are_settled(dataset.bands) else tuple(bands)
         self.labelset = labelset
         self.missing = missing
         self.labels = labels
@@ -160,7 +159,7 @@ def teacher_embeddings(
     "The teacher's raw embedding of every scene in every variant."
     device = pick_device(device)
     teacher = teacher.clone().to(device)
-    out = torch.zeros(len(dataset), variants, teacher.embed_dim)
+    out = torch.zeros(variants, len(dataset), teacher.embed_dim)
     asked, low = False, None
     for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
         with naming_scenes(batch):
@@ -168,17 +167,30 @@ def teacher_embeddings(
         if not asked:
             asked, low = True, lowered_if_right(teacher.visual, x, precision, 'the teacher')  # cast once
         for v in range(variants):
-            turned = dihedral(x, torch.full((len(x),), v, device=device))
+            turned = dihedral(x, torch.full((len(x),), v, device=device), turns=v >= 4)
             features = teacher.visual(turned) if low is None else low(turned.bfloat16())
-            out[batch['index'], v] = features.float().cpu()
-    return add_up(out)
+            out[v, batch['index']] = features.float().cpu()
+    for rows in out:
+        add_up(rows)  # (N, D) at a time
+    return out.transpose(0, 1)
 
 # %% ../../nbs/alignment/aligning.ipynb #4803b906
+def known_class_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    "`class_loss` over the scenes whose label is known; 0 where none is. No number is asked of a GPU."
+    known = ~label.isnan().any(-1) if label.ndim == 2 else label >= 0  # (N,)
+    if label.ndim == 2:
+        each = F.binary_cross_entropy_with_logits(logits, label.float().nan_to_num(), reduction='none').mean(1)
+    else:
+        each = F.cross_entropy(logits, label, ignore_index=-1, reduction='none')
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
 class AlignStage(Stage):
     "The stage that pulls the student's embedding of a scene to the teacher's."
 
-    def __init__(self, student, targets, head, logit_scale, recipe: AlignRecipe, steps: int, seed: int = 0):
+    def __init__(self, student, targets, head, logit_scale, recipe: AlignRecipe, steps: int, seed: int = 0, bands=None):
         super().__init__(student, recipe, steps, seed)
+        self.bands = student.bands if bands is None else bands  # of the scenes
         directions = class_directions(head) if head is not None and len(head) > 1 else None
         self.frozen = (targets, head, directions)  # in a tuple: neither trained nor saved with the student
         self.logit_scale = logit_scale
@@ -186,9 +198,9 @@ class AlignStage(Stage):
     def losses(self, batch):
         r, (targets, head, directions) = self.recipe, self.frozen
         variant = self.draw_variant(batch)
-        t = targets[batch['index'].cpu(), variant.cpu()].to(self.device)  # (N, D)
-        bands = batch.get('bands', self.net.bands)
-        f = self.net(self.net.preprocess(dihedral(batch['image'], variant), bands), bands).float()  # (N, D)
+        t = targets[batch['index'], variant].to(self.device, non_blocking=True)  # (N, D)
+        bands = batch.get('bands', self.bands)
+        f = self.net(self.net.preprocess(self.turned(batch['image'], variant), bands), bands).float()  # (N, D)
         # terms compare scenes with one another: of all processes
         f, t, label = self.together(batch, f, t, batch['label'])
         terms = {}
@@ -205,10 +217,8 @@ class AlignStage(Stage):
         if r.relational:
             terms['relational'] = r.relational * relational_term(f, t)
         if r.classes and head is not None:
-            known = ~label.isnan().any(-1) if label.ndim == 2 else label >= 0
-            if known.any():
-                logits = self.logit_scale * F.normalize(f[known], dim=-1) @ head.to(f).T + r.logit_bias
-                terms['classes'] = r.classes * class_loss(logits, label[known])
+            logits = self.logit_scale * F.normalize(f, dim=-1) @ head.to(f).T + r.logit_bias
+            terms['classes'] = r.classes * known_class_loss(logits, label)
         return terms
 
 # %% ../../nbs/alignment/aligning.ipynb #c0a1f7d2
@@ -378,8 +388,8 @@ def pairs_of(task: Task, teacher: Clip, bands, targets: torch.Tensor, seed: int 
     n, labels = len(task.dataset), 'own'
     if task.recipe.pseudo:
         labels = pseudo_labels(teacher, task.dataset, targets[:n], task.labelset, task.recipe.shares or None)
-    first = Pairs(task.dataset, bands, task.labelset, labels=labels)
-    further = [Pairs(d, bands, task.labelset, missing='zeros', labels=None) for d in task.unlabelled]
+    first = Pairs(settle(task.dataset), bands, task.labelset, labels=labels)
+    further = [Pairs(settle(d), bands, task.labelset, missing='zeros', labels=None) for d in task.unlabelled]
     return Joined([first, *further]) if further else first
 
 
@@ -438,7 +448,8 @@ def align(
     say_if_few(steps, len(scenes))
     head = None if task.labelset is None else teacher.head(task.labelset).to(running.device)
     student = student.to(running.device)
-    running.fit(AlignStage(student, targets, head, teacher.logit_scale, recipe, steps, running.seed), scenes)
+    stage = AlignStage(student, targets, head, teacher.logit_scale, recipe, steps, running.seed, scenes.bands)
+    running.fit(stage, scenes)
     record_alignment(student, teacher, task, request)
     running.close()
     return student.cpu()

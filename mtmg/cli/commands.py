@@ -114,12 +114,13 @@ def predict(
     out: str = 'predictions.csv',  # file to write
     batch_size: int = 64,  # images at once
     device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    precision: str = 'fp32',  # fp32, tf32, bf16, or auto: bf16 where it is fast, checked against fp32
     overwrite: bool = False,  # replace a file of something else
 ):
     "The likeliest classes of each image in a folder, zero-shot, as csv."
     if top < 1:
         raise ValueError(f'top is {top}; it must be 1 or more')
-    from mtmg.embed.passes import predict
+    from mtmg.embed.passes import predictor
     from mtmg.data.folders import folder_scenes
     from mtmg.data.rasters import large_raster
 
@@ -133,10 +134,9 @@ def predict(
     ours = lambda p: p.read_text(errors='replace').startswith('id,class1')
     path = _output(out, 'predictions.csv', ours, 'predictions', overwrite)
     scenes = folder_scenes(images, size=encoder.image_size, **numbers.told())
-    answer = lambda at: predict(
-        encoder, scenes.subset(at), classes, text=words, multilabel=multilabel, batch_size=batch_size, device=device
-    )
-    return _answers(scenes, answer, batch_size, path, top)
+    how = dict(multilabel=multilabel, batch_size=batch_size, device=device, precision=precision)
+    answer = predictor(encoder, classes, text=words, **how)
+    return _answers(scenes, lambda at: answer(scenes.subset(at)), batch_size, path, top)
 
 
 def map_(
@@ -157,6 +157,7 @@ def map_(
     out: str = 'map.tif',  # file to write
     batch_size: int = 64,  # tiles at once
     device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+    precision: str = 'fp32',  # fp32, tf32, bf16, or auto: bf16 where it is fast, checked against fp32
     overwrite: bool = False,  # replace a file of something else
 ):
     "The likeliest class of each cell of one large raster, zero-shot, as GeoTIFF."
@@ -185,6 +186,7 @@ def map_(
             multilabel=multilabel,
             batch_size=batch_size,
             device=device,
+            precision=precision,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt('no map was written') from None
@@ -668,6 +670,7 @@ def evaluate(
     tasks: list[str] = ('zero_shot', 'retrieval'),  # zero_shot, retrieval, linear_probe, knn, gap
     split: str = 'test',  # which scenes
     text: str | None = None,  # CLIP whose words to use; by default the first CLIP of --models
+    precision: str = 'fp32',  # fp32, tf32, bf16, or auto: bf16 where it is fast, checked against fp32
 ):
     "Measure models on data sets: one json per result, and a table for the terminal, as markdown and as csv."
     unknown = [t for t in tasks if t not in TASKS]
@@ -696,12 +699,14 @@ def evaluate(
             models={k: model_hash(m) for k, m in named.items()},
             tasks=list(tasks),
             split=split,
+            precision=precision,
         ),
         run.overwrite,
     ):
         for d, scenes in sets.items():
             E = {
-                s: embed(able[d], part, text=words, cache=out / 'cache', **run.options()) for s, part in scenes.items()
+                s: embed(able[d], part, text=words, cache=out / 'cache', precision=precision, **run.options())
+                for s, part in scenes.items()
             }
             results = _measures(E[split], E.get('train'), list(able[d]), tasks)
             for name, rows in results.items():
@@ -827,6 +832,7 @@ def embed(
     split: str = 'test',  # which scenes
     text: str | None = None,  # CLIP whose words to use
     half: bool = False,  # float16, half the size
+    precision: str = 'fp32',  # fp32, tf32, bf16, or auto: bf16 where it is fast, checked against fp32
 ):
     "Embed a data set with one or several models, into one safetensors file (--out) that can be measured many times."
     from mtmg.embed.passes import embed
@@ -839,7 +845,7 @@ def embed(
     parts = out.with_name(f'.{out.name}.parts')  # finished blocks, for a run that is broken off
     named, scenes, words = _models(models, run.device), data.load(split), text and load_model(text, run.device)
     need_room(out.parent, 0)
-    E = embed(named, scenes, text=words, cache=parts, **run.options())
+    E = embed(named, scenes, text=words, cache=parts, precision=precision, **run.options())
     E.save(out, torch.float16 if half else None)
     shutil.rmtree(parts)
     print(f'{E}\n{out}')

@@ -208,10 +208,6 @@ def known_images(exposure: Exposure, dataset) -> Fingerprints:
     return Fingerprints.of(dataset)
 
 # %% ../../nbs/data/fingerprints.ipynb #b7abd3d4
-<<<<<<< HEAD
-def overlaps(exposure: Exposure, dataset, limit: int = 2000) -> list[tuple[dict, Overlap]]:
-    "[(record, `Overlap`)] for each record that has fingerprints."
-=======
 _LOOKED_THROUGH = 2000  # scenes of a data set that are looked for among those that a model has seen
 
 
@@ -220,8 +216,7 @@ def overlaps(
     dataset,  # scenes, of which so many are looked at; or their `Fingerprints`
     limit: int = _LOOKED_THROUGH,
 ) -> list[tuple[dict, Overlap]]:
-    "(record, `Overlap`) for each record of images that is kept with fingerprints."
->>>>>>> ea6341e (Two lines share alpha 0, heads are made once a task, five points in the quickstart; saving a model clears what a kill left)
+    "[(record, `Overlap`)] for each record that has fingerprints."
     kept = [r for r in exposure.records if r.get('images') in exposure.images]
     if not kept:
         return []
@@ -230,13 +225,8 @@ def overlaps(
 
 
 def recognised(models: dict, dataset) -> dict[str, Exposure]:
-<<<<<<< HEAD
     "{modality: exposure} of models, with one more record for each model that has seen the images of `dataset`."
-    known = {}
-=======
-    "{modality: exposure} of models that look at a data set, with a record more where they have seen its very images."
     known, own = {}, None
->>>>>>> ea6341e (Two lines share alpha 0, heads are made once a task, five points in the quickstart; saving a model clears what a kill left)
     for name, model in models.items():
         seen = getattr(model, 'exposure', None)
         seen = seen if isinstance(seen, Exposure) else Exposure.unknown()

@@ -23,6 +23,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..bands.images import are_settled, check_image, looked_at
 from ..compute import forward_precision, pick_device
 from ..compute import OURS, from_first, gathered, launched, meet, peer_lost, rank, whole_batchnorm, world_size
 from .runs import close_run, need_room, open_run, withdrawing
@@ -61,7 +62,9 @@ class Stage(L.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch, _):
-        with step_seed(self.seed, batch['step'], self.device), naming_scenes(batch):
+        if 'refused' in batch:
+            raise ValueError(batch['refused'])
+        with step_seed(self.seed, batch['step'], self.device), naming_scenes(batch), looked_at():
             terms = self.losses(batch)
         loss = sum(terms.values())
         self.watch(batch['step'], loss, terms)
@@ -78,7 +81,17 @@ class Stage(L.LightningModule):
         if rank():
             # what the network draws is each process's own
             torch.manual_seed(derived_seed(self.seed, batch['step'], rank()))
-        return drawn.to(self.device)
+        return drawn  # on the CPU, where cached embeddings are picked by it
+
+    def turned(self, images: torch.Tensor, variant: torch.Tensor) -> torch.Tensor:
+        "The images (N, C, H, W) in their variants (`dihedral`)."
+        return dihedral(images, variant, turns=self.recipe.flips == 'dihedral')
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        "The batch on the device, but for the places of its scenes, which the CPU is asked for."
+        index = batch.get('index')
+        batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return batch if index is None else batch | {'index': index}
 
     def together(self, batch: dict, *tensors) -> tuple:
         "Features and labels of the whole batch, gathered from all processes, so that the loss is that of one process."
@@ -262,7 +275,15 @@ class _Numbered(Dataset):
             batch = self.dataset.at_step(step, indices)
         else:
             batch = collate(self.dataset.__getitems__(indices)) | {'index': torch.tensor(indices)}
-        return batch | {'step': step, 'whole': self.whole}
+        batch |= {'step': step, 'whole': self.whole}
+        bands = batch.get('bands', self.dataset.bands)
+        if are_settled(bands):  # looked at here, where nothing waits for it
+            try:
+                with naming_scenes(batch):
+                    batch['image'] = check_image(batch['image'], bands)
+            except ValueError as error:  # the process that trains says it in one line, a worker would not
+                batch['refused'] = str(error)
+        return batch
 
 
 def _same(batch):

@@ -206,6 +206,7 @@ class Curve:
     results: dict = field(default_factory=dict, repr=False)  # {(task, alpha): `Result` on the test split}, not stored
     errors: float = 1.0  # of `choose_alpha`
     start: str = ''  # content hash of the CLIP where nothing has moved
+    first: dict = field(default_factory=dict, repr=False)  # {task: `Result` at alpha 0 on validation}, not stored
 
     @property
     def exposure(self) -> Exposure:
@@ -422,15 +423,11 @@ def sweep(
     alphas, tasks = _points(tuned, alphas), with_roles(patching, supported)
     if report not in ('all', 'ends'):
         raise ValueError(f"report {report!r} is not 'all' or 'ends'")
-<<<<<<< HEAD
     rows = []
     results = {}
-    options = dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
-=======
-    rows, results, start = [], {}, clip.hash()
+    start = clip.hash()
     options = dict(batch_size=batch_size, device=device, num_workers=num_workers, precision=precision)
     known = {} if beside is None else _rows_at_start(beside, start, tasks)
->>>>>>> ea6341e (Two lines share alpha 0, heads are made once a task, five points in the quickstart; saving a model clears what a kill left)
 
     def score(split, points):
         for role, task in tasks:
@@ -441,32 +438,29 @@ def sweep(
             )
             if there is not None:
                 rows.append(there | {'role': role})
-                if split == 'test':
-                    results[data.name, 0.0] = beside.results[data.name, 0.0]
+                results[data.name, 0.0] = beside.results[data.name, 0.0] if split == 'test' else beside.first[data.name]
             head = clip.head(data.labelset)
             for alpha, f in zip(moved, features):
-                found, row = scored(data, f, head, clip.logit_scale, alpha=alpha, role=role, split=split)
+                about = dict(alpha=alpha, role=role, split=split)
+                results[data.name, alpha], row = scored(data, f, head, clip.logit_scale, **about)
                 rows.append(row)
-                if split == 'test':
-                    results[data.name, alpha] = found
 
     score('val', alphas)
-<<<<<<< HEAD
     rows = with_pairs(rows, results)
+    first = {task.name: results[task.name, 0.0] for _, task in tasks}
     results.clear()  # what remains is of the test split
-=======
->>>>>>> ea6341e (Two lines share alpha 0, heads are made once a task, five points in the quickstart; saving a model clears what a kill left)
     alpha, reason = choose_alpha(rows, rule, max_drop)
     ends = {0.0, 0.5, alpha, 1.0} & {*alphas, 1.0}
     score('test', alphas if report == 'all' else sorted(ends))
-    return Curve(Alpha(alpha, chosen_on(tasks)), reason, rows, rule, max_drop, results, start=start)
+    return Curve(Alpha(alpha, chosen_on(tasks)), reason, rows, rule, max_drop, results, start=start, first=first)
 
 
 def _rows_at_start(curve, start: str, tasks) -> dict:
     "{(task, split): row at alpha 0} of another curve. ValueError where it starts elsewhere or has other scenes."
     if curve.start != start:
         raise ValueError('beside= is a curve from another CLIP; both lines must start at the same one')
-    rows = {(r['task'], r['split']): r for r in curve.rows if r['alpha'] == 0.0}
+    at_start = [{k: v for k, v in r.items() if k != 'apart'} for r in curve.rows if r['alpha'] == 0.0]
+    rows = {(r['task'], r['split']): r for r in at_start}
     for _, task in tasks:
         for split in ('val', 'test'):
             there, n = rows.get((task.name, split)), len(getattr(task, split))

@@ -91,13 +91,8 @@ def run_stages(
         with timed(f'sweep, {name}'):
             return tuned, sweep(clip, tuned, [world], supported, **how, **options)
 
-<<<<<<< HEAD
     plainly, plain = line(plain_recipe, 'plain') if plain_recipe else (None, None)
-    tuned, curve = line(patch_recipe, 'patching')
-=======
-    plain = line(plain_recipe, 'plain')[1] if plain_recipe else None
     tuned, curve = line(patch_recipe, 'patching', beside=plain)
->>>>>>> ea6341e (Two lines share alpha 0, heads are made once a task, five points in the quickstart; saving a model clears what a kill left)
     patched = interpolate(clip, tuned, curve.alpha)
     with timed('align'):
         student = align(patched, world.train, align_recipe, seed=seed, out=folder('alignment'), **options)
