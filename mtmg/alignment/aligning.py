@@ -77,7 +77,8 @@ class Pairs(SceneDataset):
         if isinstance(labels, str):
             labels = dataset.targets if labelset is not None and dataset.labelset is not None else None
         self.dataset = dataset
-        self.bands = settled(as_bands(bands)) if are_settled(dataset.bands) else tuple(bands)
+        known = are_settled(dataset.bands) and all(getattr(b, 'sensor', None) for b in bands)
+        self.bands = settled(bands) if known else tuple(bands)
         self.labelset = labelset
         self.missing = missing
         self.labels = labels
