@@ -2,7 +2,7 @@
 # make test:       set up .venv and run the modules' tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format walkthroughs browser fuzz wheel readme docs export clean
+.PHONY: help setup quickstart test check format walkthroughs browser fuzz kills wheel readme docs export clean
 
 # Set up once: the stamp's name holds a checksum of the files that say what to install.
 STAMP := .venv/installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
@@ -44,6 +44,9 @@ browser: $(STAMP) ## play with the four demos in a real browser (ARGS="--shots s
 
 fuzz: $(STAMP) ## damage files of every format that is read (SECONDS=600: a longer round, ARGS="--seed 7 tar": another)
 	@$(RUN) tools/fuzz.py --seconds $(or $(SECONDS),30) $(ARGS)
+
+kills: $(STAMP) ## kill commands while they write, cut files short, run them again (ARGS=--few: a few of each)
+	@$(RUN) tools/kills.py $(ARGS)
 
 wheel: $(STAMP) ## build the wheel and try it in a clean environment, from another folder
 	@$(RUN) tools/wheel.py

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from .mixing import SensorMix
 from .pseudolabels import pseudo_labels
 from .start import new_student
-from ..bands.images import are_settled, select, settled
+from ..bands.images import select
 from ..bands.sensors import as_bands
 from ..clip.model import Clip, content_hash
 from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing
@@ -77,8 +77,8 @@ class Pairs(SceneDataset):
         if isinstance(labels, str):
             labels = dataset.targets if labelset is not None and dataset.labelset is not None else None
         self.dataset = dataset
-        known = are_settled(dataset.bands) and all(getattr(b, 'sensor', None) for b in bands)
-        self.bands = settled(bands) if known else tuple(bands)
+        own = {str(b): b for b in dataset.bands}  # they know their sensor and unit
+        self.bands = tuple(own.get(str(b), b) for b in bands)
         self.labelset = labelset
         self.missing = missing
         self.labels = labels
