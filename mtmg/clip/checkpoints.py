@@ -12,12 +12,11 @@ import json
 from pathlib import Path
 import re
 import warnings
-import zipfile
 
 import torch
 from torch import nn
 
-from ..data.writing import load_tensors
+from ..data.writing import check_zip, load_tensors
 
 # %% ../../nbs/clip/checkpoints.ipynb #0ee82cbe
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'module', 'teacher', 'net', 'params')
@@ -102,15 +101,6 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f'is cut short or no file of weights ({type(error).__name__}); get it again'
 
 
-def _compare_checksums(path: Path):
-    "of the members of a PyTorch file, which torch does not look at; older forms of the file have none"
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as members:
-        if (bad := members.testzip()) is not None:
-            raise ValueError(f'{bad} has changed since it was written')
-
-
 def _read_file(path: Path):
     "what one file holds, tensors and plain types alone"
     if not path.is_file():
@@ -120,7 +110,7 @@ def _read_file(path: Path):
             start = file.read(9)
         if start[8:] == b'{':  # the length of a header in json, and the header
             return load_tensors(path)[0]
-        _compare_checksums(path)
+        check_zip(path)  # files of PyTorch before 1.6 have no checksums
         with torch.serialization.safe_globals([(_PassedOver, name) for name in _BESIDE]):
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:

@@ -147,6 +147,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'atomic_path',
             'atomic_write_json',
             'atomic_write_text',
+            'check_zip',
             'hold_folder',
             'put_in_place',
             'release_folder',

@@ -27,6 +27,7 @@ from mtmg.data.annotations import (
     read_table,
     spoken,
 )
+from .writing import check_zip
 from .products import find_product, gdal_source, is_product, scene_name
 from .published import folder_classes, name_key
 from ..bands.sensors import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of, with_white
@@ -528,10 +529,14 @@ def npz_scenes(
     if not zipfile.is_zipfile(path):
         raise ValueError(f'{path} is no .npz file, or is cut short: fetch it again')
     try:
+        check_zip(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
+        if odd := [k for k, v in arrays.items() if not isinstance(v, np.ndarray)]:  # numpy gives the bytes of others
+            raise ValueError(f'{odd[0]} is no array')
     except Exception as error:
-        raise ValueError(f'{path} cannot be read as npz ({error}): arrays of plain numbers and text only') from error
+        reason = ' '.join(str(error).split())[:160]
+        raise ValueError(f'{path} cannot be read as npz ({reason}): arrays of plain numbers and text only') from error
     image, label, ids = (_one_of(arrays, names) for names in (_IMAGES, _LABELS, _IDS))
     if image is None:
         raise ValueError(

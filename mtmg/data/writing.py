@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AT_WORK', 'SAVING', 'put_in_place', 'atomic_path', 'atomic_write_text', 'atomic_write_json', 'naming_file',
-           'save_tensors', 'load_tensors', 'hold_folder', 'clear_aside', 'release_folder', 'alone_in']
+           'save_tensors', 'load_tensors', 'check_zip', 'hold_folder', 'clear_aside', 'release_folder', 'alone_in']
 
 # %% ../../nbs/data/writing.ipynb #55eae50b
 from contextlib import contextmanager, suppress
@@ -18,7 +18,10 @@ import struct
 import tempfile
 import threading
 import time
+import zipfile
 import zlib
+
+_ZIP_END = 22 + 65_535  # bytes in which the record at the end of a zip lies
 
 # %% ../../nbs/data/writing.ipynb #7108ece3
 def _to_disk(path):
@@ -148,6 +151,28 @@ def load_tensors(
         return {
             k: file.get_tensor(k) for k in file.keys()
         }, file.metadata() or {}  # mapped: rows are read when they are asked for
+
+# %% ../../nbs/data/writing.ipynb #a8d0e6f4
+def check_zip(
+    source,  # a path, or an open binary file
+):
+    "Compare an archive with its own checksums and list; ValueError where they differ. What is no zip is left alone."
+    if not zipfile.is_zipfile(source):
+        return
+    try:
+        with zipfile.ZipFile(source) as members:
+            listed = members.infolist()
+            bad = members.testzip()
+            folders = [m.filename for m in listed if m.external_attr & 0x10]  # the mark of a folder in MS-DOS
+            members.fp.seek(-min(_ZIP_END, members.fp.seek(0, os.SEEK_END)), os.SEEK_END)
+            end = members.fp.read()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(' '.join(str(error).split())[:160] or 'its archive is damaged') from None
+    if bad or folders:
+        raise ValueError(f'{(bad or folders[0])[:80]!r} has changed since it was written')
+    (count,) = struct.unpack_from('<H', end, end.rfind(b'PK\5\6') + 10)
+    if count not in (len(listed), 0xFFFF):  # the last value: too many for this field
+        raise ValueError(f'its list of {count} members holds {len(listed)}')
 
 # %% ../../nbs/data/writing.ipynb #d9d96557
 AT_WORK = '.at_work'  # the file in a folder that is locked while a command writes there

@@ -12,13 +12,12 @@ import json
 from pathlib import Path
 from typing import Sequence
 import warnings
-import zipfile
 
 import numpy as np
 import torch
 
 from ..labels.labelsets import Exposure, LabelSet
-from ..data.writing import load_tensors, naming_file, save_tensors
+from ..data.writing import check_zip, load_tensors, naming_file, save_tensors
 from ..data.scenes import joined_groups
 
 # %% ../../nbs/embed/embeddings.ipynb #1491c8fc
@@ -525,10 +524,7 @@ def _read_array(path: Path):
     try:
         if path.suffix == '.npy':
             return torch.from_numpy(np.load(path, allow_pickle=False))
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as parts:  # torch does not look at its checksums
-                if (bad := parts.testzip()) is not None:
-                    raise ValueError(f'{bad} has changed since it was written')
+        check_zip(path)
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         reason = ' '.join(str(error).split())[:160] or type(error).__name__

@@ -28,7 +28,7 @@ from ..compute import forward_precision, pick_device
 from ..compute import OURS, from_first, gathered, launched, meet, peer_lost, rank, whole_batchnorm, world_size
 from .runs import close_run, need_room, open_run, withdrawing
 from ..data.scenes import collate, naming_scenes
-from ..data.writing import put_in_place
+from ..data.writing import check_zip, put_in_place
 from .steps import clip_whole_norm, cut_up, fsdp2, is_sharding, refuse_pickles, whole_weights
 from .recipes import VARIANTS, Recipe, pick
 from .steps import Steps, derived_seed, dihedral, step_seed, warmup_cosine
@@ -169,10 +169,10 @@ class Checkpoint(L.Callback):
     def _sound(self):
         if self.file is None or not self.file.exists():
             return None
+        damaged = None if zipfile.is_zipfile(self.file) else 'it is cut short'
         try:
-            with zipfile.ZipFile(self.file) as members:
-                damaged = members.testzip()  # by its check sums, which torch does not look at
-        except (zipfile.BadZipFile, EOFError) as error:
+            check_zip(self.file)
+        except ValueError as error:
             damaged = str(error)
         if damaged:
             raise OSError(

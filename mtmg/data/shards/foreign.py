@@ -13,7 +13,6 @@ import re
 import tarfile
 from typing import Iterator
 import warnings
-import zipfile
 import zlib
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ...bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
 from ..scenes import check_targets
-from ..writing import naming_file
+from ..writing import check_zip, naming_file
 from ..files import joint_sensor
 from ...labels.labelsets import LabelSet, labelset
 from ..scenes import ArrayDataset, SceneDataset, collate
@@ -34,10 +33,7 @@ from .reading import Broken, labels_beside, node_stretch
 # %% ../../../nbs/data/shards/foreign.ipynb #53126a11
 def _tensor(data: bytes) -> torch.Tensor:
     try:
-        if zipfile.is_zipfile(io.BytesIO(data)):
-            with zipfile.ZipFile(io.BytesIO(data)) as parts:  # torch does not look at its checksums
-                if (bad := parts.testzip()) is not None:
-                    raise ValueError(f'{bad} has changed since it was written')
+        check_zip(io.BytesIO(data))
         value = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except Exception as error:
         raise ValueError(f'no saved tensor ({" ".join(str(error).split())[:80]}); pickles are not opened') from error
