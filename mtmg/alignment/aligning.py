@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['mse_term', 'cosine_term', 'infonce_term', 'relational_term', 'class_directions', 'residual_term', 'Pairs', 'Joined',
-           'teacher_embeddings', 'known_class_loss', 'AlignStage', 'Task', 'prepare', 'say_what_is_filled',
-           'say_if_few', 'student_of', 'targets_of', 'pairs_of', 'record_alignment', 'align']
+           'teacher_embeddings', 'AlignStage', 'Task', 'prepare', 'say_what_is_filled', 'say_if_few', 'student_of',
+           'targets_of', 'pairs_of', 'record_alignment', 'align']
 
 # %% ../../nbs/alignment/aligning.ipynb #eefcb408
 import copy
@@ -25,6 +25,7 @@ from ..clip.model import Clip, content_hash
 from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing
 from ..data.fingerprints import known_images
 from ..data.scenes import SceneDataset, Splits, batches, naming_scenes, settle
+from ..patching.finetuning import class_loss
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
 from ..encoders.encoder import ModalityEncoder
@@ -176,16 +177,6 @@ def teacher_embeddings(
     return out.transpose(0, 1)
 
 # %% ../../nbs/alignment/aligning.ipynb #4803b906
-def known_class_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    "`class_loss` over the scenes whose label is known; 0 where none is. No number is asked of a GPU."
-    known = ~label.isnan().any(-1) if label.ndim == 2 else label >= 0  # (N,)
-    if label.ndim == 2:
-        each = F.binary_cross_entropy_with_logits(logits, label.float().nan_to_num(), reduction='none').mean(1)
-    else:
-        each = F.cross_entropy(logits, label, ignore_index=-1, reduction='none')
-    return (each * known).sum() / known.sum().clamp(min=1)
-
-
 class AlignStage(Stage):
     "The stage that pulls the student's embedding of a scene to the teacher's."
 
@@ -219,7 +210,7 @@ class AlignStage(Stage):
             terms['relational'] = r.relational * relational_term(f, t)
         if r.classes and head is not None:
             logits = self.logit_scale * F.normalize(f, dim=-1) @ head.to(f).T + r.logit_bias
-            terms['classes'] = r.classes * known_class_loss(logits, label)
+            terms['classes'] = r.classes * class_loss(logits, label)
         return terms
 
 # %% ../../nbs/alignment/aligning.ipynb #c0a1f7d2

@@ -18,7 +18,7 @@ from .recipes import ALIGN_RECIPES, AlignRecipe
 from .aligning import align, teacher_embeddings
 from .start import new_student
 from ..bands.sensors import with_white
-from ..data.scenes import ArrayDataset, Splits, batches, in_memory
+from ..data.scenes import ArrayDataset, Splits, batches, described, in_memory
 from ..embed.passes import embed
 from ..encoders.brightness import fitting_white, some_scenes
 from ..engine.stage import settings
@@ -68,19 +68,7 @@ def shuffled_bands(dataset, seed: int = 0) -> ArrayDataset:
     other = [i for i, b in enumerate(seen.bands) if b not in colours]
     image = seen.image.copy()
     image[:, other] = image[np.random.default_rng(seed).permutation(len(image))][:, other]
-    return ArrayDataset(
-        image,
-        seen.targets,
-        seen.ids,
-        seen.captions,
-        name=seen.name,
-        source=seen.source,
-        sensor=seen.sensor,
-        bands=seen.bands,
-        labelset=seen.labelset,
-        split=seen.split,
-        groups=seen.groups,
-    )
+    return ArrayDataset(image, **described(seen), valid=seen.valid)
 
 # %% ../../nbs/alignment/claims.ipynb #f6118b6b
 @dataclass

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'batches',
             'check_targets',
             'collate',
+            'described',
             'in_memory',
             'joined_groups',
             'naming_scenes',
@@ -103,7 +104,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'read_features',
             'read_table',
             'scenes_below',
-            'spoken',
         ],
         'folders': [
             'cifar10_splits',

@@ -25,7 +25,6 @@ from mtmg.data.annotations import (
     overlapping,
     read_features,
     read_table,
-    spoken,
 )
 from .writing import check_zip
 from .products import find_product, gdal_source, is_product, scene_name
@@ -41,7 +40,7 @@ from mtmg.data.files import (
     open_files,
 )
 from .scenes import check_targets
-from ..labels.labelsets import LabelSet, labelset
+from ..labels.labelsets import LabelSet, labelset, readable
 from .scenes import ArrayDataset, SceneDataset, Subset, spread
 
 # %% ../../nbs/data/folders.ipynb #a714e859
@@ -121,7 +120,7 @@ def _subfolders(folder):
 
 
 def _pretty(folder):
-    return ' '.join(spoken(folder).lower().replace('_', ' ').split())
+    return ' '.join(readable(folder.replace('-', ' ')).lower().split())
 
 # %% ../../nbs/data/folders.ipynb #bdd542cc
 def _classes(folders, labels, root, name):

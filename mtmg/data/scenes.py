@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKED_AT', 'SceneDataset', 'Splits', 'Subset', 'check_targets', 'spread', 'ArrayDataset', 'collate', 'valid_shares',
-           'Settled', 'settle', 'batches', 'naming_scenes', 'without_data', 'in_memory', 'joined_groups', 'realdata']
+           'Settled', 'settle', 'batches', 'naming_scenes', 'without_data', 'described', 'in_memory', 'joined_groups',
+           'realdata']
 
 # %% ../../nbs/data/scenes.ipynb #3eea3eec
 from contextlib import contextmanager
@@ -465,6 +466,12 @@ def without_data(images: torch.Tensor, valid: torch.Tensor | None) -> torch.Tens
     return torch.where(valid[..., None, :, :], images, torch.zeros((), dtype=images.dtype))
 
 
+def described(dataset: SceneDataset) -> dict:
+    "What `ArrayDataset` takes beside images: the labels, names and bands of `dataset`."
+    names = ('ids', 'captions', 'name', 'source', 'sensor', 'bands', 'labelset', 'split', 'groups')
+    return {'labels': dataset.targets} | {name: getattr(dataset, name) for name in names}
+
+
 def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None = None) -> ArrayDataset:
     "The same scenes, decoded once and kept in memory. ValueError if there are none."
     if isinstance(dataset, ArrayDataset):
@@ -487,20 +494,8 @@ def in_memory(dataset: SceneDataset, num_workers: int = 0, progress: str | None 
             labels.append(batch['label'].numpy())
     if image is None:
         raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes')
-    return ArrayDataset(
-        image,
-        np.concatenate(labels) if labels else None,
-        ids,
-        dataset.captions,
-        name=dataset.name,
-        source=dataset.source,
-        sensor=dataset.sensor,
-        bands=dataset.bands,
-        labelset=dataset.labelset,
-        split=dataset.split,
-        groups=dataset.groups,
-        valid=valid,
-    )
+    same = described(dataset) | {'labels': np.concatenate(labels) if labels else None, 'ids': ids}
+    return ArrayDataset(image, **same, valid=valid)
 
 # %% ../../nbs/data/scenes.ipynb #b04a9e31
 def joined_groups(parts) -> list:  # one list a part, or None for each

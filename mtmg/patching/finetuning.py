@@ -20,17 +20,24 @@ from ..engine.stage import Stage, settings
 from ..embed.passes import dataset_hash
 from ..compute import add_up, gathered, rank, share_of, sharing, world_size
 from ..data.fingerprints import Fingerprints
-from ..data.scenes import ArrayDataset, Splits, batches, naming_scenes
+from ..data.scenes import ArrayDataset, Splits, batches, described, naming_scenes
 from ..engine.steps import derived_seed, step_seed
 from .tower import Lora
 from .recipes import PatchRecipe, PATCH_RECIPES
 
 # %% ../../nbs/patching/finetuning.ipynb #96d192c9
 def class_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    "Cross entropy for class numbers (N,), binary cross entropy for multi-hot labels (N, K)."
+    """Cross entropy for class numbers (N,), binary cross entropy for multi-hot labels (N, K).
+
+    Scenes whose label is unknown (-1, or a row with NaN) are left out; the loss is 0 where no label is known.
+    """
     if label.ndim == 2:
-        return F.binary_cross_entropy_with_logits(logits, label.float())
-    return F.cross_entropy(logits, label)
+        known = ~label.isnan().any(-1)  # (N,), a mask: an index would ask a GPU for its length
+        each = F.binary_cross_entropy_with_logits(logits, label.float().nan_to_num(), reduction='none').mean(1)
+    else:
+        known = label >= 0
+        each = F.cross_entropy(logits, label, ignore_index=-1, reduction='none')
+    return (each * known).sum() / known.sum().clamp(min=1)
 
 # %% ../../nbs/patching/finetuning.ipynb #e579c701
 def far_images(
@@ -140,18 +147,7 @@ def composites(
         with naming_scenes(batch):
             images[batch['index'].numpy()] = clip.compose(batch['image'], dataset.bands).cpu().numpy()
     add_up(images)
-    return ArrayDataset(
-        images,
-        dataset.targets,
-        dataset.ids,
-        dataset.captions,
-        name=dataset.name,
-        source=dataset.source,
-        sensor=RGB,
-        labelset=dataset.labelset,
-        split=dataset.split,
-        groups=dataset.groups,
-    )
+    return ArrayDataset(images, **described(dataset) | {'sensor': RGB, 'bands': RGB.bands})
 
 # %% ../../nbs/patching/finetuning.ipynb #d4225b16
 def labelled(dataset, what: str = 'patching'):

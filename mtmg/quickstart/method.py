@@ -54,7 +54,7 @@ class Models:
     student: object  # `ModalityEncoder`
     seconds: dict = field(default_factory=dict)  # {stage: wall time}
     plain: Curve | None = None  # the line of plain fine-tuning
-    plainly: Clip | None = None  # its end, alpha 1
+    plain_tuned: Clip | None = None  # its end, alpha 1
 
     @property
     def lines(self) -> dict:
@@ -91,12 +91,12 @@ def run_stages(
         with timed(f'sweep, {name}'):
             return tuned, sweep(clip, tuned, [world], supported, **how, **options)
 
-    plainly, plain = line(plain_recipe, 'plain') if plain_recipe else (None, None)
+    plain_tuned, plain = line(plain_recipe, 'plain') if plain_recipe else (None, None)
     tuned, curve = line(patch_recipe, 'patching', beside=plain)
     patched = interpolate(clip, tuned, curve.alpha)
     with timed('align'):
         student = align(patched, world.train, align_recipe, seed=seed, out=folder('alignment'), **options)
-    return Models(clip, tuned, curve, patched, student, seconds, plain, plainly)
+    return Models(clip, tuned, curve, patched, student, seconds, plain, plain_tuned)
 
 # %% ../../nbs/quickstart/method.ipynb #3b211e8b
 #: Training scenes of the linear probes.
@@ -303,8 +303,8 @@ def quickstart(
         }
         models.patched.save(out / 'patched')
         models.student.save(out / 'student')
-        if models.plainly is not None:
-            models.plainly.save(out / 'plain')  # the other end of the line that the demo walks
+        if models.plain_tuned is not None:
+            models.plain_tuned.save(out / 'plain')  # the other end of the line that the demo walks
         if not dataset.startswith('miniworld'):  # which can be drawn again at any time
             keep_scenes(world.test, out, some_scenes(world.test.targets, 240, seed))
         best = max(results['zero_shot'].values(), key=lambda r: r[r.headline[0]])
