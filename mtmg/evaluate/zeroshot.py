@@ -74,23 +74,24 @@ class WeightedMap:
             if not t.any():
                 continue
             order = np.argsort(-s, kind='stable')
-            last = np.searchsorted(-s[order], -s[order], 'right') - 1  # where each group of equal scores ends
             positive = np.flatnonzero(t[order])
-            self.classes.append(
-                (order, positive, last[positive], np.searchsorted(positive, last[positive], 'right') - 1)
-            )
+            behind = np.searchsorted(-s[order], -s[order][positive], 'right')  # the end of each positive's equal scores
+            ends, place = np.unique(behind, return_inverse=True)
+            parts = order[: ends[-1]], np.r_[0, ends[:-1]], order[positive], place
+            self.classes.append(tuple(map(torch.from_numpy, parts)))
 
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
-        total = np.zeros((len(weights), len(self.classes)))
-        for c, (order, positive, last, last_positive) in enumerate(self.classes):
-            w = weights[:, order]
-            own = w[:, positive]
-            precision = own.cumsum(1, dtype=np.float32)[:, last_positive] / np.maximum(
-                w.cumsum(1, dtype=np.float32)[:, last], 1e-9
-            )
-            drawn = own.sum(1)
-            total[:, c] = np.where(drawn > 0, (own * precision).sum(1) / np.maximum(drawn, 1e-9), np.nan)
-        return np.nanmean(total, 1)
+    def __call__(self, weights: np.ndarray, draws: int = 32) -> np.ndarray:  # draws whose weights stay in the cache
+        blocks = (np.ascontiguousarray(weights[i : i + draws].T) for i in range(0, len(weights), draws))
+        return np.concatenate([self._of_draws(torch.from_numpy(w).float()) for w in blocks])
+
+    def _of_draws(self, weights):  # (N, b) -> (b,)
+        each = []
+        for order, starts, positive, place in self.classes:
+            # (places, b): the weight of all scenes down to each place with a positive, and that of the positives
+            every = torch.nn.functional.embedding_bag(order, weights, starts, mode='sum').cumsum(0)
+            own = torch.zeros_like(every).index_add_(0, place, weights[positive])
+            each.append((own * own.cumsum(0) / every.clamp(min=1e-9)).double().sum(0) / own.double().sum(0))
+        return torch.stack(each).nanmean(0).numpy()  # a class without a drawn positive is 0 / 0
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #87ddc674
 class Task:
@@ -399,7 +400,6 @@ def multi_label_numbers(task: Task, scores: np.ndarray, threshold, groups, resam
         out |= {'f1': _mean(f1), 'f1_micro': float(2 * hit.sum() / max(1, asked.sum() + answered.sum()))}
         per_class['f1'] = _list(f1)
     stat = WeightedMap(scores, truth)
-    resamples = min(resamples, max(100, int(2e8 / scores.size)))  # of a large set, fewer do
     draws = (
         [stat(w) for w in scene_weights(len(scores), resamples, groups, seed)]
         if resamples and len(stat.classes)
@@ -410,7 +410,6 @@ def multi_label_numbers(task: Task, scores: np.ndarray, threshold, groups, resam
         'metrics': list(out),
         **out,
         'interval': interval,
-        'resamples': resamples,  # fewer than asked for where the set is large
         'per_class': per_class,
         'headline': ['map', 'prevalence'],
     }, {'map': stat}
