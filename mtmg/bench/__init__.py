@@ -27,10 +27,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'STRENGTHS',
         ],
         'training': [
+            'bench',
             'bench_overhead',
             'bench_sweep',
             'bench_throughput',
             'bench_train',
+            'BENCHES',
             'Clock',
             'DATASHEET',
             'flops_of',
@@ -39,6 +41,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'SHAPES',
             'throughput',
         ],
-        'tables': ['bench', 'BENCHES'],
     },
 )

@@ -902,6 +902,6 @@ def bench(
     full: bool = False,  # the sizes of the largest data sets, every label and class: half an hour
 ):
     "Speed compared with the usual alternatives, as ratios measured in one run."
-    from mtmg.bench.tables import BENCHES, bench
+    from mtmg.bench.training import BENCHES, bench
 
     print(bench(what or tuple(BENCHES), out=out, device=device, quick=quick, full=full))
