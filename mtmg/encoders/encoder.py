@@ -35,8 +35,16 @@ from ..compute import lowered, patchify
 from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
-from .satmae import SATMAE_SIZES, SATMAE_STATISTICS, build_satmae, load_satmae, satmae_bands
-from .foundations import FOUNDATIONS, build_foundation, load_foundation
+from mtmg.encoders.foundations import (
+    FOUNDATIONS,
+    SATMAE_SIZES,
+    SATMAE_STATISTICS,
+    build_foundation,
+    build_satmae,
+    load_foundation,
+    load_satmae,
+    satmae_bands,
+)
 from .spectral import build_spectral, by_unit, spectral_mix, unit_of_band, unit_scale
 from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import batches, settle
