@@ -169,7 +169,7 @@ def _lora_merged(state: dict, path: Path) -> dict:
     return out
 
 
-# of transformers, and of open_clip
+# of a CLIP of transformers, and of open_clip
 _OWN_NAMES = {
     'vision_model.embeddings.class_embedding': 'visual.class_embedding',
     'vision_model.embeddings.patch_embedding.': 'visual.conv1.',
@@ -187,31 +187,73 @@ _OWN_NAMES = {
     '.mlp.fc2.': '.mlp.c_proj.',
     '.self_attn.out_proj.': '.attn.out_proj.',
 }
+# of a SigLIP of transformers, and of open_clip, whose image tower is timm's
+_SIGLIP_NAMES = {
+    'vision_model.embeddings.patch_embedding.': 'visual.trunk.patch_embed.proj.',
+    'vision_model.embeddings.position_embedding.weight': 'visual.trunk.pos_embed',
+    'vision_model.encoder.layers.': 'visual.trunk.blocks.',
+    'vision_model.post_layernorm.': 'visual.trunk.norm.',
+    'vision_model.head.probe': 'visual.trunk.attn_pool.latent',
+    'vision_model.head.attention.out_proj.': 'visual.trunk.attn_pool.proj.',
+    'vision_model.head.layernorm.': 'visual.trunk.attn_pool.norm.',
+    'vision_model.head.mlp.': 'visual.trunk.attn_pool.mlp.',
+    'text_model.embeddings.token_embedding.': 'text.token_embedding.',
+    'text_model.embeddings.position_embedding.weight': 'text.positional_embedding',
+    'text_model.final_layer_norm.': 'text.ln_final.',
+    'text_model.encoder.layers.': 'text.transformer.resblocks.',
+    'text_model.head.': 'text.text_projection.',
+}
+_TIMM_BLOCKS = {
+    '.layer_norm1.': '.norm1.',
+    '.layer_norm2.': '.norm2.',
+    '.self_attn.out_proj.': '.attn.proj.',
+    '.attn.in_proj_': '.attn.qkv.',
+}
 
 
-def _own_names(state: dict, path) -> Weights:
-    "a CLIP of transformers under the names of open_clip"
-    if any(k.startswith('vision_model.head.') for k in state) or 'logit_bias' in state:
-        raise ValueError(
-            f"'{path}' is a SigLIP in the layout of transformers; take the same weights from open_clip, such as "
-            "load_clip('ViT-B-16-SigLIP', pretrained='webli')"
-        )
+def _renamed(key: str, names: dict) -> str:
+    for theirs, ours in names.items():
+        key = key.replace(theirs, ours)
+    return key
+
+
+def _thirds_joined(state: dict) -> dict:
+    "queries, keys and values as one matrix"
     out, thirds = {}, {}
     for key, w in state.items():
-        if key.endswith('.position_ids'):
-            continue
-        for theirs, ours in _OWN_NAMES.items():
-            key = key.replace(theirs, ours)
-        if key in ('visual_projection.weight', 'text_projection.weight'):
-            out['visual.proj' if key.startswith('visual') else 'text_projection'] = w.T.contiguous()
-        elif third := re.fullmatch(r'(.*)\.self_attn\.([qkv])_proj\.(weight|bias)', key):
+        if third := re.fullmatch(r'(.*)\.self_attn\.([qkv])_proj\.(weight|bias)', key):
             thirds.setdefault(f'{third[1]}.attn.in_proj_{third[3]}', {})[third[2]] = w
+        elif not key.endswith('.position_ids'):
+            out[key] = w
+    return out | {key: torch.cat([parts[p] for p in 'qkv']) for key, parts in thirds.items() if len(parts) == 3}
+
+
+def _siglip_names(state: dict) -> dict:
+    "a SigLIP of transformers under the names of open_clip"
+    out = {}
+    for key, w in _thirds_joined(state).items():
+        key = _renamed(key, _SIGLIP_NAMES)
+        key = _renamed(key, _TIMM_BLOCKS if key.startswith('visual.') else _OWN_NAMES)
+        if key == 'visual.trunk.patch_embed.proj.weight' and w.ndim == 2:  # SigLIP 2 for any shape: rows of a patch
+            side = round((w.shape[1] / 3) ** 0.5)
+            w = w.view(-1, side, side, 3).permute(0, 3, 1, 2).contiguous()  # (D, P P 3) -> (D, 3, P, P)
+        if key == 'visual.trunk.pos_embed':
+            w = w[None]
+        if pooled := re.fullmatch(r'vision_model\.head\.attention\.in_proj_(weight|bias)', key):
+            out[f'visual.trunk.attn_pool.q.{pooled[1]}'] = w[: len(w) // 3]
+            out[f'visual.trunk.attn_pool.kv.{pooled[1]}'] = w[len(w) // 3 :]
         else:
             out[key] = w
-    for key, parts in thirds.items():
-        if len(parts) == 3:
-            out[key] = torch.cat([parts[p] for p in 'qkv'])
-    return Weights(out, 'transformers')
+    return out
+
+
+def _clip_names(state: dict) -> dict:
+    "a CLIP of transformers under the names of open_clip"
+    out = {_renamed(key, _OWN_NAMES): w for key, w in _thirds_joined(state).items()}
+    for theirs, ours in (('visual_projection.weight', 'visual.proj'), ('text_projection.weight', 'text_projection')):
+        if theirs in out:
+            out[ours] = out.pop(theirs).T.contiguous()
+    return out
 
 
 def read_checkpoint(
@@ -234,7 +276,9 @@ def read_checkpoint(
         notes.append('LoRA updates added to their weights')
     if not any(k.startswith(('vision_model.', 'text_model.')) for k in merged):
         return Weights(merged, 'open_clip', state.beside, notes)
-    return Weights(_own_names(merged, path), 'transformers', state.beside, notes)
+    siglip = 'logit_bias' in merged or any(k.startswith('vision_model.head.') for k in merged)
+    own = _siglip_names(merged) if siglip else _clip_names(merged)
+    return Weights(own, 'transformers', state.beside, notes)
 
 # %% ../../nbs/clip/checkpoints.ipynb #09321946
 _MEANING = {

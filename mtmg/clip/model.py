@@ -8,6 +8,7 @@ __all__ = ['resize', 'warn_if_shrunk', 'evaluating', 'content_hash', 'Clip', 'lo
 # %% ../../nbs/clip/model.ipynb #0d6afcdf
 from contextlib import contextmanager, nullcontext
 import copy
+from functools import partial
 import hashlib
 import json
 import logging
@@ -177,8 +178,10 @@ class Clip:
     def describe(self) -> str:
         "One line: architecture, activation, input, scale and bias of the logits."
         cfg, bias = self.preprocess_cfg, self.logit_bias
-        timm = self.model_cfg.get('vision_cfg', {}).get('timm_model_name')
-        act = 'the activation of timm' if timm else 'QuickGELU' if self.model_cfg.get('quick_gelu') else 'GELU'
+        vision = self.model_cfg.get('vision_cfg', {})
+        act = 'QuickGELU' if self.model_cfg.get('quick_gelu') else 'GELU'
+        if vision.get('timm_model_name'):  # a tower whose sizes stand beside the name has its activation there too
+            act = 'GELU (tanh)' if vision.get('act_kwargs') else 'GELU' if 'width' in vision else 'the activation of timm'
         numbers = lambda v: ' '.join(f'{x:.3g}' for x in v)
         return (
             f'{self.name} of {self.image_size} px with {act}, input mean {numbers(cfg["mean"])} and deviation '
@@ -242,9 +245,10 @@ class Clip:
         "Tokens (M, context) of M texts. Warns of words that the CLIP was never shown, and of texts that are cut."
         tokens = self.tokenizer(texts) if texts else torch.zeros(0, 1, dtype=torch.long)
         inner = getattr(self.tokenizer, 'tokenizer', None)
-        pad = getattr(inner, 'pad_token_id', None) or 0
+        pad = 0 if getattr(inner, 'pad_token_id', None) is None else inner.pad_token_id
         count = lambda t: len(inner(t)['input_ids']) if inner is not None else len(self.tokenizer.encode(t)) + 2
-        full = [texts[i] for i in (tokens[:, -1] != pad).nonzero().flatten().tolist()]
+        last = tokens[:, -2:]  # SigLIP ends and fills a text with the same token
+        full = [texts[i] for i in (last != pad).any(1).nonzero().flatten().tolist()]
         said, cut = [], [t for t in full if count(t) > tokens.shape[1]]
         if self.words is not None:
             words = dict.fromkeys(w for t in texts for w in re.findall('[a-z]+', t.lower()))
@@ -367,6 +371,65 @@ def _without_network(what: str, error: Exception) -> ValueError:
     return ValueError(f'{what} cannot be made ({reason}); it may need the package transformers, or a network')
 
 
+def _with_tower(model_cfg: dict) -> dict:
+    "a configuration in which the sizes beside a name of timm are a tower of timm's registry; others as they are"
+    vision = model_cfg['vision_cfg']
+    if not {'timm_model_name', 'width', 'layers', 'head_width'} <= vision.keys():
+        return model_cfg
+    import timm
+
+    base = timm.models.model_entrypoint(vision['timm_model_name'])
+    sizes = {
+        'embed_dim': vision['width'],
+        'depth': vision['layers'],
+        'num_heads': vision['width'] // vision['head_width'],
+        'mlp_ratio': vision['mlp_ratio'],
+        'patch_size': vision['patch_size'],
+        'img_size': vision['image_size'],
+        'act_layer': 'gelu_tanh' if vision.get('act_kwargs') else 'gelu',
+        'norm_layer': partial(nn.LayerNorm, **vision['norm_kwargs']),
+    }
+
+    def tower(pretrained=False, **kwargs):
+        return base(pretrained, **sizes | kwargs)
+
+    tower.__name__ = f'mtmg_{content_hash({}, vision)}'
+    if not timm.models.is_model(tower.__name__):
+        timm.models.register_model(tower)
+    return model_cfg | {'vision_cfg': vision | {'timm_model_name': tower.__name__}}
+
+
+class _NoTokenizer:
+    "In the place of a tokenizer that cannot be made: a CLIP can encode images without it."
+
+    def __init__(self, why: str):
+        self.why = why
+
+    def __call__(self, texts, *_):
+        raise ValueError(self.why)
+
+    encode = __call__
+
+
+def _tokenizer(source: Source, name: str):
+    "the tokenizer of a source, which the tokenizers of transformers may have to be asked for"
+    import open_clip
+
+    try:
+        if source.tokenizer is None:
+            return open_clip.get_tokenizer(name)
+        text = source.config['model_cfg']['text_cfg']
+        options = text.get('tokenizer_kwargs') or {}
+        return open_clip.tokenizer.HFTokenizer(source.tokenizer, context_length=text['context_length'], **options)
+    except (OSError, ImportError, ValueError, AttributeError, KeyError) as error:
+        where = source.tokenizer or 'the tokenizer of ' + (source.open_clip_name or 'this folder')
+        reason = ' '.join(str(error).split())[:120]
+        return _NoTokenizer(
+            f"no text can be read, for '{where}' gives no tokenizer ({reason}); put tokenizer.json and "
+            'tokenizer_config.json beside the weights, or connect to the network once'
+        )
+
+
 def _build(source: Source, seed: int, image_size: int | None = None):
     "an open_clip model with random weights that depend on the seed alone, and its tokenizer"
     import open_clip
@@ -374,20 +437,19 @@ def _build(source: Source, seed: int, image_size: int | None = None):
     cfg = source.config.get('preprocess_cfg') or {}
     cfg = {k: cfg[k] for k in ('mean', 'std', 'interpolation', 'resize_mode') if cfg.get(k) is not None}
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), _no_random_warning():
-        name = source.open_clip_name
-        if name is None:  # an architecture that open_clip does not list
-            atomic_write_json(Path(folder) / 'open_clip_config.json', {'model_cfg': source.config['model_cfg']})
+        name, model_cfg = source.open_clip_name, source.config['model_cfg']
+        if name is None or _with_tower(model_cfg) is not model_cfg:  # an architecture that open_clip does not list
+            atomic_write_json(Path(folder) / 'open_clip_config.json', {'model_cfg': _with_tower(model_cfg)})
             name = f'local-dir:{folder}'
         torch.manual_seed(seed)
         options = dict(load_weights=False, pretrained_text=False, force_preprocess_cfg=cfg)
-        what = 'the text tower'
-        try:
-            with without_retries():
+        with without_retries():
+            try:
                 model = open_clip.create_model(name, force_image_size=image_size, **options)
-                what = 'the tokenizer'
-                return model, open_clip.get_tokenizer(name)
-        except (OSError, ImportError, ValueError) as error:  # those of transformers need it, and a download
-            raise _without_network(f"{what} of '{source.open_clip_name or 'this folder'}'", error) from None
+            except (OSError, ImportError, ValueError) as error:  # those of transformers need it, and a download
+                what = f"the text tower of '{source.open_clip_name or 'this folder'}'"
+                raise _without_network(what, error) from None
+            return model, _tokenizer(source, source.open_clip_name or name)
 
 
 _BOOKKEEPING = (
@@ -480,6 +542,8 @@ def _assembled(source, state, name, pretrained, random, visual, composite, seed,
     "the CLIP of a source and its state dict, with what was concluded about it"
     model, tokenizer = _build(source, seed, image_size)
     concluded = list(source.said)
+    if isinstance(tokenizer, _NoTokenizer):
+        concluded.append(tokenizer.why)
     if state is not None:
         concluded += _fill(model, state, repr(pretrained or name))
         concluded += getattr(state, 'notes', ())

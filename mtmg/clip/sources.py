@@ -30,6 +30,7 @@ class Source:
     config: dict  # `model_cfg` and `preprocess_cfg` as in open_clip_config.json, and `mtmg` where we saved it
     weights: Callable | None = None  # gives the state dict when called; None: none were asked for
     open_clip_name: str | None = None  # by which open_clip builds the model and tokenizer; None: from `config` alone
+    tokenizer: str | None = None  # a folder or repository with a tokenizer of transformers; None: open_clip's own
     said: tuple = ()  # what was concluded about the model on the way, in words
 
 # %% ../../nbs/clip/sources.ipynb #fe4bab8e
@@ -165,7 +166,7 @@ def _named(name: str, pretrained: str | None, random: bool, preprocess=None) -> 
     if path.is_file():
         cfg, said = _told(name, preprocess)
         _refuse_activation_beside(path, name, model_cfg)
-        return Source(config | {'preprocess_cfg': cfg}, lambda: read_checkpoint(path), name, (said,) if said else ())
+        return Source(config | {'preprocess_cfg': cfg}, lambda: read_checkpoint(path), name, said=(said,) if said else ())
     if path.suffix in ('.pt', '.pth', '.bin', '.safetensors'):
         raise FileNotFoundError(f"no file of weights at '{path}'")
     near = difflib.get_close_matches(pretrained, tags, 1)
@@ -206,16 +207,89 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def clip_of_transformers(config: dict, path) -> dict:  # open_clip's model_cfg
-    "The configuration of a CLIP of transformers in open_clip's terms; ValueError for a model of another kind."
-    kind = config.get('model_type') if isinstance(config, dict) else None
-    if kind != 'clip':
-        other = {
-            'siglip': 'a SigLIP of transformers; take it from open_clip: '
-            "load_clip('ViT-B-16-SigLIP', pretrained='webli')",
-            None: 'no configuration of a CLIP; an encoder is read by ModalityEncoder.from_pretrained',
+def _siglip_tokenizer(vocabulary: int) -> str | None:
+    "the repository of the tokenizer that open_clip's SigLIPs of that vocabulary have"
+    import open_clip
+
+    for name in open_clip.list_models():
+        text = open_clip.get_model_config(name)['text_cfg']
+        if 'SigLIP' in name and text['vocab_size'] == vocabulary:
+            return text['hf_tokenizer_name']
+    return None
+
+
+def _siglip_of_transformers(config: dict, path) -> dict:
+    "open_clip's model_cfg of a SigLIP or SigLIP 2; the sizes of timm's image tower stand beside its name"
+    widths = {'hidden_size': 768, 'intermediate_size': 3072, 'num_hidden_layers': 12, 'num_attention_heads': 12}
+    plain = widths | {'hidden_act': 'gelu_pytorch_tanh', 'layer_norm_eps': 1e-6}  # their defaults: base, patch 16
+    vision = plain | {'patch_size': 16, 'image_size': 224, 'num_patches': 256} | (config.get('vision_config') or {})
+    text = plain | {'vocab_size': 32000, 'max_position_embeddings': 64} | (config.get('text_config') or {})
+    if config['model_type'] == 'siglip2':  # for any shape; its positions are a square of `num_patches`
+        vision['image_size'] = round(vision['num_patches'] ** 0.5) * vision['patch_size']
+    exact = {'gelu_pytorch_tanh': False, 'gelu': True}
+    projection = text.get('projection_size') or text['hidden_size']
+    for wrong in (
+        f'the activation {vision["hidden_act"]}' if vision['hidden_act'] not in exact else '',
+        f'the activation {text["hidden_act"]}' if text['hidden_act'] not in exact else '',
+        'no pooling head' if not vision.get('vision_use_head', True) else '',
+        f'{projection} dimensions of texts and {vision["hidden_size"]} of images'
+        if projection != vision['hidden_size']
+        else '',
+    ):
+        if wrong:
+            raise ValueError(
+                f"'{path}' is a SigLIP with {wrong}, which open_clip has no place for; its own are read by "
+                "load_clip('ViT-B-16-SigLIP', pretrained='webli') and the like (open_clip.list_models())"
+            )
+
+    def shared(of):
+        tanh = {} if exact[of['hidden_act']] else {'act_kwargs': {'approximate': 'tanh'}}
+        return tanh | {
+            'width': of['hidden_size'],
+            'layers': of['num_hidden_layers'],
+            'mlp_ratio': of['intermediate_size'] / of['hidden_size'],
+            'norm_kwargs': {'eps': of['layer_norm_eps']},
         }
-        raise ValueError(f"'{path}' is {other.get(kind, f'of the kind {kind!r} of transformers, and not a CLIP')}")
+
+    return {
+        'embed_dim': vision['hidden_size'],
+        'init_logit_bias': -10,
+        'custom_text': True,
+        'vision_cfg': {
+            'image_size': vision['image_size'],
+            'timm_model_name': 'vit_base_patch16_siglip_224',
+            'timm_model_pretrained': False,
+            'timm_pool': 'map',
+            'timm_proj': 'none',
+            'patch_size': vision['patch_size'],
+            'head_width': vision['hidden_size'] // vision['num_attention_heads'],
+        }
+        | shared(vision),
+        'text_cfg': {
+            'context_length': text['max_position_embeddings'],
+            'vocab_size': text['vocab_size'],
+            'hf_tokenizer_name': _siglip_tokenizer(text['vocab_size']) or f'tokenizer-of-{text["vocab_size"]}-tokens',
+            'tokenizer_kwargs': {'clean': 'canonicalize'},
+            'heads': text['num_attention_heads'],
+            'no_causal_mask': True,
+            'proj_bias': True,
+            'pool_type': 'last',
+        }
+        | shared(text),
+    }
+
+
+def clip_of_transformers(config: dict, path) -> dict:  # open_clip's model_cfg
+    "The configuration of a CLIP or SigLIP of transformers in open_clip's terms; ValueError for another kind of model."
+    kind = config.get('model_type') if isinstance(config, dict) else None
+    if kind in ('siglip', 'siglip2'):
+        return _siglip_of_transformers(config, path)
+    if kind is None:
+        raise ValueError(
+            f"'{path}' is no configuration of a CLIP; an encoder is read by ModalityEncoder.from_pretrained"
+        )
+    if kind != 'clip':
+        raise ValueError(f"'{path}' is of the kind {kind!r} of transformers, and neither a CLIP nor a SigLIP")
     vision = {
         'hidden_size': 768,
         'intermediate_size': 3072,
@@ -272,14 +346,26 @@ def _preprocessor(path: Path | None) -> dict:
     return cfg | ({'resize_mode': 'squash'} if found.get('do_center_crop') is False else {})
 
 
-def _of_transformers(config: Path, weights: Callable, preprocessor: Path | None) -> Source:
+def _of_transformers(config: Path, weights: Callable, preprocessor: Path | None, tokenizer: str | None) -> Source:
     try:
         about = json.loads(config.read_text(encoding='utf-8'))
     except ValueError:
         raise ValueError(f"'{config}' is no json; save the model again") from None
     model_cfg = clip_of_transformers(about, config)
-    said = ('read from the layout of transformers',)
-    return Source({'model_cfg': model_cfg, 'preprocess_cfg': _preprocessor(preprocessor)}, weights, None, said)
+    preprocess_cfg, said = _preprocessor(preprocessor), ('read from the layout of transformers',)
+    if about['model_type'] == 'clip':
+        return Source({'model_cfg': model_cfg, 'preprocess_cfg': preprocess_cfg}, weights, None, None, said)
+    usual = {'mean': [0.5] * 3, 'std': [0.5] * 3, 'interpolation': 'bicubic', 'resize_mode': 'squash'}
+    if about['model_type'] == 'siglip2':
+        said = (*said, f'it takes images of any shape, and is shown squares of {model_cfg["vision_cfg"]["image_size"]}')
+    tokenizer = tokenizer or model_cfg['text_cfg']['hf_tokenizer_name']
+    return Source({'model_cfg': model_cfg, 'preprocess_cfg': usual | preprocess_cfg}, weights, None, tokenizer, said)
+
+
+def _tokenizer_in(folder: Path) -> str | None:
+    "the folder, if a tokenizer of transformers is in it"
+    names = ('tokenizer.json', 'tokenizer_config.json', 'spiece.model', 'tokenizer.model')
+    return str(folder) if any((folder / name).is_file() for name in names) else None
 
 
 def _folder(folder: Path) -> Source:
@@ -287,7 +373,9 @@ def _folder(folder: Path) -> Source:
     if (folder / 'open_clip_config.json').is_file():
         return Source(_config_file(folder / 'open_clip_config.json'), weights, f'local-dir:{folder}')
     if (folder / 'config.json').is_file():
-        return _of_transformers(folder / 'config.json', weights, folder / 'preprocessor_config.json')
+        return _of_transformers(
+            folder / 'config.json', weights, folder / 'preprocessor_config.json', _tokenizer_in(folder)
+        )
     raise FileNotFoundError(f"'{folder}' has neither open_clip_config.json nor the config.json of transformers")
 
 
@@ -316,7 +404,7 @@ def _hub(repo: str) -> Source:
         preprocessor = _hub_file(repo, 'preprocessor_config.json')
     except FileNotFoundError:
         preprocessor = None
-    return _of_transformers(config, weights, preprocessor)
+    return _of_transformers(config, weights, preprocessor, repo)
 
 
 def _tinyclip() -> Source:
@@ -340,12 +428,13 @@ def _lone_file(path: Path, preprocess=None) -> Source:
     beside = path.parent / 'config.json'
     state = read_checkpoint(path)
     if getattr(state, 'layout', '') == 'transformers' and beside.is_file():
-        return _of_transformers(beside, lambda: state, path.parent / 'preprocessor_config.json')
+        folder = path.parent
+        return _of_transformers(beside, lambda: state, folder / 'preprocessor_config.json', _tokenizer_in(folder))
     fits = architectures(state)
     if len(fits) == 1:
         cfg, said = _told(fits[0], preprocess)
         config = {'model_cfg': _named(fits[0], None, True).config['model_cfg'], 'preprocess_cfg': cfg}
-        return Source(config, lambda: state, fits[0], (said,) if said else ())
+        return Source(config, lambda: state, fits[0], said=(said,) if said else ())
     if not fits:
         raise ValueError(
             f"the shapes of '{path}' fit no plain CLIP of open_clip ({describe_keys(state)}); name the architecture, "
