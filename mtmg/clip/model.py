@@ -181,7 +181,9 @@ class Clip:
         vision = self.model_cfg.get('vision_cfg', {})
         act = 'QuickGELU' if self.model_cfg.get('quick_gelu') else 'GELU'
         if vision.get('timm_model_name'):  # a tower whose sizes stand beside the name has its activation there too
-            act = 'GELU (tanh)' if vision.get('act_kwargs') else 'GELU' if 'width' in vision else 'the activation of timm'
+            act = (
+                'GELU (tanh)' if vision.get('act_kwargs') else 'GELU' if 'width' in vision else 'the activation of timm'
+            )
         numbers = lambda v: ' '.join(f'{x:.3g}' for x in v)
         return (
             f'{self.name} of {self.image_size} px with {act}, input mean {numbers(cfg["mean"])} and deviation '

@@ -166,7 +166,9 @@ def _named(name: str, pretrained: str | None, random: bool, preprocess=None) -> 
     if path.is_file():
         cfg, said = _told(name, preprocess)
         _refuse_activation_beside(path, name, model_cfg)
-        return Source(config | {'preprocess_cfg': cfg}, lambda: read_checkpoint(path), name, said=(said,) if said else ())
+        return Source(
+            config | {'preprocess_cfg': cfg}, lambda: read_checkpoint(path), name, said=(said,) if said else ()
+        )
     if path.suffix in ('.pt', '.pth', '.bin', '.safetensors'):
         raise FileNotFoundError(f"no file of weights at '{path}'")
     near = difflib.get_close_matches(pretrained, tags, 1)
