@@ -11,7 +11,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'controls': ['drawn_controls', 'HELD_OUT', 'seen_and_unseen'],
         'own_folder': ['Found', 'LARGE', 'LEAST_STEPS', 'look', 'recipe_for', 'run'],
         'report': [
             'an',
@@ -40,6 +39,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'method': [
             'closing_rows',
             'closing_table',
+            'drawn_controls',
+            'HELD_OUT',
             'kept_rows',
             'line_sentence',
             'MARGIN',
@@ -51,6 +52,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'retrieval_rows',
             'run_stages',
             'SCENES',
+            'seen_and_unseen',
             'SHAPES',
             'table',
         ],
