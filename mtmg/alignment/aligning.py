@@ -31,7 +31,7 @@ from ..encoders.brightness import say_if_far
 from ..encoders.encoder import ModalityEncoder
 from ..engine.stage import Running, Stage, pick_precision, settings
 from ..engine.recipes import VARIANTS
-from ..engine.steps import dihedral
+from ..engine.augment import dihedral
 from .recipes import AlignRecipe, ALIGN_RECIPES
 
 # %% ../../nbs/alignment/aligning.ipynb #ff2d8ed4

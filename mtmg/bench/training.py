@@ -30,7 +30,8 @@ from ..data.loading import load_dataset
 from ..data.writing import atomic_write_json
 from ..embed.passes import versions
 from ..encoders.encoder import create_encoder
-from ..engine.steps import Steps, dihedral, step_seed, warmup_cosine
+from ..engine.augment import dihedral
+from ..engine.runs import Steps, step_seed, warmup_cosine
 from ..engine.stage import attention, fit, pick_precision
 from ..patching.recipes import PATCH_RECIPES
 from ..patching.finetuning import PatchStage, composites

@@ -24,14 +24,39 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..bands.images import are_settled, check_image, looked_at
-from ..compute import forward_precision, pick_device
-from ..compute import OURS, from_first, gathered, launched, meet, peer_lost, rank, whole_batchnorm, world_size
-from .runs import close_run, need_room, open_run, withdrawing
+from mtmg.compute import (
+    OURS,
+    forward_precision,
+    from_first,
+    gathered,
+    launched,
+    meet,
+    peer_lost,
+    pick_device,
+    rank,
+    whole_batchnorm,
+    world_size,
+)
+from .augment import dihedral
+from mtmg.engine.runs import (
+    Steps,
+    clip_whole_norm,
+    close_run,
+    cut_up,
+    derived_seed,
+    fsdp2,
+    is_sharding,
+    need_room,
+    open_run,
+    refuse_pickles,
+    step_seed,
+    warmup_cosine,
+    whole_weights,
+    withdrawing,
+)
 from ..data.scenes import collate, naming_scenes
 from ..data.writing import check_zip, put_in_place
-from .steps import clip_whole_norm, cut_up, fsdp2, is_sharding, refuse_pickles, whole_weights
 from .recipes import VARIANTS, Recipe, pick
-from .steps import Steps, derived_seed, dihedral, step_seed, warmup_cosine
 
 # %% ../../nbs/engine/stage.ipynb #1d1d00df
 def pick_precision(precision='auto', device='cpu') -> str:
@@ -436,7 +461,7 @@ def fit(
     logger='csv',  # one of `LOGGERS`, 'none', or a logger of Lightning's
     compile: bool | str = False,  # torch.compile the network; a name chooses the backend
     checkpoint_activations: bool = False,  # compute activations again in the backward pass: less memory, more time
-    **trainer,  # more of Lightning's Trainer: strategy (or 'fsdp2', see `mtmg.engine.steps`), devices, ...
+    **trainer,  # more of Lightning's Trainer: strategy (or 'fsdp2', see `mtmg.engine.runs`), devices, ...
 ) -> Stage:
     "Train `stage`; resume from `out` where a checkpoint is. The network comes back frozen and in eval mode."
     with withdrawing(out), quiet(), ExitStack() as during:

@@ -21,7 +21,7 @@ from ..embed.passes import dataset_hash
 from ..compute import add_up, gathered, rank, share_of, sharing, world_size
 from ..data.fingerprints import Fingerprints
 from ..data.scenes import ArrayDataset, Splits, batches, described, naming_scenes
-from ..engine.steps import derived_seed, step_seed
+from ..engine.runs import derived_seed, step_seed
 from .tower import Lora
 from .recipes import PatchRecipe, PATCH_RECIPES
 
