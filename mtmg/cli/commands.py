@@ -359,7 +359,7 @@ def audit(
     numbers: Numbers = Numbers(),
 ):
     "What a model has seen of a data set before: these very images, the same classes, nothing, or unknown."
-    from mtmg.evaluate.audit import exposure, exposure_lines
+    from mtmg.evaluate.results import exposure, exposure_lines
 
     name, place = ('folder', dataset) if Path(dataset).is_dir() else (dataset, root)
     data, seen = Data(dataset=name, root=place, **vars(numbers)), load_model(model, 'cpu')

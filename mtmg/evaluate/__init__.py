@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'results': [
             'circumstances',
             'compare',
+            'exposure',
+            'exposure_lines',
             'kept',
             'load_result',
             'over_runs',
@@ -62,6 +64,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'plot_map_beside',
             'predict_map',
         ],
-        'audit': ['exposure', 'exposure_lines'],
     },
 )

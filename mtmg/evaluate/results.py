@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'VERDICTS', 'scene_weights', 'resampled_means', 'quantiles', 'show', 'on_whole_scenes', 'Result',
-           'load_result', 'score_of', 'circumstances', 'compare', 'over_runs', 'kept', 'results_table']
+           'load_result', 'score_of', 'circumstances', 'exposure', 'exposure_lines', 'compare', 'over_runs', 'kept',
+           'results_table']
 
-# %% ../../nbs/evaluate/results.ipynb #8ada7845
+# %% ../../nbs/evaluate/results.ipynb #7675908b
 import hashlib
 import json
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 
 from ..embed.embeddings import Embeddings
 from ..embed.passes import versions
-from ..labels.labelsets import Exposure, LabelSet
+from ..labels.labelsets import Exposure, LabelSet, is_zero_shot, labelset
+from ..data.fingerprints import overlaps
 from ..data.writing import atomic_write_json, naming_file
 
 # %% ../../nbs/evaluate/results.ipynb #368f7dc9
@@ -312,6 +314,86 @@ def circumstances(
     if labelset is not None:
         out |= {'labelset': labelset.name, 'classnames': list(labelset.classnames), 'prompts': list(labelset.templates)}
     return out
+
+# %% ../../nbs/evaluate/results.ipynb #52ffe272
+def _source_and_names(task, source):
+    "Whose images and which class names a task is about"
+    if isinstance(task, str):
+        from mtmg.data.catalog import CATALOG
+
+        if task in CATALOG:
+            return source or CATALOG[task].source, labelset(CATALOG[task].labelset) if CATALOG[task].labelset else None
+        return source or task, labelset(task)  # a label set of the same name; its ValueError names what there is
+    if isinstance(task, LabelSet):
+        return source, task
+    test = getattr(task, 'test', task)  # Splits
+    names = getattr(test, 'labelset', None)
+    if names is None and source is None and getattr(test, 'source', None) is None:
+        raise TypeError(f'{type(task).__name__} is no task: give a data set, its name, or a LabelSet with source=')
+    return source or getattr(test, 'source', None) or getattr(test, 'name', None), names
+
+
+def _about(record: dict, overlap) -> dict:
+    "one comparison of images, in plain types"
+    counted = {k: getattr(overlap, k) for k in ('same', 'alike', 'plain', 'images', 'distinct')}
+    return {k: record[k] for k in ('stage', 'dataset', 'split')} | counted | {'said': str(overlap)}
+
+
+def _relation(seen: Exposure, score: str, source, split) -> str:
+    "what a model has to do with a data set, in words"
+    here = [r for r in seen.records if r['source'] == source and source is not None]
+    if score == 'these very images':
+        return score
+    if here and split is not None and split not in {r['split'] for r in here if r['stage'] != 'pretraining'}:
+        return f'same data set, another split; {score}'
+    return score
+
+
+def exposure(
+    model,  # a `Clip`, an encoder, an `Exposure`, `Embeddings` (with `modality`), or anything: a stranger's is unknown
+    task,  # a data set or its splits, the name of one, or a `LabelSet` (with `source`)
+    source: str | None = None,  # whose images, where the task does not say
+    modality: str | None = None,
+) -> Result:
+    "A `Result` on what `model` had seen of the task: `score`, `zero_shot` (bool), `records`, and matching images."
+    if isinstance(model, Embeddings):
+        if modality not in model.exposure:
+            raise ValueError(
+                f'modality {modality!r} is not one of {", ".join(map(repr, model.exposure)) or "none with a record"}'
+            )
+        model = model.exposure[modality]
+    seen = model if isinstance(model, Exposure) else getattr(model, 'exposure', None)
+    seen = seen if isinstance(seen, Exposure) else Exposure.unknown()
+    source, names = _source_and_names(task, source)
+    test = getattr(task, 'test', task)  # Splits
+    found = [] if isinstance(task, (str, LabelSet)) else overlaps(seen, test)
+    score = 'these very images' if any(overlap for _, overlap in found) else score_of(seen, source, names)
+    return Result(
+        kind='exposure',
+        relation=_relation(seen, score, source, getattr(test, 'split', None)),
+        images=[_about(record, overlap) for record, overlap in found],
+        score=score,
+        zero_shot=is_zero_shot(score) if score != 'unknown' else None,
+        source=source,
+        labelset=None if names is None else names.name,
+        known=seen.known,
+        metrics=[],
+        records=[r for r in seen.records if r['source'] == source],
+        all_records=list(seen.records),
+    )
+
+# %% ../../nbs/evaluate/results.ipynb #38139151
+def exposure_lines(
+    found: Result,  # of `exposure`
+) -> list[str]:
+    "What a model had seen of a data set, in sentences."
+    zero_shot = {True: ' (a score may be called zero-shot)', False: ' (a score is not zero-shot)', None: ''}
+    lines = [f'{found.relation}{zero_shot[found.zero_shot]}']
+    named = lambda r: f'{r["stage"]} on {"/".join(filter(None, (r["dataset"], r["split"])))}'
+    lines += [f'{named(r)}: {r["said"]}' for r in found['images']]
+    compared = [named(r) for r in found['images']]
+    lines += [f'{named(r)}: known by its name alone' for r in found.all_records if named(r) not in compared]
+    return lines + ([] if found.known else ['what else it was trained on is not known'])
 
 # %% ../../nbs/evaluate/results.ipynb #ec6edaa5
 def _per_scene(result, metric) -> np.ndarray | Callable:
