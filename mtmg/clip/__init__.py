@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         'cards': ['local_hub', 'model_card', 'push_folder', 'write_card'],
         'checkpoints': ['architectures', 'describe_keys', 'load_weights', 'LoadReport', 'read_checkpoint'],
-        'sources': ['find_source', 'Source', 'without_retries'],
+        'sources': ['as_published', 'find_source', 'hub_file', 'Source', 'without_retries'],
         'model': ['Clip', 'content_hash', 'evaluating', 'load_clip', 'resize', 'warn_if_shrunk'],
     },
 )

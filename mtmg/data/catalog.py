@@ -312,13 +312,10 @@ def dataset_info(
     )
 
 # %% ../../nbs/data/catalog.ipynb #2b2b1cad
-def _checksum(path, expected: str, piece=1 << 20) -> str:
-    "the checksum of a file, of the kind whose length `expected` has: md5 or sha256"
-    sum = hashlib.md5(usedforsecurity=False) if len(expected) <= 32 else hashlib.sha256()
+def _checksum(path, expected: str) -> str:
+    "the checksum of a file, of the kind that `expected` is: md5 of 32 digits, or sha256, or how one begins"
     with open(path, 'rb') as file:
-        while block := file.read(piece):
-            sum.update(block)
-    return sum.hexdigest()
+        return hashlib.file_digest(file, 'md5' if len(expected) == 32 else 'sha256').hexdigest()[: len(expected)]
 
 
 def _receive(url, part, start, by_hand, progress) -> bool:
@@ -370,7 +367,7 @@ def _receive(url, part, start, by_hand, progress) -> bool:
 def fetch(
     url: str,
     path,  # the file to write
-    checksum: str | None = None,  # md5 or sha256 in hexadecimal digits, where known
+    checksum: str | None = None,  # where known: md5, sha256 or the first digits of a sha256
     progress: bool = True,
 ) -> Path:
     "Fetch `url` into `path`, whole or not at all. ConnectionError if that fails, ValueError for a wrong checksum."

@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'first_layer',
             'load_backbone',
             'PretrainedWeights',
+            'published_state',
             'same_band',
             'split_student',
         ],

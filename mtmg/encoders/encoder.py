@@ -25,6 +25,7 @@ from mtmg.encoders.backbones import (
     find_weights,
     first_layer,
     load_backbone,
+    published_state,
     same_band,
     split_student,
 )
@@ -400,7 +401,9 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         "The encoder saved in a folder or at 'hf-hub:org/name'. FileNotFoundError if there is none."
         name = str(folder)
         if name.startswith('hf-hub:'):
-            return super().from_pretrained(name.removeprefix('hf-hub:'), strict=True, **kwargs)
+            repo, revision = name.removeprefix('hf-hub:'), kwargs.pop('revision', None)
+            files = [hub_file(repo, file, revision) for file in ('config.json', 'model.safetensors')]
+            return cls.from_pretrained(files[0].parent, **kwargs)
         for file in ('config.json', 'model.safetensors'):  # the hub would be asked for what is not there
             if not (Path(folder) / file).is_file():
                 other = (
@@ -466,13 +469,7 @@ def _from_foundation(encoder: ModalityEncoder, weights):
         known = {str(w): w for w in torchgeo.models.get_model_weights(encoder.backbone)}
         if name not in known:
             raise ValueError(f"weights '{name}' are neither a file nor of {encoder.backbone}: {', '.join(known)}")
-        try:
-            state = known[name].get_state_dict(map_location='cpu', weights_only=True)
-        except OSError:
-            raise FileNotFoundError(
-                f'the file of {name} is neither in the cache nor within reach; check the network, or put '
-                f"{Path(known[name].url).name} into {Path(torch.hub.get_dir()) / 'checkpoints'}"
-            ) from None
+        state = published_state(known[name])
         if dataset := known[name].meta.get('dataset'):
             exposure = Exposure().add('pretraining', source=dataset)
     load_foundation(encoder.trunk, state, f"'{name}'")
