@@ -34,6 +34,7 @@ from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands, listed
 from ..bands.images import STATISTICS, are_settled, as_images, check_image, select, settled
 from ..compute import lowered, patchify
 from ..clip.checkpoints import load_weights, read_checkpoint
+from ..clip.sources import hub_file
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from mtmg.encoders.foundations import (
