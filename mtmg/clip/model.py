@@ -191,8 +191,8 @@ class Clip:
             + (f' and bias {bias:.4g}' if bias is not None else '')
         )
 
-    def _square(self, images, bands) -> torch.Tensor:
-        "images of a sensor to (N, 3, S, S), floats of 0 … 1"
+    def pictures(self, images, bands=None) -> torch.Tensor:
+        "The 8-bit RGB composites (N, 3, H, W) of images, at the size that they have."
         images = torch.as_tensor(np.asarray(images) if not isinstance(images, torch.Tensor) else images)
         if images.ndim == 3:
             images = images[None]
@@ -200,11 +200,16 @@ class Clip:
             raise ValueError(f'images of shape {tuple(images.shape)}; give (N, C, H, W) or (C, H, W)')
         if bands is None and images.shape[1] != 3:
             raise ValueError(f'{images.shape[1]} channels without names; give bands=, such as S2_L1C.bands')
-        bands, cfg = RGB.bands if bands is None else as_bands(bands), self.preprocess_cfg
+        bands = RGB.bands if bands is None else as_bands(bands)
         recipe = 'true_color' if all(b in RGB for b in bands) else self.composite  # a picture is its own composite
         warn_if_shrunk(images.shape, self.image_size, bands)
-        pictures = composite(check_image(images, bands), bands, recipe)  # (N, C, H, W) -> (N, 3, H, W) uint8
-        return resize(pictures.float() / 255, self.image_size, cfg['resize_mode'], cfg['interpolation'])
+        return composite(check_image(images, bands), bands, recipe)  # (N, C, H, W) -> (N, 3, H, W)
+
+    def _square(self, images, bands) -> torch.Tensor:
+        "images of a sensor to (N, 3, S, S), floats of 0 … 1"
+        cfg = self.preprocess_cfg
+        x = self.pictures(images, bands).float() / 255
+        return resize(x, self.image_size, cfg['resize_mode'], cfg['interpolation'])
 
     def compose(self, images, bands=None) -> torch.Tensor:
         "The 8-bit RGB pictures (N, 3, S, S) that the CLIP sees, before normalisation."

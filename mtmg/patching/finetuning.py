@@ -133,19 +133,22 @@ def colour_augmentation(recipe: PatchRecipe):
 # %% ../../nbs/patching/finetuning.ipynb #6f6c7e9d
 def composites(
     dataset,  # scenes of any optical sensor
-    clip: Clip,  # whose composite and image size to use
+    clip: Clip,  # whose composite to use, and whose image size where the files' own is larger
     limit: int = 2**30,  # bytes; a larger data set is read anew each epoch
     num_workers: int = 0,
     progress: str | None = None,
 ):
-    "The data set as RGB composites (uint8) of the CLIP's image size, in memory; unchanged where it is too large."
-    size = clip.image_size
-    if len(dataset) * 3 * size * size > limit:
+    "The data set as RGB composites (uint8) in memory, at the smaller of both sizes; unchanged where it is too large."
+    size, shape = clip.image_size, tuple(dataset[0]['image'].shape[-2:])
+    small = shape[0] * shape[1] <= size * size
+    shape = shape if small else (size, size)
+    if len(dataset) * 3 * shape[0] * shape[1] > limit:
         return dataset
-    images = np.zeros((len(dataset), 3, size, size), np.uint8)
+    make = clip.pictures if small else clip.compose
+    images = np.zeros((len(dataset), 3, *shape), np.uint8)
     for batch in batches(dataset, 256, share_of(len(dataset), 256), num_workers, progress):
         with naming_scenes(batch):
-            images[batch['index'].numpy()] = clip.compose(batch['image'], dataset.bands).cpu().numpy()
+            images[batch['index'].numpy()] = make(batch['image'], dataset.bands).cpu().numpy()
     add_up(images)
     return ArrayDataset(images, **described(dataset) | {'sensor': RGB, 'bands': RGB.bands})
 

@@ -220,8 +220,6 @@ class Union(SceneDataset):
         self.datasets = [
             composites(d, clip, num_workers=num_workers, progress=d.name if progress else None) for d in datasets
         ]
-        # too large for the memory: composed as they are read
-        self.raw = [d is own for d, own in zip(datasets, self.datasets)]
         self.name = '+'.join(d.name for d in datasets)
         self.sensor = RGB
         self.bands = RGB.bands
@@ -247,14 +245,9 @@ class Union(SceneDataset):
         for t in np.unique(task):
             rows = np.flatnonzero(task == t)
             for row, sample in zip(rows, self.datasets[t].__getitems__(position[rows].tolist())):
-                image = sample['image']
-                if self.raw[t]:
-                    image = self.clip.compose(image[None], self.datasets[t].bands)[0]
-                # labels of several tasks do not stack: the stage looks them up
-                found[row] = {
-                    'image': image,
-                    'id': sample['id'],
-                }
+                # all of one size; labels of several tasks do not stack: the stage looks them up
+                picture = self.clip.compose(sample['image'][None], self.datasets[t].bands)[0]
+                found[row] = {'image': picture, 'id': sample['id']}
         return found
 
 # %% ../../nbs/patching/merging.ipynb #36a8428a
