@@ -171,7 +171,7 @@ def _digits(name, root, wanted, copies=1, seed=0):
 
 
 def _shapes(name, root, wanted, n=None, seed=0):
-    from mtmg.data.worlds.drawings import Shapes
+    from mtmg.data.worlds.supported import Shapes
 
     return {s: Shapes(s, n=_each(n)[s], seed=seed) for s in wanted}
 

@@ -29,8 +29,7 @@ from ..patching.finetuning import finetune
 from ..patching.line import interpolate, line_features
 from ..data.scenes import ArrayDataset, batches, in_memory
 from ..data.writing import atomic_path, atomic_write_json, load_tensors, naming_file, save_tensors
-from ..data.worlds.supported import Digits
-from ..data.worlds.drawings import Shapes
+from ..data.worlds.supported import Digits, Shapes
 
 # %% ../../nbs/demo/models.ipynb #c00283c1
 def far_end(clip: Clip, patched: Clip, alpha: float) -> Clip:
