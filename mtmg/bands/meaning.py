@@ -52,6 +52,8 @@ class Layers:
     colours: tuple = ()  # colour tags of the layers, such as 'red', 'alpha'
     metres: tuple | None = None  # height and width of a pixel on the ground
     where: str = ''  # the file, for messages
+    sensor: str = ''  # the sensor that the file names
+    note: str = ''  # what a reader of the file has to know
 
     def __post_init__(self):
         if np.dtype(self.pixels.dtype).kind == 'c':
@@ -281,9 +283,13 @@ class Meaning:
         "The image in the sensor's unit, float32 (uint8 for pictures), and where it is valid (H, W)."
         wanted, places = self.bands if bands is None else bands, self.places(layers, bands)
         pixels = layers.pixels if places == list(range(len(layers.pixels))) else layers.pixels[places]
-        have = self.layer_bands(layers)
-        valid = _valid(layers, pixels, places, wanted, have, self.nodata, self.mask, self.names)
-        return self._values(layers, pixels, places, wanted), valid
+        return self._values(layers, pixels, places, wanted), self.where_valid(layers, bands)
+
+    def where_valid(self, layers: Layers, bands: Sequence[Band] | None = None) -> np.ndarray:  # (H, W)
+        "Where an image holds data."
+        wanted, places = self.bands if bands is None else bands, self.places(layers, bands)
+        pixels = layers.pixels if places == list(range(len(layers.pixels))) else layers.pixels[places]
+        return _valid(layers, pixels, places, wanted, self.layer_bands(layers), self.nodata, self.mask, self.names)
 
     def read(self, layers: Layers, bands: Sequence[Band] | None = None) -> tuple:  # image (C, H, W) and valid (H, W)
         "As `convert`, with the mean of the valid pixels in place of those without data."
@@ -396,6 +402,25 @@ def _level(where) -> Sensor | None:
     return {('L1C',): S2_L1C, ('L2A',): S2_L2A}.get(tuple(found))
 
 
+def _level_of(layers: Layers) -> Sensor | None:
+    "the level of Sentinel-2 that a file names, by a tag, its path, or a layer"
+    tagged = {s.name: s for s in (S2_L1C, S2_L2A)}.get(layers.sensor)
+    return tagged or _level(layers.where) or _of_l2a(layers.names)
+
+
+def _say_level(order, first: Layers, file_bands, assumed):
+    "a few bands of Sentinel-2 are the same by name in both levels; which one was taken is said"
+    bands = [b for b in order if b is not None]
+    told = file_bands is not None and all(isinstance(b, Band) and b.sensor for b in file_bands)
+    if told or any('taken as' in a for a in assumed) or _level_of(first):
+        return
+    if len(bands) < 12 and 'B10' not in bands and {b.sensor for b in bands} <= {S2_L1C.name, S2_L2A.name}:
+        other = S2_L2A if bands[0].sensor == S2_L1C.name else S2_L1C
+        assumed.append(
+            f"{listed(bands)} are taken as bands of {bands[0].sensor}; sensor='{other.name}' if they are of that level"
+        )
+
+
 def _landsat(named, where, assumed) -> tuple:
     "bands whose names the sensors of Landsat 4 to 7 share with those of 8 and 9, for other wavelengths"
     spacecraft = re.search(r'L[A-Z]0([4-9])_', str(where))
@@ -427,7 +452,7 @@ def _first_order(
             and 'B10' not in named
         ):
             here = [b for b in named if b]
-            if len(here) < 12 and (level := _level(first.where) or _of_l2a(first.names)):
+            if len(here) < 12 and (level := _level_of(first)):
                 named = as_named(named, level)
         if sensor is None and {b.sensor for b in named if b} == {LANDSAT_OLI.name} and 'SR_B6' not in named:
             named = _landsat(named, first.where, assumed)
@@ -438,12 +463,12 @@ def _first_order(
             and all(b is None or b.sensor == RGB.name for b in named)
             and not {'R', 'G', 'B'} & {str(n).strip() for n in first.names}
         ):
-            named = as_named([spelled(n) for n in first.names], _level(first.where) or S2_L1C)
+            named = as_named([spelled(n) for n in first.names], _level_of(first) or S2_L1C)
             assumed.append(
                 f'colours of {first.pixels.dtype} numbers are taken as bands of {named[0].sensor}; '
                 'sensor= says otherwise'
             )
-        elif sensor is None and first.pixels.dtype != np.uint8 and not _level(first.where):
+        elif sensor is None and first.pixels.dtype != np.uint8 and not _level_of(first):
             roles = [n for n, b in zip(first.names, named) if b is not None and spelled(n)[0].islower()]
             if len(roles) == len([b for b in named if b is not None]):
                 assumed.append(
@@ -603,7 +628,10 @@ def find_meaning(
         order_of_first = order
     there = tuple(b for b in order_of_first if b is not None)
     if sensor is None:
+        _say_level(order_of_first, first, file_bands, assumed)
         sensor = joint_sensor(there)
+    if first.note and offset is None and unit is None and scale is None:
+        assumed.append(first.note)
     if bands is not None:
         there = tuple(b for b in there if b in set(map(str, bands)))
     if not there:

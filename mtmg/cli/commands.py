@@ -246,7 +246,7 @@ def _about_images(path: Path, numbers: Numbers) -> str:
                 product = find_product(file)
                 if product is not None:
                     about = f'{product.kind}, {about}'
-                    products += [*product.notes] + [f'left out: {", ".join(product.left_out)}'] * bool(product.left_out)
+                    products += [f'left out: {", ".join(product.left_out)}'] * bool(product.left_out)
             except (ValueError, OSError) as error:
                 about = str(error).removeprefix(f'{file}: ')
             about, _, place = about.partition(' in EPSG')

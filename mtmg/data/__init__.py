@@ -127,6 +127,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'opened',
             'Raster',
             'raster_scenes',
+            'RasterScenes',
             'read_sensor',
             'read_tiles',
             'tile_grid',

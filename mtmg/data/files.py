@@ -191,6 +191,7 @@ def layers_of(
     names = tuple(file.descriptions)
     if not any(names) and file.driver == 'VRT' and Path(file.name).is_file():
         names = source_names(Path(file.name).read_text(errors='replace'))
+    tags = file.tags()
     return Layers(
         file.read(**how),
         names,
@@ -202,6 +203,8 @@ def layers_of(
         tuple(c.name for c in file.colorinterp),
         ground_size(file.crs, file.transform, file.shape),
         str(path),
+        tags.get('sensor', ''),
+        tags.get('note', ''),
     )
 
 # %% ../../nbs/data/files.ipynb #e8f8647c

@@ -27,7 +27,7 @@ from mtmg.data.annotations import (
     read_table,
 )
 from .writing import check_zip
-from .products import find_product, gdal_source, is_product, scene_name
+from .products import find_product, is_product, scene_name
 from .published import folder_classes, name_key
 from ..bands.sensors import RGB, SENSORS, S1_GRD, S2_L2A, as_bands, sensor_of, with_white
 from mtmg.data.files import (
@@ -36,9 +36,9 @@ from mtmg.data.files import (
     first_paths,
     image_files,
     joint_sensor,
-    layers_of,
     open_files,
 )
+from .rasters import RasterScenes, large_raster, raster_scenes, read_window, reading
 from .scenes import check_targets
 from ..labels.labelsets import LabelSet, labelset, readable
 from .scenes import ArrayDataset, SceneDataset, Subset, spread
@@ -290,23 +290,17 @@ def feature_scenes(
     source: str | None = None,
     name: str | None = None,
     **meaning,  # unit, scale, offset, nodata, mask, white: as `find_meaning` takes them
-) -> ArrayDataset:
-    "A patch for each feature, in memory; `groups` are the same for patches that overlap."
-    import rasterio
-    from rasterio.windows import Window
-
+) -> RasterScenes:
+    "A patch for each feature, read when it is asked for; `groups` are the same for patches that overlap."
     places = read_features(features, None, labels and labels.classnames)
-    found, kept, groups = [], [], []
+    found, kept, groups = [], {}, []
     for number, path in enumerate(rasters):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-            file = rasterio.open(gdal_source(path))
-        with file:
+        with reading(path) as file:
             windows = feature_windows(places, file.transform, file.crs, file.shape, size)
-            here = [i for i, w in enumerate(windows) if w is not None and i not in kept]
-            found += [layers_of(file, Window(w[1], w[0], size, size), path) for w in (windows[i] for i in here)]
+        here = [i for i, w in enumerate(windows) if w is not None and i not in kept]
+        found += [(number, *windows[i]) for i in here]
         groups += [f'{number}/{g}' for g in overlapping([windows[i] for i in here], size)]
-        kept += here
+        kept |= dict.fromkeys(here)
     if not kept:
         raise ValueError(f'{places.table.path}: no feature lies on {", ".join(str(p) for p in rasters)}')
     if len(kept) < len(places):
@@ -315,23 +309,25 @@ def feature_scenes(
             UserWarning,
             stacklevel=2,
         )
-    what = find_meaning([found[i] for i in spread(len(found))], sensor, file_bands, bands, **meaning)
-    order = [b for b in what.sensor.bands if b in what.bands]
-    place = [what.bands.index(b) for b in order]
+    looked = []
+    for number, *corner in (found[i] for i in spread(len(found))):
+        with reading(rasters[number]) as file:
+            looked.append(read_window(file, rasters[number], *corner, size, size))
+    what = find_meaning(looked, sensor, file_bands, bands, **meaning)
     labels = labels or places.table.labelset(own_name(Path(features).parent))
-    patches, valid = zip(*(what.read(patch) for patch in found), strict=True)
-    return ArrayDataset(
-        np.stack([patch[place] for patch in patches]),
-        places.table.targets(labels)[kept],
-        [places.table.keys[i] for i in kept],
+    return RasterScenes(
+        rasters,
+        found,
+        size,
+        what,
+        targets=places.table.targets(labels)[list(kept)],
+        ids=[places.table.keys[i] for i in kept],
         name=name or own_name(Path(features).parent),
         source=source or own_name(Path(features).parent),
-        sensor=what.sensor,
-        bands=[what.bands[i] for i in place],
+        bands=[what.bands[what.bands.index(b)] for b in what.sensor.bands if b in what.bands],
         labelset=labels,
         split=split,
         groups=groups,
-        valid=None if all(v.all() for v in valid) else np.stack(valid),
     )
 
 # %% ../../nbs/data/folders.ipynb #2bb2b091
@@ -378,8 +374,32 @@ def _by_table(scenes) -> dict:
 _TOLD = ('unit', 'scale', 'nodata', 'mask')
 
 
+def _tiles(place, options: dict) -> RasterScenes | None:
+    "the tiles of a place that is one large raster without labels; None for any other"
+    place = Path(place)
+    if options.get('table'):
+        return None
+    if place.is_dir() and find_product(place) is None:
+        if find_features(place) or find_table(place) or _subfolders(place):
+            return None
+    if (raster := large_raster(place, **_without(options, 'size'))) is None:
+        return None
+    size, name = options.get('size') or 64, options.get('name') or own_name(place)
+    bands = None if isinstance(options.get('bands'), str) else options.get('bands')
+    scenes = raster_scenes(raster, size, least=0.5, name=name, bands=bands, source=options.get('source'))
+    warnings.warn(
+        f'{raster.path}: one large scene of {raster.shape[0]} x {raster.shape[1]} pixels, cut into {len(scenes)} tiles '
+        f'of {size} x {size} without labels; size= takes other tiles',
+        UserWarning,
+        stacklevel=4,
+    )
+    return scenes
+
+
 def folder_splits(root, labels: LabelSet | None = None, seed: int = 0, **options) -> dict:
     "{split: data set} of the splits that a folder has, or {'all': data set}; `options` go to `folder_scenes`."
+    if Path(root).exists() and (scenes := _tiles(root, options)) is not None:
+        return complete_splits({'all': scenes}, seed)
     if Path(root).is_file() or find_product(root) is not None:
         return {'all': folder_scenes(root, labels, **options)}
     root = expect_folder(root, 'root/[train|val|test/]class/*.jpg, png or tif')

@@ -136,17 +136,21 @@ def _sentinel2_numbers(folder: Path, stem: str) -> tuple:
     if year and int(year[1]) < 2022:
         return {}, None
     return {}, (
-        'no XML and no baseline in the name: whether the numbers carry the +1000 of Sentinel-2 products '
-        'of 2022 and later is not known; '
-        'offset=1000 takes it off'
+        'no XML and no baseline in the name, so the numbers are taken as they are; offset=1000 takes off what '
+        'Sentinel-2 products of 2022 and later carry'
     )
 
 
-def _level(names: str, bands) -> str | None:
+def _level(names: str, found: list) -> str | None:
     "the Sentinel-2 level that names of files and folders, or the bands tell"
-    if found := re.search(r'(?<![A-Z0-9])(?:MSI)?L([12])([AC])(?![A-Z0-9])', names.upper()):
-        return f'L{found[1]}{found[2]}'
-    return 'L1C' if 'B10' in bands else None
+    if named := re.search(r'(?<![A-Z0-9])(?:MSI)?L([12])([AC])(?![A-Z0-9])', names.upper()):
+        return f'L{named[1]}{named[2]}'
+    if any(band == 'B10' for band, *_ in found):
+        return 'L1C'
+    # the names of ESA's files end with the size of a pixel in level 2A alone
+    if re.match(r'(?:L2A_)?T\d\d[A-Z]{3}_\d{8}T\d{6}', names.upper()):
+        return 'L2A' if any(metres for _, metres, _ in found) else 'L1C'
+    return None
 
 # %% ../../nbs/data/products.ipynb #3fe0d5f7
 def _finest(found: list) -> dict:
@@ -161,7 +165,7 @@ def _finest(found: list) -> dict:
 def _sentinel2(path: Path, folder: Path, stem: str, found: list, others) -> Product:
     files = _finest(found)
     names = '/'.join([stem, *(p.name for p in [folder, *list(folder.parents)[:4]])])
-    level = _level(names, files)
+    level = _level(names, found)
     meaning, note = _sentinel2_numbers(folder, stem)
     if level == 'L2A':
         files.pop('B10', None)
@@ -383,6 +387,7 @@ def _vrt(product: Product) -> str:
             + '</GeoTransform>'
         )
     tags = {'product': product.kind, 'name': product.name} | ({'sensor': product.sensor} if product.sensor else {})
+    tags |= {'note': '; '.join(product.notes)} if product.notes else {}
     about = ''.join(f'<MDI key="{k}">{escape(v)}</MDI>' for k, v in tags.items())
     bands = ''.join(_band_xml(i, layer, h, grid, kind, nodata) for i, (layer, h) in enumerate(heads.items(), start=1))
     size = f'rasterXSize="{grid["width"]}" rasterYSize="{grid["height"]}"'
