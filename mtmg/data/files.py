@@ -9,8 +9,9 @@ __all__ = ['PHOTO_SUFFIXES', 'TIF_SUFFIXES', 'IMAGE_SUFFIXES', 'MOST_VALUES', 'U
 
 # %% ../../nbs/data/files.ipynb #808e53ab
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+import io
 from math import asin, cos, hypot, radians, sin, sqrt
 from pathlib import Path
 import os
@@ -87,29 +88,47 @@ def _photo_layers(path) -> Layers:
     return Layers(pixels[:3], tuple(map(str, RGB.bands)), valid=valid, where=str(path))
 
 
+_WIDTHS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes of a value of each kind of tag
+
+
+def _directory(file) -> tuple | None:
+    """(byte order, whether BigTIFF, [(tag, kind, values, field)], place of the next page) of an open tif's first page.
+
+    None for another file; EOFError where it ends inside the list of tags.
+    """
+    head = file.read(16)
+    end = {b'II': '<', b'MM': '>'}.get(head[:2])
+    if end is None:
+        return None
+    big = struct.unpack(end + 'H', head[2:4])[0] == 43
+    pointer, entry, start = ('Q', 20, 8) if big else ('I', 12, 4)
+    (first,) = struct.unpack_from(end + pointer, head, start)
+    file.seek(first)
+    count = file.read(8 if big else 2)
+    if len(count) < (8 if big else 2):
+        raise EOFError
+    (n,) = struct.unpack(end + ('Q' if big else 'H'), count)
+    table, after = file.read(n * entry), file.read(entry - 4 if big else 4)
+    if len(table) < n * entry:
+        raise EOFError
+    layout = struct.Struct(f'{end}HH{pointer}{8 if big else 4}s')
+    return end, big, list(layout.iter_unpack(table)), int.from_bytes(after, 'little' if end == '<' else 'big')
+
+
 def tags_beyond_end(path) -> bool:
     "Whether a tag of a tif lies past the end of the file. GDAL only logs this, and the band names are lost."
     with open(path, 'rb') as file:
-        head = file.read(16)
-        end = {b'II': '<', b'MM': '>'}.get(head[:2])
-        if end is None:
-            return False
-        big = struct.unpack(end + 'H', head[2:4])[0] == 43  # BigTIFF
-        pointer, entry, start = ('Q', 20, 8) if big else ('I', 12, 4)
-        size = file.seek(0, os.SEEK_END)
-        (first,) = struct.unpack_from(end + pointer, head, start)
-        file.seek(first)
-        count = file.read(8 if big else 2)
-        if len(count) < (8 if big else 2):
+        try:
+            found = _directory(file)
+        except EOFError:
             return True
-        (n,) = struct.unpack(end + ('Q' if big else 'H'), count)
-        table = file.read(n * entry)
-    if len(table) < n * entry:
-        return True
-    for i in range(n):
-        _, kind, length, value = struct.unpack_from(end + 'HH' + 2 * pointer, table, i * entry)
-        width = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)[kind] if kind < 19 else 0
-        if width * length > (8 if big else 4) and value + width * length > size:
+        if found is None:
+            return False
+        end, big, entries, _ = found
+        size = file.seek(0, os.SEEK_END)
+    for _, kind, length, field in entries:
+        width = _WIDTHS[kind] if kind < 19 else 0
+        if width * length > len(field) and struct.unpack(end + ('Q' if big else 'I'), field)[0] + width * length > size:
             return True  # kept elsewhere, not in the entry
     return False
 
@@ -207,10 +226,80 @@ def layers_of(
         tags.get('note', ''),
     )
 
+# %% ../../nbs/data/files.ipynb #fb80b77c
+_PLACES = {273, 279, 33550, 33922, 34264, 34735, 34736, 34737}  # tags of where strips lie, and where on the earth
+_NUMBERS = {(1, 8): 'u1', (1, 16): 'u2', (1, 32): 'u4', (2, 16): 'i2', (2, 32): 'i4', (3, 32): 'f4', (3, 64): 'f8'}
+_PLAIN_SIZE = 2**26  # bytes; opening a larger file costs little beside reading it
+
+
+def _plain_tif(path) -> tuple | None:
+    "(all that its tags say, pixels (C, H, W)) of a tif whose pixels lie uncompressed in one piece; None for another"
+    if os.path.getsize(path) > _PLAIN_SIZE or any(os.path.exists(path + more) for more in ('.aux.xml', '.msk')):
+        return None
+    data = Path(path).read_bytes()
+    try:
+        end, big, entries, after = _directory(io.BytesIO(data)) or ('', True, [], 0)
+    except EOFError:
+        return None
+    if big or after:
+        return None
+    says, tags = [end], {}
+    for tag, kind, n, field in entries:
+        length = n * (_WIDTHS[kind] if kind < 19 else 0)
+        at = struct.unpack(end + 'I', field)[0]
+        value = field[:length] if length <= 4 else data[at : at + length]
+        if not length or len(value) < length:
+            return None
+        if kind in (3, 4):
+            tags[tag] = np.frombuffer(value, end + ('u2' if kind == 3 else 'u4')).tolist()
+        if tag not in _PLACES:
+            says.append((tag, kind, n, value))
+    one = lambda tag: (tags.get(tag) or [1])[0]
+    bits, kinds = set(tags.get(258, ())), set(tags.get(339, (1,)))
+    # compression, fill order, orientation, predictor; tiles, pages below this one
+    if any(one(tag) != 1 for tag in (259, 266, 274, 317)) or {322, 330} & {e[0] for e in entries}:
+        return None
+    number = _NUMBERS.get((*kinds, *bits)) if len(bits) == len(kinds) == 1 else None
+    offsets, sizes = tags.get(273, []), tags.get(279, [])
+    if number is None or not offsets or len(offsets) != len(sizes) or not {256, 257} <= tags.keys():
+        return None
+    if any(a + b != c for a, b, c in zip(offsets, sizes, offsets[1:])):
+        return None
+    width, height, channels = one(256), one(257), one(277)
+    number, count = np.dtype(number).newbyteorder(end), width * height * channels
+    if sum(sizes) != count * number.itemsize or offsets[0] + sum(sizes) > len(data):
+        return None
+    pixels = np.frombuffer(data, number, count, offsets[0])
+    pixels = (
+        pixels.reshape(height, width, channels).transpose(2, 0, 1)
+        if one(284) == 1
+        else pixels.reshape(channels, height, width)
+    )
+    return tuple(says), np.ascontiguousarray(pixels, number.newbyteorder('='))
+
+
+def _read_alike(path: str, alike: dict) -> Layers:
+    "a tif, whose tags GDAL is asked about once for all files that have the same"
+    plain = _plain_tif(path)
+    if plain is None:
+        return _raster_layers(Path(path))
+    says, pixels = plain
+    if alike.get(says) is None:
+        first = _raster_layers(Path(path))
+        trusted = first.valid is None and first.pixels.dtype == pixels.dtype and np.array_equal(first.pixels, pixels)
+        if says not in alike and trusted:
+            alike[says] = replace(first, pixels=pixels[:, :0], metres=None)
+        else:
+            alike[says] = None
+        return first
+    return replace(alike[says], pixels=pixels, where=path)
+
+
 # %% ../../nbs/data/files.ipynb #e8f8647c
 def read_layers(
     path,  # a jpg, png, webp, bmp, tif, jp2 or vrt, or a satellite product
     part: int | None = None,  # of a larger raster, only so many pixels per side, from its middle
+    alike: dict | None = None,  # where to remember what tifs of one data set say, which then leave out their `metres`
 ) -> Layers:
     "The `Layers` of an image as stored. FileNotFoundError or ValueError, with the reason, if it cannot be read."
     path = Path(path)
@@ -224,6 +313,8 @@ def read_layers(
             raise ValueError(f'{path} is empty (0 bytes): fetch it again or remove it')
     try:
         photo = not product and path.suffix.lower() in PHOTO_SUFFIXES
+        if alike is not None and not product and path.suffix.lower() in TIF_SUFFIXES:
+            return _read_alike(str(path), alike)
         return _photo_layers(path) if photo else _raster_layers(path, part)
     except Unreadable as error:
         raise Unreadable(f'{path}: {error}') from None
@@ -406,7 +497,7 @@ class FileScenes(SceneDataset):
             self.meaning = meaning
         self.targets = check_targets(targets, labelset, name)
         self._ids = [Path(p).stem for p in self.paths] if ids is None else list(ids)
-        self.captions, self._shape = captions, None
+        self.captions, self._shape, self._alike = captions, None, {}
         if self.targets is not None and len(self.targets) != len(self.paths):
             raise ValueError(f'{name}: {len(self.targets)} labels for {len(self.paths)} images')
 
@@ -425,7 +516,7 @@ class FileScenes(SceneDataset):
     def _image(self, i) -> tuple:
         "(C, H, W), and where it holds data (None: everywhere)"
         path, meaning = self.paths[i], self.meaning
-        layers = read_layers(path)
+        layers = read_layers(path, alike=self._alike)
         try:
             pixels, valid = meaning.read(layers, self.bands)
         except ValueError as error:
