@@ -230,6 +230,7 @@ def layers_of(
 _PLACES = {273, 279, 33550, 33922, 34264, 34735, 34736, 34737}  # tags of where strips lie, and where on the earth
 _NUMBERS = {(1, 8): 'u1', (1, 16): 'u2', (1, 32): 'u4', (2, 16): 'i2', (2, 32): 'i4', (3, 32): 'f4', (3, 64): 'f8'}
 _PLAIN_SIZE = 2**26  # bytes; opening a larger file costs little beside reading it
+_MOST_KINDS = 64  # tags that differ in every file are not worth remembering
 
 
 def _plain_tif(path) -> tuple | None:
@@ -280,7 +281,7 @@ def _plain_tif(path) -> tuple | None:
 
 def _read_alike(path: str, alike: dict) -> Layers:
     "a tif, whose tags GDAL is asked about once for all files that have the same"
-    plain = _plain_tif(path)
+    plain = _plain_tif(path) if len(alike) < _MOST_KINDS else None
     if plain is None:
         return _raster_layers(Path(path))
     says, pixels = plain
@@ -293,7 +294,6 @@ def _read_alike(path: str, alike: dict) -> Layers:
             alike[says] = None
         return first
     return replace(alike[says], pixels=pixels, where=path)
-
 
 # %% ../../nbs/data/files.ipynb #e8f8647c
 def read_layers(
