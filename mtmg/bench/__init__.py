@@ -12,7 +12,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         'timing': ['amount', 'extra_memory', 'named', 'resident', 'Row', 'seconds_of', 'side_by_side', 'table'],
-        'reading': ['bench_data', 'FORMS', 'images', 'read_for', 'Readers', 'write_bigearthnet', 'write_forms'],
+        'reading': [
+            'bench_data',
+            'FORMS',
+            'images',
+            'read_for',
+            'Readers',
+            'write_bigearthnet',
+            'write_eurosat',
+            'write_forms',
+        ],
         'measures': [
             'bench_evaluate',
             'bench_gap',
