@@ -33,7 +33,7 @@ from mtmg.bands.sensors import (
 )
 from ..bands.images import are_settled, check_image, settled
 from ..bands.meaning import Layers, Meaning, find_meaning
-from .products import RASTER_SUFFIXES, find_product, gdal_source, scene_paths, source_names
+from .products import RASTER_SUFFIXES, find_product, gdal_source, scene_paths, sigma0, source_names
 from .scenes import SceneDataset, check_targets, spread
 
 # %% ../../nbs/data/files.ipynb #7b730e4a
@@ -186,6 +186,16 @@ def _raster_layers(path, part=None) -> Layers:
             return layers_of(file, window, path)
 
 
+def _calibrated(pixels, tables, window, file) -> np.ndarray:
+    "numbers of a raw radar product as power"
+    top, left, height, width = 0, 0, *file.shape
+    if window is not None:
+        top, left, height, width = window.row_off, window.col_off, window.height, window.width
+    rows = top + (np.arange(pixels.shape[1]) + 0.5) * height / pixels.shape[1] - 0.5
+    columns = left + (np.arange(pixels.shape[2]) + 0.5) * width / pixels.shape[2] - 0.5
+    return np.stack([sigma0(x, table, rows, columns) for x, table in zip(pixels, tables, strict=True)])
+
+
 MOST_VALUES = 300_000_000  # of one scene: 1.2 GB in float32
 
 
@@ -207,16 +217,18 @@ def layers_of(
     if shape is not None:
         how |= dict(out_shape=(file.count, *shape), resampling=Resampling.average)
     masked = any('per_dataset' in (f.name for f in flags) for flags in file.mask_flag_enums)
+    pixels, tags, units = file.read(**how), file.tags(), tuple(file.units)
+    if tables := tags.get('calibration'):  # a raw radar product
+        pixels, units = _calibrated(pixels, tables.split('\n'), window, file), ('power',) * file.count
     names = tuple(file.descriptions)
     if not any(names) and file.driver == 'VRT' and Path(file.name).is_file():
         names = source_names(Path(file.name).read_text(errors='replace'))
-    tags = file.tags()
     return Layers(
-        file.read(**how),
+        pixels,
         names,
         tuple(file.scales),
         tuple(file.offsets),
-        tuple(file.units),
+        units,
         tuple(file.nodatavals),
         file.read_masks(1, window=window, out_shape=shape) > 0 if masked else None,
         tuple(c.name for c in file.colorinterp),

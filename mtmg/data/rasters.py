@@ -20,7 +20,7 @@ from ..bands.meaning import Layers, Meaning, filled, find_meaning, meaning_said
 from ..bands.sensors import Sensor, sensor_from_tags
 from .products import find_product, gdal_source, is_raster
 from .files import ground_size, image_files, layers_of, tags_beyond_end, TIF_SUFFIXES
-from .scenes import SceneDataset, check_targets
+from .scenes import SceneDataset, check_targets, in_memory
 
 # %% ../../nbs/data/rasters.ipynb #e60a558d
 @dataclass(frozen=True, repr=False)
@@ -317,6 +317,11 @@ class RasterScenes(SceneDataset):
     @property
     def ids(self):
         return self._ids
+
+    @property
+    def image(self) -> np.ndarray:
+        "All images (N, C, H, W) in memory, read anew."
+        return in_memory(self).image
 
     def __len__(self):
         return len(self.windows)
