@@ -105,10 +105,11 @@ def side_by_side(
     repeats: int = 3,
     warm: bool = True,  # run each once before, since first calls compile, allocate and read from disk
 ) -> tuple:  # (seconds, seconds, result, result)
-    "Run two functions by turns and return their median wall times and their results."
+    "Run two functions by turns, in both orders, and return their median wall times and their results."
     results, seconds = [None, None], [[], []]
     for turn in range(repeats + warm):
-        for i, call in enumerate((ours, theirs)):
+        for i in (0, 1) if turn % 2 == 0 else (1, 0):  # what ran before leaves its traces in the caches
+            call = (ours, theirs)[i]
             start = time.perf_counter()
             results[i] = call()
             if turn >= warm:

@@ -7,7 +7,6 @@ __all__ = ['DATASHEET', 'SHAPES', 'BENCHES', 'picture_folder', 'bench_sweep', 'C
            'flops_of', 'throughput', 'bench_throughput', 'bench_train', 'bench']
 
 # %% ../../nbs/bench/training.ipynb #5fce090a
-from contextlib import nullcontext
 from dataclasses import replace
 import os
 from pathlib import Path
@@ -31,10 +30,10 @@ from ..data.writing import atomic_write_json
 from ..embed.passes import versions
 from ..encoders.encoder import create_encoder
 from ..engine.augment import dihedral
-from ..engine.runs import Steps, step_seed, warmup_cosine
-from ..engine.stage import attention, fit, pick_precision
+from ..engine.runs import Steps, derived_seed, warmup_cosine
+from ..engine.stage import fit, pick_precision
 from ..patching.recipes import PATCH_RECIPES
-from ..patching.finetuning import PatchStage, composites
+from ..patching.finetuning import PatchStage, composites, far_images
 from ..patching.line import interpolate, line_features, sweep
 from ..data.scenes import ArrayDataset, batches, collate, in_memory
 from .measures import bench_evaluate
@@ -88,7 +87,7 @@ def bench_sweep(
             )
 
         next(iter(batches(data)))  # this brings the files into the page cache
-        seconds, theirs, a, b = side_by_side(once, loop, 1, warm=False)
+        seconds, theirs, a, b = side_by_side(once, loop, repeats, warm=False)
     rows = [
         Row(
             f'{points} alphas, {pictures} jpg of {side} px',
@@ -154,9 +153,10 @@ class Clock(Callback):
         return np.subtract(self.begins[first:], self.ends[first - 1 : -1]).tolist()
 
 
-def _bare(stage, dataset, recipe, steps, device, loss_of) -> list:
-    "The loop that one would write, with AdamW, warm-up and cosine, and clipped gradients."
-    clock, net = Clock(), stage.net.requires_grad_(True).train()
+def _bare(net, images, labels, order, recipe, device, loss_of) -> list:
+    "The loop that one would write: tensors in memory, autocast, AdamW, warm-up and cosine, and clipped gradients."
+    clock = Clock()
+    net.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(
         net.parameters(),
         lr=recipe.lr,
@@ -164,32 +164,33 @@ def _bare(stage, dataset, recipe, steps, device, loss_of) -> list:
         betas=recipe.betas,
         fused=device.type == 'cuda',
     )
-    precision = pick_precision(recipe.precision, device)
-    autocast = torch.autocast(device.type, torch.bfloat16) if 'bf16' in precision else nullcontext()
-    for t, keys in enumerate(Steps(len(dataset), recipe.batch_size, steps)):
-        for group in optimizer.param_groups:
-            group['lr'] = recipe.lr * warmup_cosine(t, recipe.warmup(steps), steps)
-        index = [i for _, i in keys]
-        batch = collate(dataset.__getitems__(index))
-        with step_seed(0, t, device), attention(device, precision), autocast:
-            loss = loss_of(net, batch['image'].to(device), batch['label'].to(device), index)
+    steps, warmup = len(order), recipe.warmup(len(order))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: warmup_cosine(t, warmup, steps))
+    bf16 = 'bf16' in pick_precision(recipe.precision, device)
+    for t, index in enumerate(order):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = loss_of(net, t, images[index].to(device), labels[index].to(device), index)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip_norm)
         optimizer.step()
+        schedule.step()
         clock.read(device)
     return clock.steps()
 
 
 def _overhead(name, make, dataset, recipe, steps, device, loss_of, repeats) -> list:
     ours, theirs, waits = [], [], []
+    whole = collate(dataset.__getitems__(range(len(dataset))))
+    order = [torch.tensor([i for _, i in keys]) for keys in Steps(len(dataset), recipe.batch_size, steps)]
     for _ in range(repeats):  # by turns
         engine, bare, clock = make(), make(), Clock()
         start = {k: w.clone() for k, w in bare.net.state_dict().items()}
         fit(engine, dataset, device=device, progress=False, callbacks=[clock])
         ours += clock.steps()
         waits += clock.waits()
-        theirs += _bare(bare, dataset, recipe, steps, device, loss_of)
+        with torch.random.fork_rng():
+            theirs += _bare(bare.net, whole['image'], whole['label'], order, recipe, device, loss_of)
     a, b = engine.net.state_dict(), bare.net.state_dict()
 
     def apart(x, y):
@@ -219,49 +220,62 @@ def _overhead(name, make, dataset, recipe, steps, device, loss_of, repeats) -> l
     ]
 
 # %% ../../nbs/bench/training.ipynb #ccdef656
-def bench_overhead(device='auto', steps: int = 12, batch_size: int = 64, repeats: int = 3) -> list:
-    "Return rows on a step of each stage in the engine against a bare loop."
+def bench_overhead(
+    device='auto', steps: int = 12, batch_size: int = 64, repeats: int = 3, precision: str = 'auto'
+) -> list:
+    "Return rows on a step of each stage's default recipe in the engine against a bare loop."
     device, scenes = pick_device(device), 4 * batch_size
     clip, world = load_clip('tinyclip', device=device), in_memory(load_dataset('miniworld', n=(scenes, 10, 10)).train)
     head = clip.head(world.labelset).to(device)
     flip = lambda images, variants: dihedral(images, torch.randint(variants, (len(images),)).to(device))
 
-    recipe, seen = replace(PATCH_RECIPES['paint'], flips='dihedral', batch_size=batch_size), composites(world, clip)
+    patch = replace(PATCH_RECIPES['default'], batch_size=batch_size, precision=precision)
+    seen, scale, start = composites(world, clip), clip.logit_scale, clip.clone().visual.eval()
+    far = round(patch.keep_share * batch_size)
 
-    def patching_loss(net, images, label, _):
+    def patching_loss(net, step, images, label, _):
+        torch.manual_seed(derived_seed(0, step))
         f = F.normalize(net(clip.preprocess(flip(images, 8), seen.bands)).float(), dim=-1)
-        return F.cross_entropy(clip.logit_scale * f @ head.T, label)
+        torch.manual_seed(derived_seed(derived_seed(0, step), 0))
+        x = clip.preprocess(far_images(images[:far]), seen.bands)
+        with torch.no_grad():
+            before = start(x).float()
+        keep = F.mse_loss(net(x).float(), before) / before.square().mean()
+        return F.cross_entropy(scale * f @ head.T, label) + patch.keep * keep
 
     rows = _overhead(
         'patching',
-        lambda: PatchStage(clip.clone(), head, seen.bands, recipe, steps),
+        lambda: PatchStage(clip.clone(), head, seen.bands, patch, steps),
         seen,
-        recipe,
+        patch,
         steps,
         device,
         patching_loss,
         repeats,
     )
 
-    recipe = replace(ALIGN_RECIPES['paper'], batch_size=batch_size, flips='none')
-    targets = torch.randn(len(world), 1, clip.embed_dim, generator=torch.Generator().manual_seed(0))
+    match = replace(ALIGN_RECIPES['default'], batch_size=batch_size, precision=precision)
+    targets = torch.randn(len(world), 4, clip.embed_dim, generator=torch.Generator().manual_seed(0))
 
     def student():
         encoder = create_encoder('vit_micro', world.bands, clip.embed_dim)
         encoder.fit_normalization(torch.stack([s['image'] for s in world.__getitems__(range(64))]), world.bands)
         return encoder.to(device)
 
-    def alignment_loss(net, images, label, index):
-        f = net(net.preprocess(flip(images, 1), world.bands)).float()
-        logits = clip.logit_scale * F.normalize(f, dim=-1) @ head.T
-        return F.mse_loss(f, targets[index, 0].to(device)) + 0.05 * F.cross_entropy(logits, label)
+    def alignment_loss(net, step, images, label, index):
+        torch.manual_seed(derived_seed(0, step))
+        variant = torch.randint(4, (len(images),))
+        f = net(net.preprocess(dihedral(images, variant, turns=False), world.bands)).float()
+        logits = scale * F.normalize(f, dim=-1) @ head.T
+        t = targets[index, variant].to(device)
+        return match.mse * F.mse_loss(f, t) + match.classes * F.cross_entropy(logits, label)
 
     pairs = Pairs(world, world.bands, world.labelset)
     return rows + _overhead(
         'alignment',
-        lambda: AlignStage(student(), targets, head, clip.logit_scale, recipe, steps),
+        lambda: AlignStage(student(), targets, head, scale, match, steps),
         pairs,
-        recipe,
+        match,
         steps,
         device,
         alignment_loss,
