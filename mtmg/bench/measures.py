@@ -212,7 +212,10 @@ def bench_probe(
             continue
         n = n // 5 if multilabel and not full else n
         test, what = n // 5, f'{count} labels, multi-label' if multilabel else f'{count} classes'
-        parts, title = np.split(np.arange(n + 2 * test), [n, n + test]), f'linear probe, 10 strengths, {n:,} x {dim}, {what}'
+        parts, title = (
+            np.split(np.arange(n + 2 * test), [n, n + test]),
+            f'linear probe, 10 strengths, {n:,} x {dim}, {what}',
+        )
         x, y = like_embeddings(n + 2 * test, dim, count, multilabel, seed=int(multilabel))
         train, val, rest = ((x[p], y[p]) for p in parts)
         (xs, ys), (xt, yt) = ((a.numpy(), b.numpy()) for a, b in (train, rest))
