@@ -387,7 +387,8 @@ def pairs_of(task: Task, teacher: Clip, bands, targets: torch.Tensor, seed: int 
 
 def record_alignment(student: ModalityEncoder, teacher: Clip, task: Task, request: dict):
     "Write into the student how it was made, what it has seen, and its teacher's words."
-    student.recipe, exposure = request, student.exposure.merge(teacher.exposure)
+    student.recipe = request | {'white': getattr(task.seen, 'white', None)}  # at which the teacher saw the scenes
+    exposure = student.exposure.merge(teacher.exposure)
     for d in (task.dataset, *task.others, *task.unlabelled):
         learnt = task.labelset if d not in task.unlabelled and task.recipe.classes else None
         exposure = exposure.add(

@@ -293,6 +293,28 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         return self
 
     @torch.no_grad()
+    def at_white(self, white: float, trained: float | None = None) -> 'ModalityEncoder':
+        """A copy that takes reflectance in shares of another white: what came in as `trained` comes in as `white`.
+
+        `white` is that of the new scenes (`dataset.white`), `trained` that of the scenes it was aligned on, which it
+        remembers. ValueError for an encoder that does not, or whose scale follows no statistics of bands in counts.
+        """
+        trained = trained or self.recipe.get('white')
+        if trained is None:
+            raise ValueError('this encoder does not remember the white of its training scenes; give trained=')
+        if not self.normalization.startswith('zscore'):
+            raise ValueError(f"the scale '{self.normalization}' does not follow a white; only zscore scales do")
+        factor = white / trained  # a number of the new scenes is divided by it
+        if self.normalization == 'zscore-sqrt':
+            factor **= 0.5  # of the square roots
+        counts = torch.tensor([_unit(b) == 'DN' for b in self.bands], device=self.mean.device)
+        twin = copy.deepcopy(self)
+        twin.mean.copy_(torch.where(counts, self.mean * factor, self.mean))
+        twin.std.copy_(torch.where(counts, self.std * factor, self.std))
+        twin.recipe = self.recipe | {'white': white}
+        return twin
+
+    @torch.no_grad()
     def to_sensor(self, bands: Sequence) -> 'ModalityEncoder':
         "An ordinary encoder of these bands with the same embeddings, made of an encoder that takes any bands."
         if not self.takes_any:
