@@ -887,7 +887,7 @@ def demo(
     browser: bool = False,  # open it in a browser
 ):
     "The widgets (zero-shot, alpha, gap, retrieval) as an app on localhost, with the models and scenes of a run."
-    from mtmg.demo.widgets import demo
+    from mtmg.demo.serving import demo
 
     demo(run, port=port, browser=browser)
 

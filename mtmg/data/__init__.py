@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'described',
             'in_memory',
             'joined_groups',
+            'labelled',
             'naming_scenes',
             'realdata',
             'SceneDataset',

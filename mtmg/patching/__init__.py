@@ -18,7 +18,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'composites',
             'far_images',
             'finetune',
-            'labelled',
             'PatchStage',
             'record',
         ],

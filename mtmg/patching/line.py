@@ -16,12 +16,11 @@ import torch
 from ..clip.model import Clip
 from ..compute import add_up, agrees, autocast, forward_precision, lowered, pick_device, share_of
 from ..data.fingerprints import Fingerprints
-from ..data.scenes import Splits, batches
+from ..data.scenes import Splits, batches, labelled
 from ..evaluate.results import Result, kept, quantiles, resampled_means, scene_weights
 from ..evaluate.zeroshot import zero_shot
 from ..labels.labelsets import Exposure
 from .recipes import PATCH_RECIPES
-from .finetuning import labelled
 
 # %% ../../nbs/patching/line.ipynb #fae1415a
 def interpolate(clip: Clip, tuned: Clip, alpha: float) -> Clip:

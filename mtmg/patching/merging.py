@@ -20,7 +20,7 @@ from ..engine.runs import close_run, open_run
 from ..encoders.brightness import picture_statistics
 from ..engine.stage import settings
 from ..engine.recipes import pick
-from .finetuning import labelled, record
+from .finetuning import record
 from ..labels.labelsets import Exposure
 from ..embed.passes import dataset_hash
 from .recipes import PATCH_RECIPES, PatchRecipe
@@ -37,7 +37,7 @@ from mtmg.patching.line import (
     with_roles,
 )
 from ..compute import from_first, is_first, sharing
-from ..data.scenes import SceneDataset, Splits
+from ..data.scenes import SceneDataset, Splits, labelled
 from .tower import depths
 
 # %% ../../nbs/patching/merging.ipynb #2dea5c51

@@ -24,7 +24,7 @@ from ..clip.model import Clip, load_clip
 from ..alignment.claims import ALL_ROWS, colours_of, controls as judged
 from .report import answer_sentences, draw_figures, run_sections, some_scenes, write_page
 from ..data.loading import drop_classes, load_dataset
-from ..demo.models import keep_scenes
+from ..demo.models import demo_models, keep_scenes
 from ..embed.passes import embed, versions
 from ..encoders.encoder import create_encoder
 from ..engine.recipes import VARIANTS, pick
@@ -429,6 +429,7 @@ def quickstart(
         )
         plain['seconds']['all'] = time.perf_counter() - start
         atomic_write_json(out / 'results.json', plain)
+        _ = demo_models(out, progress=False).embeddings  # kept in the run, so that the demo's page stands at once
     print('\n' + closing_table(results, models) + f'\n\n{plain["seconds"]["all"]:.0f} s; report: {out / "report.html"}')
     return plain
 

@@ -24,7 +24,7 @@ from ..data.files import IMAGE_SUFFIXES
 from ..data.rasters import TOLD, Raster, large_raster, open_raster, raster_scenes
 from ..data.writing import atomic_write_json
 from ..data.scenes import batches, in_memory
-from ..demo import explore, keep_scenes
+from ..demo import demo_models, explore, keep_scenes
 from ..embed import SATELLITE_TEMPLATES, Predictions, embed, unit, versions
 from ..encoders import ModalityEncoder, create_encoder
 from ..engine.runs import claimed
@@ -562,6 +562,7 @@ def run(
         if curve is not None:
             plain['curve'] = curve.to_dict()
         atomic_write_json(out / 'results.json', plain)
+        _ = demo_models(out, progress=False).embeddings  # kept in the run, so that the demo's page stands at once
     print(
         '\n'
         + '\n'.join(answer)
