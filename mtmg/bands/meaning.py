@@ -322,7 +322,7 @@ class Meaning:
                 out = np.where(np.array(optical)[:, None, None], np.maximum(out, 0), out)
             return out
         out = np.empty(pixels.shape, np.float32)
-        with np.errstate(invalid='ignore', divide='ignore'):
+        with np.errstate(invalid='ignore', divide='ignore', over='ignore'):  # numbers where there is no data
             for c, (band, place, unit) in enumerate(zip(bands, places, wanted)):
                 numbers = _tagged(layers, pixels[c], place, self.scale, self.offset is None)
                 numbers = to_unit(np.asarray(numbers, np.float64), units[band.sensor], unit)

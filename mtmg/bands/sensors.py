@@ -554,7 +554,11 @@ _OPTICAL = {
     's2',
     's2a',
     's2b',
+    'sentinel',
     'sentinel2',
+    'sr',
+    'jp2',
+    'tif',
     'msi',
     'msil1c',
     'msil2a',
@@ -591,7 +595,7 @@ _COLOURS = {
     'swir1': {'B11'},
     'swir2': {'B12'},
 }
-_SAYS_NOTHING = re.compile(r'\d+m|\d+nm|\d{1,}|t\d{2}[a-z]{3}|\d{8}t\d{6}|[rn]\d{3,4}')
+_SAYS_NOTHING = re.compile(r'\d+m|\d+nm|\d{1,}|p\d{1,2}|t\d{2}[a-z]{3}|\d{8}t\d{6}|[rn]\d{3,4}')
 
 
 def spelled(name: str) -> str | None:
@@ -603,6 +607,9 @@ def spelled(name: str) -> str | None:
         return None  # Landsat's, of other wavelengths
     if (role := _ROLES.get(' '.join(words))) is not None:
         return role
+    if words[:1] == ['band'] and len(words) > 2 and re.fullmatch('[1-9]|1[0-2]', words[1]):
+        named = f'B{int(words[1]):02d}'
+        words = [named.lower() if any(named in _COLOURS.get(w, ()) for w in words[2:]) else words[0], *words[2:]]
     for i, word in enumerate(words):
         rest = words[:i] + words[i + 1 :]
         if word in ('vv', 'vh') and all(w in _RADAR or _SAYS_NOTHING.fullmatch(w) for w in rest):

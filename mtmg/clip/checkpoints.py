@@ -37,24 +37,37 @@ class Weights(dict):
         self.notes = tuple(notes)  # what was done to the tensors, in words
 
 
+def _averaged(name) -> bool:
+    "whether a name is that of a second network beside the one that was trained"
+    return re.search('ema|average|avg|swa|shadow|teacher|target|momentum', str(name).lower()) is not None
+
+
 def _prefix(keys) -> str:
     "what stands before the keys of a CLIP, or before every key of another network"
-    found = {key[: m.start(1)] for key in keys if (m := _TOWER.search(key))}
+    found = dict.fromkeys(key[: m.start(1)] for key in keys if (m := _TOWER.search(key)))  # the first of equals
     if found:
-        averaged = lambda p: 'ema' in p.lower() or 'average' in p.lower()
-        return min(found, key=lambda p: (averaged(p), -sum(k.startswith(p) for k in keys), len(p)))
+        return min(found, key=lambda p: (_averaged(p), -sum(k.startswith(p) for k in keys), len(p)))
     prefix = ''
     while keys and (p := next((p for p in _PREFIXES if all(k.startswith(prefix + p) for k in keys)), None)):
         prefix += p
     return prefix
 
 
+def _inner(found: dict) -> dict | None:
+    "the dictionary of weights inside another one; None if `found` itself holds tensors, or nothing does"
+    if named := [found[w] for w in _WRAPPERS if isinstance(found.get(w), dict)]:
+        return named[0]
+    tensors = lambda d: any(isinstance(v, torch.Tensor) for v in d.values())
+    others = [k for k, v in found.items() if isinstance(v, dict) and tensors(v)]
+    return None if tensors(found) or not others else found[min(others, key=_averaged)]
+
+
 def _unwrap(found) -> Weights:
     "the tensors inside `found`, without wrappers and prefixes"
     if not isinstance(found, dict):
         return Weights({})
-    while inner := [found[w] for w in _WRAPPERS if isinstance(found.get(w), dict)]:
-        found = inner[0]
+    while (inner := _inner(found)) is not None:
+        found = inner
     state = {_INSIDE.sub(r'\1', str(k)): v for k, v in found.items() if isinstance(v, torch.Tensor)}
     prefix = _prefix(state)
     beside = [k for k in state if not k.startswith(prefix)]
@@ -374,6 +387,11 @@ def load_weights(
         raise ValueError(
             f'{source}: {len(other)} tensors of another shape, the first {other[0]} is {tuple(state[other[0]].shape)} '
             f'but {tuple(own[other[0]].shape)} is wanted: another architecture, image size or dimension'
+        )
+    if broken := [k for k, v in state.items() if k in own and v.is_floating_point() and not v.isfinite().all()]:
+        raise ValueError(
+            f'{source}: numbers in {describe_keys(broken)} are NaN or infinite: the training diverged, or the file is '
+            'damaged; take an earlier checkpoint'
         )
     module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
     report = LoadReport(tuple(k for k in own if k in state), missing, unexpected)

@@ -525,6 +525,8 @@ def _fill(model: nn.Module, state: dict, source: str) -> list:
     if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'):
         state = convert_to_custom_text_state_dict(state)
     own = model.state_dict()
+    if 'text.positional_embedding' in state and 'positional_embedding' in own:  # open_clip's other form of a text tower
+        state = {k.removeprefix('text.'): v for k, v in state.items()}
     for key in {'logit_scale', 'logit_bias'} & own.keys() & state.keys():  # a scalar here, of length 1 there
         state[key] = state[key].reshape(own[key].shape)
     said = [_fit_temperature(state, source), _fit_positions(model, state)]

@@ -304,7 +304,12 @@ def clip_of_transformers(config: dict, path) -> dict:  # open_clip's model_cfg
             f"'{path}' is no configuration of a CLIP; an encoder is read by ModalityEncoder.from_pretrained"
         )
     if kind != 'clip':
-        raise ValueError(f"'{path}' is of the kind {kind!r} of transformers, and neither a CLIP nor a SigLIP")
+        way_out = (
+            ': an image tower alone is read into its CLIP, load_clip(name, pretrained=tag, visual=FILE)'
+            if str(kind).endswith('_vision_model')
+            else ''
+        )
+        raise ValueError(f"'{path}' is of the kind {kind!r} of transformers, and neither a CLIP nor a SigLIP{way_out}")
     vision = {
         'hidden_size': 768,
         'intermediate_size': 3072,

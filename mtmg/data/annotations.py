@@ -7,7 +7,6 @@ __all__ = ['LabelTable', 'read_table', 'scenes_below', 'match_files', 'find_tabl
            'feature_windows', 'overlapping']
 
 # %% ../../nbs/data/annotations.ipynb #12fd9934
-import ast
 from collections import Counter
 import csv
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import json
 import os
 from pathlib import Path
 import re
+import warnings
 
 import numpy as np
 
@@ -139,7 +139,7 @@ def _text(path: Path) -> str:
 
 def _rows(path: Path) -> list:
     "the cells of a table, by the separator that fits all rows"
-    text = _text(path)
+    text = re.sub(r'\A(\s*#.*\n)+', '', _text(path))  # comments above the header
     if not text.strip():
         raise ValueError(f'{path} is empty; expected a row of path and label for each image')
     best = []
@@ -222,10 +222,9 @@ def _find_columns(header, body, path) -> tuple:
 def _several(cell: str, separator: str | None) -> tuple:
     "the labels of one cell"
     if cell[:1] == '[' and cell[-1:] == ']':
-        try:
-            return tuple(str(x).strip() for x in ast.literal_eval(cell))
-        except (ValueError, SyntaxError):
-            return tuple(x.strip(' \'"') for x in cell[1:-1].split(',') if x.strip(' \'"'))
+        # quoted names, with commas between them or, as numpy prints them, with none
+        quoted = [a or b for a, b in re.findall(r"""'([^']*)'|"([^"]*)\"""", cell)]
+        return tuple(n for x in quoted or cell[1:-1].split(',') if (n := x.strip()))
     parts = cell.split(separator) if separator else [cell]
     return tuple(p.strip() for p in parts if p.strip())
 
@@ -254,14 +253,14 @@ def _without_numbers(labels: list) -> tuple:
     return [tuple((m[2] or m[4]).strip() for m in row) for row in found], numbers
 
 
-def _class_file(folder: Path) -> tuple:
-    "names of classes by their numbers, from classes.txt and the like beside a table"
+def _class_file(folder: Path) -> dict:
+    "{number: name} of the classes, from classes.txt and the like beside a table; lines without numbers count from 0"
     for name in ('classes.txt', 'class_names.txt', 'classnames.txt', 'label_names.txt', 'labels.txt'):
         if (folder / name).is_file():
             lines = [line.strip() for line in _text(folder / name).splitlines() if line.strip()]
             names, numbers = _without_numbers([(line,) for line in lines])
-            return tuple(n for (n,) in sorted(names, key=lambda n: numbers.get(n[0], 0)) if n)
-    return ()
+            return {numbers.get(n, k): n for k, (n,) in enumerate(names) if n}
+    return {}
 
 # %% ../../nbs/data/annotations.ipynb #fd9e6ed3
 _PLURALS = ('labels', 'classes', 'tags', 'categories')
@@ -272,20 +271,29 @@ def _understood(
 ) -> tuple:  # labels, order of the classes, multilabel
     "the labels of rows from a column of names, of numbers, or both"
     if names is None:
-        order = list(classnames or _class_file(path.parent))
+        by_number = dict(enumerate(classnames)) if classnames else _class_file(path.parent)
         codes = [int(float(n)) for n in numbers]
-        if not order:
+        if not by_number:
             raise ValueError(
                 f'{path}: classes are numbers ({", ".join(map(str, sorted(set(codes))[:5]))}) without names; '
                 'put their names into classes.txt beside it, one a line, or give labelset='
             )
-        if outside := [c for c in codes if not 0 <= c < len(order)]:
+        if outside := [c for c in codes if c not in by_number]:
             raise ValueError(
-                f'{path}: class {outside[0]} is not one of 0 to {len(order) - 1}, the lines of the names of the classes'
+                f'{path}: class {outside[0]} is not one of {min(by_number)} to {max(by_number)}, the numbers of the '
+                'names of the classes; write the number before each name where they do not begin at 0'
             )
-        return [(order[c],) for c in codes], order, False
+        return [(by_number[c],) for c in codes], [by_number[c] for c in sorted(by_number)], False
     separator = _separator(names, plural)
+    if lost := [i for i, c in enumerate(names, start=1) if c.strip().lower() in ('', 'nan', 'null', '<na>')]:
+        raise ValueError(
+            f'{path}: {len(lost)} of {len(names)} rows have no label, the first is row {lost[0]} below the header; '
+            'write their labels or take the rows out'
+        )
     labels, known = _without_numbers([_several(c, separator) for c in names])
+    first = {}  # 'Forest' and 'forest ' are one class
+    labels = [tuple(first.setdefault(' '.join(n.lower().split()), n) for n in row) for row in labels]
+    known = {first.get(' '.join(n.lower().split()), n): k for n, k in known.items()}
     if numbers is not None and all(len(row) == 1 for row in labels):
         known = {row[0]: int(float(n)) for row, n in zip(labels, numbers, strict=True)}
     order = sorted({n for row in labels for n in row}, key=lambda n: (known.get(n, 0), n))
@@ -326,6 +334,14 @@ def read_table(
             classnames,
         )
     keys, labels, parts, repeated = _merged(path, keys, labels, None if split is None else [r[split] for r in body])
+    if repeated and not multilabel:
+        several = [key for key, row in zip(keys, labels, strict=True) if len(row) > 1]
+        warnings.warn(
+            f'{path}: {len(several)} of {len(keys)} images ({several[0]}, …) stand in several rows with other labels; '
+            'each image may have several labels then',
+            UserWarning,
+            stacklevel=2,
+        )
     return LabelTable(path, tuple(keys), tuple(labels), tuple(order), multilabel or repeated, parts and tuple(parts))
 
 

@@ -186,6 +186,22 @@ def _raster_layers(path, part=None) -> Layers:
             return layers_of(file, window, path)
 
 
+def _painted(pixels, file, path) -> Layers:
+    "the picture that a layer of numbers (H, W) of a palette shows"
+    colours = np.zeros((256, 4), np.uint8)
+    for number, colour in file.colormap(1).items():
+        colours[number] = colour
+    picture = colours[pixels].transpose(2, 0, 1)  # (H, W) -> (4, H, W)
+    valid = (picture[3] > 0) & (pixels != file.nodata if file.nodata is not None else True)
+    return Layers(
+        picture[:3],
+        colours=('red', 'green', 'blue'),
+        valid=valid,
+        metres=ground_size(file.crs, file.transform, file.shape),
+        where=str(path),
+    )
+
+
 def _calibrated(pixels, tables, window, file) -> np.ndarray:
     "numbers of a raw radar product as power"
     top, left, height, width = 0, 0, *file.shape
@@ -215,11 +231,15 @@ def layers_of(
         )
     how = dict(window=window)
     if shape is not None:
-        how |= dict(out_shape=(file.count, *shape), resampling=Resampling.average)
+        # the mean of two numbers of a palette is a third colour
+        way = Resampling.nearest if file.colorinterp[0].name == 'palette' else Resampling.average
+        how |= dict(out_shape=(file.count, *shape), resampling=way)
     masked = any('per_dataset' in (f.name for f in flags) for flags in file.mask_flag_enums)
     pixels, tags, units = file.read(**how), file.tags(), tuple(file.units)
     if tables := tags.get('calibration'):  # a raw radar product
         pixels, units = _calibrated(pixels, tables.split('\n'), window, file), ('power',) * file.count
+    if file.count == 1 and pixels.dtype == np.uint8 and file.colorinterp[0].name == 'palette':
+        return _painted(pixels[0], file, path)
     names = tuple(file.descriptions)
     if not any(names) and file.driver == 'VRT' and Path(file.name).is_file():
         names = source_names(Path(file.name).read_text(errors='replace'))

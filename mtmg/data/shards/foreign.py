@@ -238,6 +238,7 @@ class ShardStream(IterableDataset):
         self.nomenclature = nomenclature
         self.labels = labels
         self.broken = []
+        self._labelled = None  # whether the scenes have labels, once one was seen
 
     def __len__(self):
         if self.scenes is None:
@@ -277,6 +278,14 @@ class ShardStream(IterableDataset):
                 self._report(Broken(members['__url__'], members['__key__'], str(error)))
 
     def _collate(self, scenes) -> dict:
+        lost = [s['id'] for s in scenes if s.get('label') is None]
+        if self._labelled is None:
+            self._labelled = len(lost) < len(scenes)
+        if self._labelled and lost or not self._labelled and len(lost) < len(scenes):
+            raise ValueError(
+                f'{self.urls[0]}: scene {lost[0] if lost else scenes[0]["id"]} has {"no" if lost else "a"} label, unlike '
+                'others; give every scene one, or none'
+            )
         with naming_file(', '.join(self.urls[:2]), 'all scenes must be of one kind'):
             return collate(scenes)
 
@@ -355,6 +364,16 @@ def stream_shards(
     )
 
 # %% ../../../nbs/data/shards/foreign.ipynb #62c9cd14
+def _labels_inside(urls) -> LabelSet | None:
+    "the classes that the .cls members of tars name; None where they hold numbers, or nothing"
+    members = (m for url in _urls(urls) for m in walk_tar(url))
+    names = {data.decode('utf-8', 'replace').strip() for name, data in members if split_member(name)[1] == 'cls'}
+    if not names or all(n.lstrip('-').isdigit() for n in names):
+        return None
+    where = urls if isinstance(urls, (str, Path)) else _urls(urls)[0]
+    return LabelSet(f'shards {Path(where).name}', tuple(sorted(names)), labelset('miniworld').templates)
+
+
 def paper_scenes(
     urls,  # tars in the authors' form
     labels: LabelSet | None = None,  # None: BigEarthNet's of as many classes as the labels have
@@ -366,7 +385,7 @@ def paper_scenes(
     name: str = 'shards',
 ) -> ArrayDataset:
     "The scenes of shards in the authors' form, in memory."
-    labels = labels or _labels_of(urls)
+    labels = labels or _labels_of(urls) or _labels_inside(urls)
     whole = [s for s in stream_shards(urls, 256, nomenclature=nomenclature, labels=labels)]
     if not whole:
         raise ValueError(f'{urls} holds no scene')

@@ -260,7 +260,8 @@ def decode_picture(data: bytes) -> tuple:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders have errors of many types, for bombs too
-        raise ValueError(f'no picture ({" ".join(str(error).split())[:120]})') from None
+        said = ' '.join(str(error).split()).partition(' <_io')[0]  # Pillow names the buffer, which nobody knows
+        raise ValueError(f'no picture ({said[:120]})') from None
 
 
 def seal(note: dict, members) -> bytes:
