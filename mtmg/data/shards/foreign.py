@@ -282,9 +282,9 @@ class ShardStream(IterableDataset):
         if self._labelled is None:
             self._labelled = len(lost) < len(scenes)
         if self._labelled and lost or not self._labelled and len(lost) < len(scenes):
+            one, has = (lost[0], 'no') if lost else (scenes[0]['id'], 'a')
             raise ValueError(
-                f'{self.urls[0]}: scene {lost[0] if lost else scenes[0]["id"]} has {"no" if lost else "a"} label, unlike '
-                'others; give every scene one, or none'
+                f'{self.urls[0]}: scene {one} has {has} label, unlike others; give every scene one, or none'
             )
         with naming_file(', '.join(self.urls[:2]), 'all scenes must be of one kind'):
             return collate(scenes)
