@@ -388,7 +388,8 @@ def load_weights(
             f'{source}: {len(other)} tensors of another shape, the first {other[0]} is {tuple(state[other[0]].shape)} '
             f'but {tuple(own[other[0]].shape)} is wanted: another architecture, image size or dimension'
         )
-    if broken := [k for k, v in state.items() if k in own and v.is_floating_point() and not v.isfinite().all()]:
+    held = {k: v for k, v in state.items() if k in own and v.is_floating_point() and not v.is_meta}
+    if broken := [k for k, v in held.items() if not v.isfinite().all()]:
         raise ValueError(
             f'{source}: numbers in {describe_keys(broken)} are NaN or infinite: the training diverged, or the file is '
             'damaged; take an earlier checkpoint'
