@@ -165,9 +165,7 @@ class Stage(L.LightningModule):
         weights = [p for p in self.net.parameters() if p.requires_grad]
         scaled = getattr(self.trainer.precision_plugin, 'scaler', None) is not None  # 16-mixed alone
         fused = self.device.type == 'cuda' and not scaled
-        optimizer = torch.optim.AdamW(
-            weights, lr=r.lr, weight_decay=r.weight_decay, betas=tuple(r.betas), fused=fused
-        )
+        optimizer = torch.optim.AdamW(weights, lr=r.lr, weight_decay=r.weight_decay, betas=tuple(r.betas), fused=fused)
         optimizer._step_supports_amp_scaling = False  # else Lightning refuses to clip, even where nothing is scaled
         warmup = r.warmup(self.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: warmup_cosine(s, warmup, self.steps))
