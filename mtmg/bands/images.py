@@ -586,6 +586,12 @@ def as_images(
     if x.ndim != 4:
         raise ValueError(f'images of shape {tuple(x.shape)}; give (N, C, H, W) or (C, H, W)')
     channels = 3 if bands is None else len(bands)
+    if bands is None and channels not in (x.shape[1], x.shape[-1]):
+        last = x.shape[-1] if x.shape[-1] < x.shape[1] else x.shape[1]
+        raise ValueError(
+            f'{last} channels without names; give their names with bands=, such as S2_L1C.bands, or a picture of three '
+            "(of PIL: image.convert('RGB'))"
+        )
     return x.movedim(-1, 1) if x.shape[1] != channels == x.shape[-1] else x
 
 

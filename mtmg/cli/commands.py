@@ -238,6 +238,7 @@ def _about_images(path: Path, numbers: Numbers) -> str:
     )
     groups = {name: files for name, files in groups.items() if files}
     kinds, first, places, products = Counter(), {}, {}, []
+    flags = [f'--{f.name}' for f in fields(Numbers)]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         for file in (f for files in groups.values() for f in files):
@@ -248,14 +249,13 @@ def _about_images(path: Path, numbers: Numbers) -> str:
                     about = f'{product.kind}, {about}'
                     products += [f'left out: {", ".join(product.left_out)}'] * bool(product.left_out)
             except (ValueError, OSError) as error:
-                about = str(error).removeprefix(f'{file}: ')
+                about = as_flags(str(error).removeprefix(f'{file}: '), flags)
             about, _, place = about.partition(' in EPSG')
             kinds[about] += 1
             first.setdefault(about, file.name)
             if place:
                 places.setdefault(about, {})[f'EPSG{place}'] = None
     # the same of every file, but for its name
-    flags = [f'--{f.name}' for f in fields(Numbers)]
     notes = dict.fromkeys(
         re.sub(r', 95 % of them below [\d.e-]+', '', as_flags(text.partition(': ')[2] or text, flags))
         for text in (str(w.message) for w in said)

@@ -23,6 +23,7 @@ from ..bands.images import as_images
 from ..bands.sensors import RGB, as_bands, joint_sensor
 from ..compute import agrees, autocast, forward_precision, pick_device
 from ..data.fingerprints import recognised
+from ..data.files import FileScenes, open_files
 from ..data.folders import folder_scenes
 from ..data.writing import alone_in, atomic_path, load_tensors, save_tensors
 from ..data.scenes import ArrayDataset, batches, naming_scenes, settle, valid_shares
@@ -598,7 +599,7 @@ def predictor(
 
 def predict(
     model,  # `Clip`, or an encoder with a text head for these classes
-    images,  # as `as_images` takes them, in the sensor's unit; a file, a folder, or a `SceneDataset`
+    images,  # as `as_images` takes them, in the sensor's unit; a file, files, a folder, or a `SceneDataset`
     classnames=None,  # names, or a `LabelSet` with its prompts; None: those of the encoder's text head
     bands=None,  # names of the channels; None for RGB (a data set brings its own)
     templates=None,  # prompts for plain names; None: `SATELLITE_TEMPLATES`
@@ -608,8 +609,15 @@ def predict(
     **how,  # batch_size, device, num_workers, precision: as `predictor` takes them
 ) -> Predictions:
     "The zero-shot probability of each class for each image."
+    size = getattr(model, 'image_size', None)
     if isinstance(images, (str, Path)):
-        images = folder_scenes(images, size=getattr(model, 'image_size', None))
+        images = folder_scenes(images, size=size)
+    elif isinstance(images, (list, tuple)) and images and all(isinstance(i, (str, Path)) for i in images):
+        meaning = open_files(images)
+        ids = [Path(i).name for i in images]
+        images = FileScenes(
+            images, name='files', sensor=meaning.sensor, bands=meaning.bands, size=size, ids=ids, meaning=meaning
+        )
     known = getattr(model, 'bands', None) if bands is None else bands
     dataset = images if hasattr(images, '__getitem__') and hasattr(images, 'bands') else _plain(images, known, bands)
     answer = predictor(model, classnames, templates, text, multilabel, **how)
