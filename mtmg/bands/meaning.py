@@ -421,6 +421,17 @@ def _say_level(order, first: Layers, file_bands, assumed):
         )
 
 
+def _say_alpha(order, first: Layers, assumed):
+    "GDAL calls the fourth layer of an 8-bit tif alpha, and that may be the near infrared of an aerial image"
+    for i, (band, colour) in enumerate(zip(order, first.colours)):
+        between = (first.pixels[i] > 0) & (first.pixels[i] < 255)
+        if band is None and colour == 'alpha' and between.mean() > 0.5:
+            assumed.append(
+                f'layer {i + 1} is tagged as alpha and taken as a mask, although most of its numbers lie between 0 and '
+                '255; file_bands= names all layers if it is a band'
+            )
+
+
 def _landsat(named, where, assumed) -> tuple:
     "bands whose names the sensors of Landsat 4 to 7 share with those of 8 and 9, for other wavelengths"
     spacecraft = re.search(r'L[A-Z]0([4-9])_', str(where))
@@ -630,6 +641,7 @@ def find_meaning(
     if sensor is None:
         _say_level(order_of_first, first, file_bands, assumed)
         sensor = joint_sensor(there)
+    _say_alpha(order_of_first, first, assumed)
     if first.note and offset is None and unit is None and scale is None:
         assumed.append(first.note)
     if bands is not None:
