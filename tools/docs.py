@@ -10,6 +10,7 @@ import argparse
 import ast
 from html import escape, unescape
 from html.parser import HTMLParser
+from importlib.util import resolve_name
 import json
 import os
 from pathlib import Path, PurePosixPath
@@ -287,6 +288,10 @@ def door_page(package: str, notebook: Path, modules: dict[str, list[str]], page_
         parts.append(f'```python\n{example}\n```')
     found = {m: definitions(m) for m in modules}
     for module, names in modules.items():
+        for n in names:
+            if n not in found[module] and (home := taken_from(module, n)):
+                found[module][n] = definitions(home)[n]
+    for module, names in modules.items():
         known = [n for n in dict.fromkeys([n for n in first if n in names] + names) if n in found[module]]
         where = page_of[NBS / f'{module.removeprefix("mtmg.").replace(".", "/")}.ipynb']
         parts.append(
@@ -296,6 +301,14 @@ def door_page(package: str, notebook: Path, modules: dict[str, list[str]], page_
         parts.append('\n'.join(['| name | what it is |', '|---|---|', *rows]))
         parts += [found[module][n][1] for n in known]
     return '\n\n'.join(parts)
+
+
+def taken_from(module: str, name: str) -> str | None:
+    "The module from which another one takes a name that its door hands on."
+    source = (ROOT / f'{module.replace(".", "/")}.py').read_text(encoding='utf-8')
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom) and name in [n.name for n in node.names]:
+            return resolve_name('.' * node.level + node.module, module.rpartition('.')[0])
 
 
 def built(path: Path, links: Links, execute: bool):

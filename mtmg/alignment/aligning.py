@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['mse_term', 'cosine_term', 'infonce_term', 'relational_term', 'class_directions', 'residual_term', 'Pairs', 'Joined',
-           'teacher_embeddings', 'AlignStage', 'Task', 'prepare', 'say_what_is_filled', 'say_if_few', 'student_of',
-           'targets_of', 'pairs_of', 'record_alignment', 'align']
+           'draw_bands', 'SensorMix', 'teacher_embeddings', 'AlignStage', 'Task', 'prepare', 'say_what_is_filled',
+           'say_if_few', 'student_of', 'targets_of', 'pairs_of', 'record_alignment', 'align']
 
-# %% ../../nbs/alignment/aligning.ipynb #eefcb408
+# %% ../../nbs/alignment/aligning.ipynb #307d9eb3
 import copy
 from dataclasses import dataclass
+from typing import Sequence
 import warnings
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .mixing import SensorMix
 from .pseudolabels import pseudo_labels
 from .start import new_student
 from ..bands.images import select
@@ -24,15 +24,14 @@ from ..bands.sensors import as_bands
 from ..clip.model import Clip, content_hash
 from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing
 from ..data.fingerprints import known_images
-from ..data.scenes import SceneDataset, Splits, batches, naming_scenes, settle
+from ..data.scenes import SceneDataset, Splits, batches, collate, naming_scenes, settle
 from ..patching.finetuning import class_loss
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
 from ..encoders.encoder import ModalityEncoder
 from ..engine.stage import Running, Stage, pick_precision, settings
-from ..engine.recipes import VARIANTS
+from ..engine.recipes import ALIGN_RECIPES, VARIANTS, AlignRecipe
 from ..engine.augment import dihedral
-from .recipes import AlignRecipe, ALIGN_RECIPES
 
 # %% ../../nbs/alignment/aligning.ipynb #ff2d8ed4
 def mse_term(f, t):
@@ -145,6 +144,65 @@ class Joined(SceneDataset):
 
     def __getitem__(self, i):
         return self.__getitems__([i])[0]
+
+# %% ../../nbs/alignment/aligning.ipynb #b2353e7c
+def draw_bands(
+    rng: np.random.Generator,
+    count: int,  # bands there are
+    drop: float,  # probability that some are left out
+) -> np.ndarray:  # their places, in order
+    "The bands that a batch shows."
+    if count == 1 or rng.random() >= drop:
+        return np.arange(count)
+    if rng.random() < 0.5:
+        return np.sort(rng.permutation(count)[: rng.integers(1, count)])
+    start, stop = np.sort(rng.choice(count + 1, 2, replace=False))
+    stop = min(stop, start + count - 1)  # one stays
+    return np.delete(np.arange(count), np.arange(start, stop))
+
+
+class SensorMix(SceneDataset):
+    "Scenes of one or several sensors. What a batch shows of them, `at_step` draws."
+
+    def __init__(
+        self,
+        parts: Sequence[SceneDataset],  # of one sensor each; equally long ones may show the same places
+        drop: float = 0.5,  # probability that a batch lacks some of its bands
+        seed: int = 0,
+        starts: Sequence[int] | None = None,  # of the targets of each part; None: one part after another
+    ):
+        self.parts, self.drop, self.seed = list(parts), drop, seed
+        ends = np.cumsum([0, *map(len, self.parts)])
+        self.starts = list(ends[:-1]) if starts is None else list(starts)
+        longest = max(self.parts, key=len)
+        for key in ('name', 'source', 'labelset', 'split'):
+            setattr(self, key, getattr(longest, key, None))
+        self._ids = longest
+
+    def __len__(self):
+        return len(self._ids)
+
+    @property
+    def ids(self):
+        return self._ids.ids
+
+    def draw(self, step: int) -> tuple:  # number of the part, places of the bands
+        "What the batch of a step shows."
+        rng = np.random.default_rng([self.seed, step, 0x5EB])
+        part = int(rng.integers(len(self.parts)))
+        return part, draw_bands(rng, len(self.parts[part].bands), self.drop)
+
+    def at_step(self, step: int, indices: Sequence[int]) -> dict:
+        "The batch of a step: as `collate` makes it, with its `bands` and the `index` of its targets."
+        number, kept = self.draw(step)
+        part = self.parts[number]
+        places = [i % len(part) for i in indices]  # a shorter part begins again
+        batch = collate(part.__getitems__(places))
+        return batch | {
+            'image': batch['image'][:, kept],
+            'bands': tuple(part.bands[k] for k in kept),
+            'index': self.starts[number] + torch.tensor(places),
+        }
 
 # %% ../../nbs/alignment/aligning.ipynb #8feff667
 @torch.no_grad()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .recipes import ALIGN_RECIPES, AlignRecipe
+from ..engine.recipes import ALIGN_RECIPES, VARIANTS, AlignRecipe
 from .aligning import align, teacher_embeddings
 from .start import new_student
 from ..bands.sensors import with_white
@@ -22,7 +22,6 @@ from ..data.scenes import ArrayDataset, Splits, batches, described, in_memory
 from ..embed.passes import embed
 from ..encoders.brightness import fitting_white, some_scenes
 from ..engine.stage import settings
-from ..engine.recipes import VARIANTS
 from ..evaluate.ranking import retrieval
 from ..evaluate.results import quantiles, resampled_means
 

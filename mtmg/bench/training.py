@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 
-from ..alignment.recipes import ALIGN_RECIPES
+from ..engine.recipes import ALIGN_RECIPES, PATCH_RECIPES
 from ..alignment.aligning import AlignStage, Pairs
 from ..bands.sensors import RGB, S2_L1C
 from ..clip.model import load_clip
@@ -32,7 +32,6 @@ from ..encoders.encoder import create_encoder
 from ..engine.augment import dihedral
 from ..engine.runs import Steps, derived_seed, warmup_cosine
 from ..engine.stage import fit, pick_precision
-from ..patching.recipes import PATCH_RECIPES
 from ..patching.finetuning import PatchStage, composites, far_images
 from ..patching.line import interpolate, line_features, sweep
 from ..data.scenes import ArrayDataset, batches, collate, in_memory

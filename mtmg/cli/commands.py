@@ -464,7 +464,7 @@ def patch(
     from mtmg.clip.model import load_clip
     from mtmg.engine.recipes import pick
     from mtmg.embed.passes import model_hash
-    from mtmg.patching.recipes import PATCH_RECIPES
+    from mtmg.engine.recipes import PATCH_RECIPES
     from mtmg.patching.finetuning import finetune
     from mtmg.patching.line import interpolate, sweep
     from mtmg.plots.charts import plot_alpha
@@ -576,7 +576,7 @@ def align(
     "Stage 2: train an encoder of all bands, or of another sensor, to embed scenes as the patched CLIP does."
     if _spread('align', locals()):
         return
-    from mtmg.alignment.recipes import ALIGN_RECIPES
+    from mtmg.engine.recipes import ALIGN_RECIPES
     from mtmg.alignment.aligning import align
     from mtmg.clip.model import Clip
     from mtmg.encoders.encoder import create_encoder

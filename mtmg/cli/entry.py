@@ -144,8 +144,8 @@ COMMANDS = {
     for c in (
         Command(commands.quickstart),
         Command(commands.run),
-        Command(commands.patch, 'mtmg.patching.recipes:PATCH_RECIPES'),
-        Command(commands.align, 'mtmg.alignment.recipes:ALIGN_RECIPES'),
+        Command(commands.patch, 'mtmg.engine.recipes:PATCH_RECIPES'),
+        Command(commands.align, 'mtmg.engine.recipes:ALIGN_RECIPES'),
         Command(commands.predict),
         Command(commands.map_),
         Command(commands.evaluate),

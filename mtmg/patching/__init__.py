@@ -11,13 +11,18 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'tower': ['block_matrices', 'block_numbers', 'depths', 'Lora'],
         'finetuning': [
+            'block_matrices',
+            'block_numbers',
             'class_loss',
             'colour_augmentation',
             'composites',
+            'depths',
             'far_images',
             'finetune',
+            'Lora',
+            'PATCH_RECIPES',
+            'PatchRecipe',
             'PatchStage',
             'record',
         ],
@@ -50,6 +55,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'TaskVector',
             'Union',
         ],
-        'recipes': ['PATCH_RECIPES', 'PatchRecipe'],
     },
 )

@@ -20,7 +20,7 @@ from ..data.scenes import Splits, batches, labelled
 from ..evaluate.results import Result, kept, quantiles, resampled_means, scene_weights
 from ..evaluate.zeroshot import zero_shot
 from ..labels.labelsets import Exposure
-from .recipes import PATCH_RECIPES
+from ..engine.recipes import PATCH_RECIPES
 
 # %% ../../nbs/patching/line.ipynb #fae1415a
 def interpolate(clip: Clip, tuned: Clip, alpha: float) -> Clip:

@@ -15,16 +15,14 @@ import torch
 
 from ..bands.sensors import RGB
 from ..clip.model import Clip, load_clip
-from ..compute import pick_device, world_size
+from ..compute import from_first, is_first, pick_device, sharing, world_size
 from ..engine.runs import close_run, open_run
 from ..encoders.brightness import picture_statistics
 from ..engine.stage import settings
-from ..engine.recipes import pick
-from .finetuning import record
+from ..engine.recipes import PATCH_RECIPES, PatchRecipe, pick
+from .finetuning import PatchStage, class_loss, composites, depths, finetune, record
 from ..labels.labelsets import Exposure
 from ..embed.passes import dataset_hash
-from .recipes import PATCH_RECIPES, PatchRecipe
-from .finetuning import PatchStage, class_loss, composites, finetune
 from mtmg.patching.line import (
     Curve,
     choose_alpha,
@@ -36,9 +34,7 @@ from mtmg.patching.line import (
     sweep,
     with_roles,
 )
-from ..compute import from_first, is_first, sharing
 from ..data.scenes import SceneDataset, Splits, labelled
-from .tower import depths
 
 # %% ../../nbs/patching/merging.ipynb #2dea5c51
 @dataclass(frozen=True, repr=False)

@@ -18,7 +18,7 @@ import time
 import numpy as np
 import torch
 
-from ..alignment.recipes import ALIGN_RECIPES, AlignRecipe
+from ..engine.recipes import ALIGN_RECIPES, PATCH_RECIPES, VARIANTS, AlignRecipe, PatchRecipe, pick
 from ..alignment.aligning import align, teacher_embeddings
 from ..clip.model import Clip, load_clip
 from ..alignment.claims import ALL_ROWS, colours_of, controls as judged
@@ -27,17 +27,14 @@ from ..data.loading import drop_classes, load_dataset
 from ..demo.models import demo_models, keep_scenes
 from ..embed.passes import embed, versions
 from ..encoders.encoder import create_encoder
-from ..engine.recipes import VARIANTS, pick
-from ..evaluate.probes import linear_probe
+from ..evaluate.probes import STRENGTHS, linear_probe
 from ..evaluate.ranking import retrieval
 from ..evaluate.results import compare
 from ..evaluate.zeroshot import zero_shot
 from ..gap.measures import gap_report
-from ..patching.recipes import PATCH_RECIPES, PatchRecipe
 from ..patching.finetuning import finetune
 from ..labels.labelsets import is_zero_shot
 from ..patching.line import Curve, interpolate, sweep
-from ..evaluate.probes import STRENGTHS
 from ..engine.runs import claimed
 from ..plots.style import in_words
 from ..data.scenes import Splits, batches, in_memory
