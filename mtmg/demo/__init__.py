@@ -11,8 +11,15 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'explorer': ['AMOUNTS_KEPT', 'explore', 'gap_contribution', 'space_maps'],
-        'live': ['joint_space', 'JointSpace', 'point_columns'],
+        'explorer': [
+            'AMOUNTS_KEPT',
+            'explore',
+            'gap_contribution',
+            'joint_space',
+            'JointSpace',
+            'point_columns',
+            'space_maps',
+        ],
         'models': [
             'ALPHAS',
             'demo_models',
