@@ -353,7 +353,9 @@ def raster_scenes(
     source: str | None = None,  # whose images; None: the name
     **told,  # of a file: file_bands, sensor, offset, nodata and so on, as `open_raster` takes them
 ) -> RasterScenes:
-    "The tiles of a raster as scenes without labels. Its mask is read once, window by window, to find those with data."
+    """The tiles of a raster as scenes without labels, read when they are asked for; `in_memory` keeps them.
+
+    The mask of the raster is read once, window by window, to find the tiles with data."""
     raster = opened(path, **told)
     grid, found = tile_grid(raster.shape, tile, stride), []
     width = min(tile, raster.shape[1])
