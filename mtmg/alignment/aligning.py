@@ -29,9 +29,8 @@ from ..patching.finetuning import class_loss
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
 from ..encoders.encoder import ModalityEncoder
-from ..engine.stage import Running, Stage, pick_precision, settings
+from ..engine.stage import Running, Stage, dihedral, pick_precision, settings
 from ..engine.recipes import ALIGN_RECIPES, VARIANTS, AlignRecipe
-from ..engine.augment import dihedral
 
 # %% ../../nbs/alignment/aligning.ipynb #ff2d8ed4
 def mse_term(f, t):

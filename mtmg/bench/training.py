@@ -29,9 +29,8 @@ from ..data.loading import load_dataset
 from ..data.writing import atomic_write_json
 from ..embed.passes import versions
 from ..encoders.encoder import create_encoder
-from ..engine.augment import dihedral
 from ..engine.runs import Steps, derived_seed, warmup_cosine
-from ..engine.stage import fit, pick_precision
+from ..engine.stage import dihedral, fit, pick_precision
 from ..patching.finetuning import PatchStage, composites, far_images
 from ..patching.line import interpolate, line_features, sweep
 from ..data.scenes import ArrayDataset, batches, collate, in_memory

@@ -11,7 +11,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'augment': ['Augment', 'dihedral'],
         'runs': [
             'claimed',
             'clip_whole_norm',
@@ -32,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'stage': [
             'attention',
             'Checkpoint',
+            'dihedral',
             'fit',
             'log_every',
             'LOGGERS',
