@@ -1,4 +1,4 @@
-"""The demos in a real browser: starts `mtmg demo`, plays with all four, and compares them with the models.
+"""The demos in a real browser: starts `mtmg demo`, plays with all of them, and compares them with the models.
 
     python tools/browser.py [--run runs/quickstart] [--shots FOLDER]   # a folder for screenshots; none are kept without
 
@@ -299,11 +299,11 @@ class Player:
     def agrees(self, state):
         "Wait until the page shows what a state answers, on the percent."
         assert not state.error, state.error
-        meant = {
-            model: {name: 100 * p for name, p in own}
-            for model, own in state.answers.items()
-            if not isinstance(own, str)
-        }
+        self.shows(state.answers)
+
+    def shows(self, answers: dict):
+        "Wait until the page shows these answers, on the percent."
+        meant = {m: {name: 100 * p for name, p in own} for m, own in answers.items() if not isinstance(own, str)}
 
         def same():
             shown = {model: own for model, own in self.answers().items() if own}
@@ -406,6 +406,52 @@ def zero_shot(p: Player, models):
         state.look_at(scene)
         p.expect('.mtmg-line', f'scene {scene}: ')
         p.agrees(state)
+
+
+def bands(p: Player, models):
+    "switch bands off and on; the answers follow"
+    from mtmg.demo import BandsState
+
+    state = BandsState(models)
+    box = lambda name: p.tab.locator('.widget-checkbox', has_text=re.compile(rf'^{name}\b')).locator('input')
+
+    def agrees():
+        state_of = {
+            f'student, {len(state.on)} of {len(models.scenes.bands)} bands' if m == 'student' else f'{m}, RGB': own
+            for m, own in state.answers.items()
+        }
+        p.shows(state_of)
+
+    with p.step('all bands: two models side by side'):
+        p.open_tab('Bands')
+        agrees()
+        p.shot('17-bands')
+    with p.step('a band is switched off, by mouse and by keyboard'):
+        seconds = [p.changed('.mtmg-answers', lambda: box('B08').click())]
+        state.switch('B08', False)
+        agrees()
+        box('B8A').focus()
+        seconds.append(p.changed('.mtmg-answers', lambda: p.page.keyboard.press('Space')))
+        state.switch('B8A', False)
+        agrees()
+        assert p.tab.locator('svg.mtmg-spectrum circle[fill=none]').count() == 2, 'two bands are off in the spectrum'
+        print(f'     {", ".join(f"{1000 * s:.0f}" for s in seconds)} ms')
+    with p.step('a set of bands with one click'):
+        p.tab.get_by_role('button', name='red, green, blue').click()
+        state.on = ('B02', 'B03', 'B04')
+        agrees()
+        p.shot('18-bands-rgb')
+    with p.step('right answers over all scenes'):
+        p.tab.get_by_role('button', name=re.compile('count over all')).click()
+        state.count()
+        p.expect('.mtmg-numbers', f'{100 * state.counted["student"]:.0f} %')
+    with p.step('all bands off: one line, and the last answer dimmed'):
+        for name in state.on:
+            box(name).click()
+        p.refused('all bands are off')
+        assert p.tab.locator('.mtmg-stale .mtmg-answers').count() == 1
+        p.tab.get_by_role('button', name='all bands').click()
+        p.accepted()
 
 
 def alpha(p: Player, models):
@@ -715,7 +761,7 @@ def main() -> int:
             own = (
                 args.run and (Path(args.run) / 'scenes.npz').is_file()
             )  # its classes and scenes are not those of the steps
-            for act in (narrow,) if own else (zero_shot, alpha, gap, retrieval, narrow):
+            for act in (narrow,) if own else (zero_shot, bands, alpha, gap, retrieval, narrow):
                 print(f'{act.__name__}: {act.__doc__}', flush=True)
                 try:
                     act(player, models.result())

@@ -44,10 +44,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'typed_labelset',
             'typed_lines',
         ],
-        'serving': ['app_files', 'demo', 'demo_folder', 'find_run', 'MAX_BYTES', 'quick_run'],
+        'serving': ['app_files', 'demo', 'demo_folder', 'find_run', 'flexible_student', 'MAX_BYTES', 'quick_run'],
         'states': [
             'AlphaState',
             'AMOUNTS',
+            'band_sets',
+            'BandsState',
             'GapState',
             'lacking',
             'recipes_for',
@@ -77,6 +79,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'widgets': [
             'AlphaExplorer',
             'app',
+            'BandsDemo',
             'Demo',
             'GapExplorer',
             'RetrievalExplorer',

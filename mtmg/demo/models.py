@@ -60,6 +60,7 @@ class DemoModels:
     progress: bool = False
     plain: Clip | None = None  # fine-tuned without a guard against forgetting, to compare with: its alpha 1
     plain_alpha: float = 0.5  # chosen on that line
+    flexible: ModalityEncoder | None = None  # a student of any bands
 
     def __post_init__(self):
         if self.scenes.labelset is None:
@@ -107,6 +108,21 @@ class DemoModels:
     def has_student(self) -> bool:
         "Whether there is an encoder of another sensor."
         return self.student is not None
+
+    @property
+    def of_any_bands(self) -> ModalityEncoder | None:
+        "The student that is asked with bands missing: one of any bands where there is one, else the student."
+        return self.student if self.flexible is None else self.flexible
+
+    @property
+    def has_bands(self) -> bool:
+        "Whether there are bands to switch off, and a student that answers without them."
+        return self.has_student and len(self.scenes.bands) > 3 and all(b.wavelength for b in self.scenes.bands)
+
+    @cached_property
+    def head(self) -> torch.Tensor:  # (C, D)
+        "The class names of the scenes through the text tower."
+        return self.embeddings.text if self.is_embedded else self.clip.head(self.scenes.labelset).cpu()
 
     @property
     def names(self) -> list:
@@ -363,6 +379,12 @@ class RunModels(DemoModels):
         return ModalityEncoder.from_pretrained(self.folder / 'student') if self.has_student else None
 
     @_once
+    def flexible(self) -> ModalityEncoder | None:
+        "the student of any bands, where the run has one"
+        there = (self.folder / 'any' / 'config.json').is_file()
+        return ModalityEncoder.from_pretrained(self.folder / 'any') if there else None
+
+    @_once
     def supported(self) -> tuple:
         "the tasks to keep"
         if not self.has_line:
@@ -376,7 +398,7 @@ class RunModels(DemoModels):
 
         def read():
             with suppress(Exception):  # who asks for the model is told
-                _ = self.encoders, self.embeddings
+                _ = self.encoders, self.embeddings, self.flexible
 
         threading.Thread(target=read, daemon=True).start()
         return self
@@ -403,4 +425,7 @@ def toy_models(scenes: int = 30, alpha: float = 0.5, seed: int = 0) -> DemoModel
     student = create_encoder('vit_micro', shown.bands, clip.embed_dim).fit_normalization(shown)
     far = clip.with_visual({k: push(push(w)) for k, w in clip.visual.state_dict().items()})
     digits = Digits('test').subset(range(20))
-    return DemoModels(clip, tuned, alpha, shown, student, (digits,), 'toys', plain=far, plain_alpha=0.3)
+    flexible = create_encoder('spectral_vit', any, clip.embed_dim)
+    return DemoModels(
+        clip, tuned, alpha, shown, student, (digits,), 'toys', plain=far, plain_alpha=0.3, flexible=flexible
+    )

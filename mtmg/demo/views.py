@@ -125,6 +125,7 @@ def spectrum_svg(
     spectrum,  # (band, nm, low, mean, high) of each, by wavelength
     width: int = 330,
     height: int = 158,
+    off=(),  # names of bands that are switched off: their dots are empty, and the line leaves them out
 ) -> str:
     "A drawing of reflectance against wavelength; empty if there is no spectrum."
     if not spectrum:
@@ -142,12 +143,14 @@ def spectrum_svg(
     ticks = ''.join(text(at(340, v), f'{v:g}', 'end') for v in (0, top / 2, top)) + ''.join(
         text(at(w, 0), w, 'middle', 14) for w in range(500, 2250, 500)
     )
+    hollow = ' fill="none" stroke="currentColor" stroke-opacity=".5"'
     dots = ''.join(
-        '<circle cx="{}" cy="{}" r="2.6"><title>{}: {:.1f} %</title></circle>'.format(
-            *p.split(','), escape(name), value
+        '<circle cx="{}" cy="{}" r="2.6"{}><title>{}: {:.1f} %{}</title></circle>'.format(
+            *p.split(','), hollow if name in off else '', escape(name), value, ', off' if name in off else ''
         )
         for p, name, value in zip(mean, names, rows[1])
     )
+    low, mean, high = ([p for p, name in zip(line, names) if name not in off] for line in (low, mean, high))
     return (
         f'<svg class="mtmg-spectrum" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img" '
         f'aria-label="spectrum of the scene">'

@@ -25,6 +25,7 @@ from ..alignment.claims import ALL_ROWS, colours_of, controls as judged
 from .report import answer_sentences, draw_figures, run_sections, some_scenes, write_page
 from ..data.loading import drop_classes, load_dataset
 from ..demo.models import demo_models, keep_scenes
+from ..demo.serving import flexible_student
 from ..embed.passes import embed, versions
 from ..encoders.encoder import create_encoder
 from ..evaluate.probes import STRENGTHS, linear_probe
@@ -398,6 +399,8 @@ def quickstart(
         }
         models.patched.save(out / 'patched')
         models.student.save(out / 'student')
+        if all(b.wavelength for b in models.student.bands):  # for the demo in which bands are switched off
+            flexible_student(models.patched, world.train, seed=seed, device=device, progress=progress).save(out / 'any')
         if models.plain_tuned is not None:
             models.plain_tuned.save(out / 'plain')  # the other end of the line that the demo walks
         if not dataset.startswith('miniworld'):  # which can be drawn again at any time
