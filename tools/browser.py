@@ -413,7 +413,7 @@ def bands(p: Player, models):
     from mtmg.demo import BandsState
 
     state = BandsState(models)
-    box = lambda name: p.tab.locator('.widget-checkbox', has_text=re.compile(rf'^{name}\b')).locator('input')
+    box = lambda name: p.tab.locator('.widget-checkbox', has_text=re.compile(rf'\b{name}\b')).locator('input')
 
     def agrees():
         state_of = {
@@ -657,12 +657,13 @@ def explorer(p: Player, file: Path):
             before = at(1, 0)
             page.locator('#frame').evaluate("e => { e.value = e.max; e.dispatchEvent(new Event('input')) }")
             assert at(1, 0) != before and 'shift along the gap: 1' in page.locator('#frameof').inner_text()
-    with p.step('400 pixels wide, nothing is cut'):
-        page.set_viewport_size({'width': 400, 'height': 900})
-        page.wait_for_timeout(300)
-        wide = page.evaluate('document.documentElement.scrollWidth')
-        assert wide <= 400, f'the page is {wide} pixels wide'
-        p.shot('14-explorer-400')
+    for width in WIDTHS:
+        with p.step(f'{width} pixels wide, nothing is cut'):
+            page.set_viewport_size({'width': width, 'height': 900})
+            page.wait_for_timeout(300)
+            wide, *cut = page.evaluate(CUT)
+            assert wide <= 0 and not cut, f'{wide} too wide, cut: {", ".join(cut[:5])}'
+            p.shot(f'14-explorer-{width}')
     page.set_viewport_size({'width': 1200, 'height': 1000})
 
 
@@ -670,16 +671,19 @@ def report(p: Player, file: Path):
     "the report of a run from the disk, wide, narrow and printed"
     page = p.page
     page.goto(file.resolve().as_uri())
-    for width in (1280, 400):
+    for width in WIDTHS:
         with p.step(f'the report at {width} pixels'):
             page.set_viewport_size({'width': width, 'height': 1000})
             page.wait_for_timeout(200)
-            wide = page.evaluate('document.documentElement.scrollWidth')
-            assert wide <= width, f'the page is {wide} pixels wide'
+            wide, *cut = page.evaluate(CUT)
+            assert wide <= 0 and not cut, f'{wide} too wide, cut: {", ".join(cut[:5])}'
             assert page.locator('.answer p').count() >= 1 and page.locator('h2').count() >= 3
             p.shot(f'15-report-{width}')
     with p.step('the report on paper'):
-        assert len(page.pdf(format='A4')) > 10_000
+        paper = page.pdf(format='A4')
+        assert len(paper) > 10_000
+        if p.shots:
+            (p.shots / 'report.pdf').write_bytes(paper)
     page.set_viewport_size({'width': 1200, 'height': 1000})
 
 
@@ -703,17 +707,65 @@ def folder_pages(run: str | None, folder: str) -> list:
     return found
 
 
-def narrow(p: Player, models):
-    "the demo on a telephone"
-    with p.step('400 pixels wide, no tab is cut'):
-        p.page.set_viewport_size({'width': 400, 'height': 900})
-        for title in p.page.get_by_role('tab').all_inner_texts():
+def joint(p: Player, models):
+    "the joint space by mouse: a click, a lasso, a thumbnail"
+    from importlib.util import find_spec
+
+    with p.step('the joint space stands'):
+        p.open_tab('Joint space')
+        p.tab.locator('canvas, iframe').first.wait_for(timeout=ANSWER_LIMIT)
+        p.page.wait_for_timeout(1500)  # the points are drawn by the graphics card, or in its place
+        p.shot('19-joint')
+    if find_spec('jscatter') is None:
+        return  # the page of `explore`, which is tried below
+    said = lambda: p.text('b')
+    with p.step('a lasso around the middle of the map selects scenes'):
+        box = p.tab.locator('canvas').first.bounding_box()
+        x, y, w, h = (box[k] for k in ('x', 'y', 'width', 'height'))
+        corners = [(x + w * a, y + h * b) for a, b in ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8), (0.2, 0.2))]
+        p.tab.get_by_role('button', name=re.compile('lasso', re.I)).first.click()
+        p.page.mouse.move(*corners[0])
+        p.page.mouse.down()
+        for corner in corners[1:]:
+            p.page.mouse.move(*corner, steps=12)
+        p.page.mouse.up()
+        p.until(lambda: re.match(r'[\d,]+ scenes', said()), lambda: f'nothing was selected: {said()}')
+        print(f'     {said()}')
+        assert p.thumbs().count() == 24
+        p.shot('20-joint-lasso')
+    with p.step('a thumbnail chooses its scene, with its neighbours'):
+        p.thumbs().nth(2).click()
+        p.until(lambda: re.match(r'scene \d+', said()), lambda: f'no scene was chosen: {said()}')
+        p.expect('.mtmg-line', 'nearest to its')
+        p.shot('21-joint-scene')
+
+
+WIDTHS = (400, 768, 1024, 1280, 1600)
+CUT = """() => {
+  const seen = e => e.getClientRects().length > 0 && e.getBoundingClientRect().width > 1;
+  const name = e => `${e.tagName.toLowerCase()} '${(e.innerText || e.title || e.className.baseVal || e.className || '')
+    .toString().trim().slice(0, 40)}'`;
+  const off = [...document.querySelectorAll('button, input, select, textarea, img, canvas, label, .lm-TabBar-tab')]
+    .filter(e => seen(e) && !e.closest('.jupyter-scatter'))
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1
+      || (e.matches('label, .lm-TabBar-tabLabel') && e.scrollWidth > e.clientWidth + 2 && e.clientWidth > 0));
+  const rolls = [...document.querySelectorAll('.mtmg, .jupyter-widget-TabPanel-tabContents')]
+    .filter(e => seen(e) && e.scrollWidth > e.clientWidth + 4);
+  return [document.documentElement.scrollWidth - innerWidth, ...off.map(name), ...rolls.map(name)] }"""
+
+
+def sizes(p: Player, models):
+    "the demo from a telephone to a large screen"
+    for title in p.page.get_by_role('tab').all_inner_texts():
+        with p.step(f'{title} at {", ".join(map(str, WIDTHS))} pixels: nothing is cut'):
             p.open_tab(title)
-            p.page.wait_for_timeout(300)
-            wide = p.tab.first.evaluate('e => e.scrollWidth - e.clientWidth')
-            p.shot(f'16-narrow-{title}')
-            assert wide <= 4, f'{title} is {wide} pixels too wide'
-        p.page.set_viewport_size({'width': 1200, 'height': 1000})
+            for width in WIDTHS:
+                p.page.set_viewport_size({'width': width, 'height': 900})
+                p.page.wait_for_timeout(300)
+                p.shot(f'16-{title}-{width}')
+                wide, *cut = p.page.evaluate(CUT)
+                assert wide <= 0 and not cut, f'at {width} pixels: {wide} too wide, cut: {", ".join(cut[:5])}'
+    p.page.set_viewport_size({'width': 1200, 'height': 1000})
 
 
 def main() -> int:
@@ -761,7 +813,7 @@ def main() -> int:
             own = (
                 args.run and (Path(args.run) / 'scenes.npz').is_file()
             )  # its classes and scenes are not those of the steps
-            for act in (narrow,) if own else (zero_shot, bands, alpha, gap, retrieval, narrow):
+            for act in (sizes,) if own else (zero_shot, bands, alpha, gap, joint, retrieval, sizes):
                 print(f'{act.__name__}: {act.__doc__}', flush=True)
                 try:
                     act(player, models.result())

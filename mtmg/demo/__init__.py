@@ -82,6 +82,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'BandsDemo',
             'Demo',
             'GapExplorer',
+            'JointSpaceDemo',
             'RetrievalExplorer',
             'ZeroShotDemo',
         ],

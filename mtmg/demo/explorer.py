@@ -512,7 +512,7 @@ def _grid(maps) -> list:
     for m in maps:
         xy = np.stack([np.concatenate(list(frame.values())) for frame in m['frames']]).astype(np.float32)
         low = xy.min((0, 1))
-        placed.append(0.02 + 0.96 * (xy - low) / max(float((xy.max((0, 1)) - low).max()), 1e-9))
+        placed.append(0.05 + 0.9 * (xy - low) / max(float((xy.max((0, 1)) - low).max()), 1e-9))
     return placed
 
 
@@ -575,7 +575,7 @@ class JointSpace(W.VBox):
             y='y',
             x_scale=(0, 1),
             y_scale=(0, 1),
-            height=520,
+            height=400,
             axes=False,
             opacity_unselected=0.15,
             size=max(2, min(6, round(500 / len(table) ** 0.5))),

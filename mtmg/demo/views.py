@@ -44,7 +44,8 @@ def image_tag(array, alt: str, width: int | None = None, kind: str = 'JPEG', lar
 STYLE_SHEET = f'''<style>
 .mtmg {{max-width:1090px; font-family:system-ui,sans-serif; color:var(--jp-ui-font-color1,#222)}}
 .mtmg .widget-box {{overflow:visible}}
-.mtmg h3 {{margin:2px 0; font-size:15px}}
+.mtmg h2 {{margin:0; font-size:22px; font-weight:700}}
+.mtmg h3 {{margin:2px 0; font-size:15px; font-weight:700}}
 .mtmg p {{margin:0 0 2px; color:var(--jp-ui-font-color2,#555); font-size:13px; line-height:1.4}}
 .mtmg-line {{min-height:20px; font-size:13px; line-height:20px; overflow-wrap:anywhere}}
 .mtmg-error {{color:#B3261E; font-weight:600}} .mtmg-notice {{color:#8A6500}}
@@ -69,7 +70,7 @@ button.mtmg-thumb {{width:82px; height:108px; padding:77px 1px 0; margin:1px; di
 button.mtmg-thumb:hover {{border-color:#AAA}} button.mtmg-thumb.mtmg-on {{border-color:{PALETTE[0]}}}
 button.mtmg-thumb.mtmg-right {{border-color:#1B7F3B}} button.mtmg-thumb.mtmg-wrong {{border:2px dashed #C2410C}}
 .mtmg-legend {{display:flex; flex-wrap:wrap; gap:2px 14px; font-size:12px; line-height:18px}}
-.mtmg-legend svg {{vertical-align:-1px; margin-right:4px}}
+.mtmg-legend svg {{display:inline; vertical-align:-1px; margin-right:4px}}
 .mtmg-over {{position:relative; padding:0}}
 .mtmg-over .widget-html, .mtmg-over .widget-html-content {{margin:0; padding:0; height:100%; line-height:0}}
 .mtmg-over .mtmg-top {{position:absolute; left:0; top:0; right:0; bottom:0; pointer-events:none}}
@@ -79,8 +80,10 @@ button.mtmg-thumb.mtmg-right {{border-color:#1B7F3B}} button.mtmg-thumb.mtmg-wro
 .mtmg-over button:hover {{box-shadow:0 0 0 2px #333}}
 .mtmg .widget-box, .mtmg .jupyter-widgets {{max-width:100%; min-width:0}} .mtmg .mtmg-over {{max-width:none}}
 .mtmg .mtmg-side {{flex-wrap:wrap}} .mtmg-side > div {{flex:1 1 140px; min-width:0}}
+@media (max-width:820px) {{.mtmg .mtmg-chart {{zoom:.85}}}}
 @media (max-width:640px) {{.mtmg .mtmg-over {{zoom:.64}} .mtmg .mtmg-chart {{zoom:.46}} .mtmg h2 {{font-size:18px}}}}
-@media (max-width:640px) {{.mtmg .lm-TabBar-tab {{padding:0 5px!important; font-size:11px; min-width:0!important}}}}
+@media (max-width:640px) {{.mtmg .lm-TabBar-tab {{padding:0 4px!important; font-size:11px; flex:0 0 auto!important;
+  min-width:0!important}} .mtmg .lm-TabBar-content {{flex-wrap:wrap}}}}
 @media (max-width:640px) {{.jp-Notebook-cell, .jp-Cell, .jp-OutputArea-output {{padding-left:4px!important;
   padding-right:4px!important}}}}
 </style>'''
@@ -117,7 +120,7 @@ def line_html(error: str, notice: str = '') -> str:
 
 def numbers_html(title: str, numbers: dict) -> str:
     "A table of {name: number as text}."
-    rows = ''.join(f'<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>' for k, v in numbers.items()).replace('-', '−')
+    rows = ''.join(f'<tr><td>{escape(k)}</td><td>{escape(v.replace("-", "−"))}</td></tr>' for k, v in numbers.items())
     return f'<b>{escape(title)}</b><table class="mtmg-numbers">{rows}</table>'
 
 # %% ../../nbs/demo/views.ipynb #431b7d82
