@@ -743,10 +743,13 @@ def joint(p: Player, models):
 WIDTHS = (400, 768, 1024, 1280, 1600)
 CUT = """() => {
   const seen = e => e.getClientRects().length > 0 && e.getBoundingClientRect().width > 1;
+  const rolling = e => { for (let p = e.parentElement; p; p = p.parentElement) // a figure in a box of its own to roll
+    if (/auto|scroll/.test(getComputedStyle(p).overflowX) && p.scrollWidth > p.clientWidth && p.matches('.wide'))
+      return true; return false };
   const name = e => `${e.tagName.toLowerCase()} '${(e.innerText || e.title || e.className.baseVal || e.className || '')
     .toString().trim().slice(0, 40)}'`;
   const off = [...document.querySelectorAll('button, input, select, textarea, img, canvas, label, .lm-TabBar-tab')]
-    .filter(e => seen(e) && !e.closest('.jupyter-scatter'))
+    .filter(e => seen(e) && !rolling(e))
     .filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1
       || (e.matches('label, .lm-TabBar-tabLabel') && e.scrollWidth > e.clientWidth + 2 && e.clientWidth > 0));
   const rolls = [...document.querySelectorAll('.mtmg, .jupyter-widget-TabPanel-tabContents')]

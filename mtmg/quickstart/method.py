@@ -408,6 +408,7 @@ def quickstart(
         best = max(results['zero_shot'].values(), key=lambda r: r[r.headline[0]])
         files = draw_figures(test, world.test, out / 'figures', models.lines, best.get('confusion'), seed)
         bands = models.student.bands
+        described = repr(models.student).removeprefix('ModalityEncoder(').removesuffix(')')
         command = (
             f'mtmg quickstart --dataset {dataset} --root {root} --seed {seed} --out {out}' + ' --controls' * controls
         )
@@ -420,7 +421,7 @@ def quickstart(
             {
                 'data': f'{dataset}: {len(world.train):,} scenes to train, {len(world.val):,} to choose, '
                 f'{len(world.test):,} to report',
-                'models': f'{clip.name}; student: {models.student!r}',
+                'models': f'{clip.name}; student: {described}',
                 'seed': seed,
                 'date': date.today().isoformat(),
                 'versions': ', '.join(f'{k} {v}' for k, v in versions().items()),

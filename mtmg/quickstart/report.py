@@ -297,7 +297,7 @@ a { color: var(--blue) }
   body { font-size: 10pt; max-width: none; padding: 0 }
   h2 { break-after: avoid } figure, table, pre, .answer, dd { break-inside: avoid } dt { break-after: avoid }
   p, figcaption, .caption, dd { max-width: none }
-  figure img { width: auto; max-height: 92mm }
+  figure img { width: auto; max-height: 74mm }
   table { font-size: 8.5pt }
 }'''
 
