@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         'prompts': [
             'BAND_ORDERS',
+            'for_visitors',
             'image_suffix',
             'MAX_LENGTH',
             'MAX_PROMPTS',

@@ -20,7 +20,7 @@ from ..bands.images import composite, RECIPES
 from ..bands.sensors import as_bands, sensor_of
 from ..data.scenes import batches
 from .models import ALPHAS, DemoModels
-from .prompts import MAX_LENGTH, one_line, overheard, Prompts, read_upload, typed_labelset
+from .prompts import for_visitors, MAX_LENGTH, one_line, overheard, Prompts, read_upload, typed_labelset
 from ..embed.embeddings import unit
 from ..evaluate.ranking import retrieval
 from ..evaluate.zeroshot import zero_shot
@@ -33,7 +33,7 @@ from ..plots.joint import joint_map
 def said(problem: Exception) -> str:
     "A problem in one line. ValueErrors are ours and speak to a visitor; what else goes wrong is a fault of the page."
     if isinstance(problem, (ValueError, OSError)):
-        return one_line(problem)
+        return for_visitors(problem)
     print(f'{type(problem).__name__}: {problem}', file=sys.stderr)
     return 'this could not be computed; the terminal of mtmg demo says why'
 
@@ -186,6 +186,12 @@ class ZeroShotState(State):
         try:
             with overheard() as said:
                 image, bands = read_upload(name, content, order)
+                if not recipes_for(bands):
+                    shown = ', '.join(map(str, bands[:4])) + ', …' * (len(bands) > 4)
+                    raise ValueError(
+                        f'{one_line(name, 60)}: no picture can be made of {shown}; it takes red, green and blue, '
+                        f'or VV and VH'
+                    )
         except ValueError as problem:
             self.error, self.version = one_line(problem), self.version + 1
             return
