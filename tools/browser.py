@@ -731,7 +731,7 @@ def joint(p: Player, models):
         p.page.mouse.up()
         p.until(lambda: re.match(r'[\d,]+ scenes', said()), lambda: f'nothing was selected: {said()}')
         print(f'     {said()}')
-        assert p.thumbs().count() == 24
+        p.until(lambda: p.thumbs().count() == 24, lambda: f'{p.thumbs().count()} thumbnails')
         p.shot('20-joint-lasso')
     with p.step('a thumbnail chooses its scene, with its neighbours'):
         p.thumbs().nth(2).click()
