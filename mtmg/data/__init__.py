@@ -64,6 +64,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'RASTER_SUFFIXES',
             'scene_name',
             'scene_paths',
+            'sigma0',
             'source_names',
         ],
         'catalog': [

@@ -33,7 +33,7 @@ from mtmg.bands.sensors import (
 )
 from ..bands.images import are_settled, check_image, settled
 from ..bands.meaning import Layers, Meaning, find_meaning
-from .products import RASTER_SUFFIXES, find_product, gdal_source, scene_paths, sigma0, source_names
+from .products import DOMAIN, RASTER_SUFFIXES, find_product, gdal_source, scene_paths, sigma0, source_names
 from .scenes import SceneDataset, check_targets, spread
 
 # %% ../../nbs/data/files.ipynb #7b730e4a
@@ -235,7 +235,7 @@ def layers_of(
         way = Resampling.nearest if file.colorinterp[0].name == 'palette' else Resampling.average
         how |= dict(out_shape=(file.count, *shape), resampling=way)
     masked = any('per_dataset' in (f.name for f in flags) for flags in file.mask_flag_enums)
-    pixels, tags, units = file.read(**how), file.tags(), tuple(file.units)
+    pixels, tags, units = file.read(**how), file.tags(ns=DOMAIN), tuple(file.units)
     if tables := tags.get('calibration'):  # a raw radar product
         pixels, units = _calibrated(pixels, tables.split('\n'), window, file), ('power',) * file.count
     if file.count == 1 and pixels.dtype == np.uint8 and file.colorinterp[0].name == 'palette':
