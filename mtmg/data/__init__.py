@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         'scenes': [
             'ArrayDataset',
+            'as_label',
             'batches',
             'check_targets',
             'collate',

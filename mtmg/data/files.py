@@ -34,7 +34,7 @@ from mtmg.bands.sensors import (
 from ..bands.images import are_settled, check_image, settled
 from ..bands.meaning import Layers, Meaning, find_meaning
 from .products import DOMAIN, RASTER_SUFFIXES, find_product, gdal_source, scene_paths, sigma0, source_names
-from .scenes import SceneDataset, check_targets, spread
+from .scenes import SceneDataset, as_label, check_targets, spread
 
 # %% ../../nbs/data/files.ipynb #7b730e4a
 PHOTO_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
@@ -574,8 +574,7 @@ class FileScenes(SceneDataset):
         if valid is not None:
             sample['valid'] = valid
         if self.targets is not None:
-            target = self.targets[i]
-            sample['label'] = int(target) if target.ndim == 0 else torch.as_tensor(target, dtype=torch.float32)
+            sample['label'] = as_label(self.targets[i])
         if self.captions is not None:
             sample['caption'] = self.captions[i]
         return sample

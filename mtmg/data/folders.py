@@ -39,9 +39,8 @@ from mtmg.data.files import (
     open_files,
 )
 from .rasters import RasterScenes, large_raster, raster_scenes, read_window, reading
-from .scenes import check_targets
 from ..labels.labelsets import LabelSet, labelset, readable
-from .scenes import ArrayDataset, SceneDataset, Subset, spread
+from .scenes import ArrayDataset, SceneDataset, Subset, as_label, check_targets, spread
 
 # %% ../../nbs/data/folders.ipynb #a714e859
 def stratified_split(
@@ -379,9 +378,9 @@ def _tiles(place, options: dict) -> RasterScenes | None:
     place = Path(place)
     if options.get('table'):
         return None
-    if place.is_dir() and find_product(place) is None:
-        if find_features(place) or find_table(place) or _subfolders(place):
-            return None
+    files = place.is_dir() and find_product(place) is None
+    if files and (find_features(place) or find_table(place) or _subfolders(place)):
+        return None
     if (raster := large_raster(place, **_without(options, 'size'))) is None:
         return None
     size, name = options.get('size') or 64, options.get('name') or own_name(place)
@@ -739,6 +738,5 @@ class TorchgeoScenes(SceneDataset):
         if not valid.all():
             sample['valid'] = torch.from_numpy(valid)
         if self.labelset is not None:
-            target = self._target(found['label'])
-            sample['label'] = int(target) if target.ndim == 0 else torch.as_tensor(target, dtype=torch.float32)
+            sample['label'] = as_label(self._target(found['label']))
         return sample
