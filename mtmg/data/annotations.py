@@ -101,7 +101,7 @@ class LabelTable:
 
     def labelset(self, name: str) -> LabelSet:
         "The classes of the table as a label set, with names as one says them: they go into prompts."
-        names = tuple(map(readable, self.classnames))
+        names = tuple(readable(n if ' ' in n.strip() else n.replace('-', ' ')) for n in self.classnames)
         if names != self.classnames:  # names that a program wrote: 'Forest' beside 'AnnualCrop' is one of them
             names = tuple(n if ' ' in old.strip() else n.lower() for n, old in zip(names, self.classnames))
         names = names if len(set(names)) == len(names) else self.classnames
@@ -137,9 +137,20 @@ def _text(path: Path) -> str:
         return raw.decode('cp1252', errors='replace')
 
 
+def _without_comments(text: str) -> str:
+    "a table without the comments above it; the last of them may be the header, as numpy.savetxt writes it"
+    lines = text.splitlines(keepends=True)
+    first = next((i for i, line in enumerate(lines) if line.strip() and line.lstrip()[0] != '#'), len(lines))
+    header = next((line.lstrip('# \t') for line in reversed(lines[:first]) if line.strip()), '')
+    named = lambda line: {_plain(c) for c in re.split('[,;\t|]', line)} & {*_KEYS, *_LABELS}
+    if not named(header) or any(map(named, lines[first : first + 1])):
+        header = ''
+    return header + ''.join(lines[first:])
+
+
 def _rows(path: Path) -> list:
     "the cells of a table, by the separator that fits all rows"
-    text = re.sub(r'\A(\s*#.*\n)+', '', _text(path))  # comments above the header
+    text = _without_comments(_text(path))
     if not text.strip():
         raise ValueError(f'{path} is empty; expected a row of path and label for each image')
     best = []
@@ -222,9 +233,10 @@ def _find_columns(header, body, path) -> tuple:
 def _several(cell: str, separator: str | None) -> tuple:
     "the labels of one cell"
     if cell[:1] == '[' and cell[-1:] == ']':
-        # quoted names, with commas between them or, as numpy prints them, with none
-        quoted = [a or b for a, b in re.findall(r"""'([^']*)'|"([^"]*)\"""", cell)]
-        return tuple(n for x in quoted or cell[1:-1].split(',') if (n := x.strip()))
+        # names in quotes or numbers, with commas between them or, as numpy prints them, with none
+        found = [a or b for a, b in re.findall(r"""'([^']*)'|"([^"]*)\"""", cell)]
+        found = found or cell[1:-1].split(None if re.fullmatch(r'[\d\s.]*', cell[1:-1]) else ',')
+        return tuple(n for x in found if (n := x.strip()))
     parts = cell.split(separator) if separator else [cell]
     return tuple(p.strip() for p in parts if p.strip())
 
@@ -266,24 +278,29 @@ def _class_file(folder: Path) -> dict:
 _PLURALS = ('labels', 'classes', 'tags', 'categories')
 
 
+def _named(path: Path, codes: list, classnames) -> tuple:  # labels, and the names in the order of their numbers
+    "rows of class numbers as rows of names"
+    by_number = dict(enumerate(classnames)) if classnames else _class_file(path.parent)
+    every = [c for row in codes for c in row]
+    if not by_number:
+        raise ValueError(
+            f'{path}: classes are numbers ({", ".join(map(str, sorted(set(every))[:5]))}) without names; '
+            'put their names into classes.txt beside it, one a line, or give labelset='
+        )
+    if outside := [c for c in every if c not in by_number]:
+        raise ValueError(
+            f'{path}: class {outside[0]} is not one of {min(by_number)} to {max(by_number)}, the numbers of the '
+            'names of the classes; write the number before each name where they do not begin at 0'
+        )
+    return [tuple(by_number[c] for c in row) for row in codes], [by_number[c] for c in sorted(by_number)]
+
+
 def _understood(
     path: Path, names, numbers, plural: bool, classnames
 ) -> tuple:  # labels, order of the classes, multilabel
     "the labels of rows from a column of names, of numbers, or both"
     if names is None:
-        by_number = dict(enumerate(classnames)) if classnames else _class_file(path.parent)
-        codes = [int(float(n)) for n in numbers]
-        if not by_number:
-            raise ValueError(
-                f'{path}: classes are numbers ({", ".join(map(str, sorted(set(codes))[:5]))}) without names; '
-                'put their names into classes.txt beside it, one a line, or give labelset='
-            )
-        if outside := [c for c in codes if c not in by_number]:
-            raise ValueError(
-                f'{path}: class {outside[0]} is not one of {min(by_number)} to {max(by_number)}, the numbers of the '
-                'names of the classes; write the number before each name where they do not begin at 0'
-            )
-        return [(by_number[c],) for c in codes], [by_number[c] for c in sorted(by_number)], False
+        return *_named(path, [[int(float(n))] for n in numbers], classnames), False
     separator = _separator(names, plural)
     if lost := [i for i, c in enumerate(names, start=1) if c.strip().lower() in ('', 'nan', 'null', '<na>')]:
         raise ValueError(
@@ -291,13 +308,16 @@ def _understood(
             'write their labels or take the rows out'
         )
     labels, known = _without_numbers([_several(c, separator) for c in names])
+    several = separator is not None or any(c[:1] == '[' for c in names)
+    if any(labels) and all(_is_number(n) for row in labels for n in row):
+        return *_named(path, [[int(float(n)) for n in row] for row in labels], classnames), several
     first = {}  # 'Forest' and 'forest ' are one class
     labels = [tuple(first.setdefault(' '.join(n.lower().split()), n) for n in row) for row in labels]
     known = {first.get(' '.join(n.lower().split()), n): k for n, k in known.items()}
     if numbers is not None and all(len(row) == 1 for row in labels):
         known = {row[0]: int(float(n)) for row, n in zip(labels, numbers, strict=True)}
     order = sorted({n for row in labels for n in row}, key=lambda n: (known.get(n, 0), n))
-    return labels, order, separator is not None or any(c[:1] == '[' for c in names)
+    return labels, order, several
 
 
 def read_table(
