@@ -400,11 +400,7 @@ def multi_label_numbers(task: Task, scores: np.ndarray, threshold, groups, resam
         out |= {'f1': _mean(f1), 'f1_micro': float(2 * hit.sum() / max(1, asked.sum() + answered.sum()))}
         per_class['f1'] = _list(f1)
     stat = WeightedMap(scores, truth)
-    draws = (
-        [stat(w) for w in scene_weights(len(scores), resamples, groups, seed)]
-        if resamples and len(stat.classes)
-        else []
-    )
+    draws = [stat(w) for w in scene_weights(len(scores), resamples, groups, seed)] if resamples and stat.classes else []
     interval = {'map': quantiles(np.concatenate(draws))} if draws else {}
     return {
         'metrics': list(out),
@@ -412,7 +408,7 @@ def multi_label_numbers(task: Task, scores: np.ndarray, threshold, groups, resam
         'interval': interval,
         'per_class': per_class,
         'headline': ['map', 'prevalence'],
-    }, {'map': stat}
+    }, {'map': stat} if stat.classes else {}
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #69898fda
 def warn_if_odd(task: Task, kind: str):
