@@ -281,15 +281,21 @@ class Meaning:
         bands: Sequence[Band] | None = None,  # to give, in this order; None: all
     ) -> tuple:  # image (C, H, W) and valid (H, W)
         "The image in the sensor's unit, float32 (uint8 for pictures), and where it is valid (H, W)."
-        wanted, places = self.bands if bands is None else bands, self.places(layers, bands)
-        pixels = layers.pixels if places == list(range(len(layers.pixels))) else layers.pixels[places]
-        return self._values(layers, pixels, places, wanted), self.where_valid(layers, bands)
+        chosen = self._chosen(layers, bands)
+        return self._values(layers, *chosen), self._where(layers, *chosen)
 
     def where_valid(self, layers: Layers, bands: Sequence[Band] | None = None) -> np.ndarray:  # (H, W)
         "Where an image holds data."
-        wanted, places = self.bands if bands is None else bands, self.places(layers, bands)
+        return self._where(layers, *self._chosen(layers, bands))
+
+    def _chosen(self, layers, bands) -> tuple:
+        "the numbers of `bands` (None: all), their places among the layers, and the bands"
+        places = self.places(layers, bands)
         pixels = layers.pixels if places == list(range(len(layers.pixels))) else layers.pixels[places]
-        return _valid(layers, pixels, places, wanted, self.layer_bands(layers), self.nodata, self.mask, self.names)
+        return pixels, places, self.bands if bands is None else bands
+
+    def _where(self, layers, pixels, places, bands) -> np.ndarray:
+        return _valid(layers, pixels, places, bands, self.layer_bands(layers), self.nodata, self.mask, self.names)
 
     def read(self, layers: Layers, bands: Sequence[Band] | None = None) -> tuple:  # image (C, H, W) and valid (H, W)
         "As `convert`, with the mean of the valid pixels in place of those without data."

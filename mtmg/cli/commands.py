@@ -886,7 +886,7 @@ def demo(
     port: int = 8866,  # of the app, on localhost
     browser: bool = False,  # open it in a browser
 ):
-    "The widgets (zero-shot, alpha, gap, retrieval) as an app on localhost, with the models and scenes of a run."
+    "The demos (zero-shot, bands, alpha, gap, joint space, retrieval) on localhost, with models and scenes of a run."
     from mtmg.demo.serving import demo
 
     demo(run, port=port, browser=browser)

@@ -235,7 +235,9 @@ def layers_of(
         way = Resampling.nearest if file.colorinterp[0].name == 'palette' else Resampling.average
         how |= dict(out_shape=(file.count, *shape), resampling=way)
     masked = any('per_dataset' in (f.name for f in flags) for flags in file.mask_flag_enums)
-    pixels, tags, units = file.read(**how), file.tags(ns=DOMAIN), tuple(file.units)
+    pixels = file.read(**how)
+    tags = file.tags(ns=DOMAIN)
+    units = tuple(file.units)
     if tables := tags.get('calibration'):  # a raw radar product
         pixels, units = _calibrated(pixels, tables.split('\n'), window, file), ('power',) * file.count
     if file.count == 1 and pixels.dtype == np.uint8 and file.colorinterp[0].name == 'palette':
@@ -529,7 +531,9 @@ class FileScenes(SceneDataset):
             self.meaning = meaning
         self.targets = check_targets(targets, labelset, name)
         self._ids = [Path(p).stem for p in self.paths] if ids is None else list(ids)
-        self.captions, self._shape, self._alike = captions, None, {}
+        self.captions = captions
+        self._shape = None
+        self._alike = {}
         if self.targets is not None and len(self.targets) != len(self.paths):
             raise ValueError(f'{name}: {len(self.targets)} labels for {len(self.paths)} images')
 

@@ -292,7 +292,9 @@ def feature_scenes(
 ) -> RasterScenes:
     "A patch for each feature, read when it is asked for; `groups` are the same for patches that overlap."
     places = read_features(features, None, labels and labels.classnames)
-    found, kept, groups = [], {}, []
+    found = []
+    kept = {}
+    groups = []
     for number, path in enumerate(rasters):
         with reading(path) as file:
             windows = feature_windows(places, file.transform, file.crs, file.shape, size)
@@ -383,7 +385,8 @@ def _tiles(place, options: dict) -> RasterScenes | None:
         return None
     if (raster := large_raster(place, **_without(options, 'size'))) is None:
         return None
-    size, name = options.get('size') or 64, options.get('name') or own_name(place)
+    size = options.get('size') or 64
+    name = options.get('name') or own_name(place)
     bands = None if isinstance(options.get('bands'), str) else options.get('bands')
     scenes = raster_scenes(raster, size, least=0.5, name=name, bands=bands, source=options.get('source'))
     warnings.warn(

@@ -311,11 +311,19 @@ class RasterScenes(SceneDataset):
         source: str | None = None,
         groups=None,  # (N,) the same for scenes that are not independent
     ):
-        self.rasters, self.size, self.meaning = [Path(r) for r in rasters], size, meaning
+        self.rasters = [Path(r) for r in rasters]
         self.windows = np.asarray(windows, np.int64).reshape(-1, 3)
-        self.bands, self.sensor = tuple(meaning.bands if bands is None else bands), meaning.sensor
-        self.name, self.source, self.split, self.labelset = name, source or name, split, labelset
-        self.targets, self.groups, self._ids = check_targets(targets, labelset, name), groups, [str(i) for i in ids]
+        self.size = size
+        self.meaning = meaning
+        self.sensor = meaning.sensor
+        self.bands = tuple(meaning.bands if bands is None else bands)
+        self.name = name
+        self.source = source or name
+        self.split = split
+        self.labelset = labelset
+        self.targets = check_targets(targets, labelset, name)
+        self.groups = groups
+        self._ids = [str(i) for i in ids]
 
     @property
     def ids(self):

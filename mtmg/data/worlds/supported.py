@@ -551,10 +551,14 @@ def _in_words(rng, thing):
 
 def cartoon(rng: np.random.Generator) -> Picture:
     "Return a cartoon of one land, of two lands side by side, or of a river or road through a plain or a land."
+    top = None
+    cut = None
     kind = rng.random()
     if kind < 0.6:  # one land
         land = drawn_from(rng, tuple(LANDS))
-        layer, top, cut, thing, meaning = _layer(rng, LANDS[land]), None, None, drawn_from(rng, LANDS[land].names), land
+        layer = _layer(rng, LANDS[land])
+        thing = drawn_from(rng, LANDS[land].names)
+        meaning = land
     elif kind < 0.8:  # a line through a plain
         line = drawn_from(rng, tuple(LINES))
         cut = LINES[line].pattern if rng.random() < 0.8 else 'line'
