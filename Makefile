@@ -39,7 +39,7 @@ format: $(STAMP) ## format notebooks and tools, then export
 walkthroughs: $(STAMP) ## execute the walkthroughs (SAVE=1 keeps their fresh outputs, NAMES picks some)
 	@$(RUN) tools/notebooks.py walkthroughs $(NAMES) $(if $(SAVE),--save)
 
-browser: $(STAMP) ## play with the four demos in a real browser (ARGS="--shots shots" keeps screenshots)
+browser: $(STAMP) ## play with the demos in a real browser (ARGS="--shots shots" keeps screenshots)
 	@$(RUN) tools/browser.py $(ARGS)
 
 fuzz: $(STAMP) ## damage files of every format that is read (SECONDS=600: a longer round, ARGS="--seed 7 tar": another)

@@ -432,7 +432,7 @@ def _tokenizer(source: Source, name: str):
         where = source.tokenizer or 'the tokenizer of ' + (source.open_clip_name or 'this folder')
         reason = ' '.join(str(error).split())[:120]
         return _NoTokenizer(
-            f"no text can be read, for '{where}' gives no tokenizer ({reason}); put tokenizer.json and "
+            f"no text can be read, because '{where}' gives no tokenizer ({reason}); put tokenizer.json and "
             'tokenizer_config.json beside the weights, or connect to the network once'
         )
 
