@@ -381,8 +381,8 @@ class RunModels(DemoModels):
     @_once
     def flexible(self) -> ModalityEncoder | None:
         "the student of any bands, where the run has one"
-        there = (self.folder / 'any' / 'config.json').is_file()
-        return ModalityEncoder.from_pretrained(self.folder / 'any') if there else None
+        there = (self.folder / 'any_bands' / 'config.json').is_file()
+        return ModalityEncoder.from_pretrained(self.folder / 'any_bands') if there else None
 
     @_once
     def supported(self) -> tuple:

@@ -21,17 +21,19 @@ from ..data.writing import atomic_write_json
 def flexible_student(
     patched,  # the teacher
     train,  # scenes of an optical sensor
-    **how,  # seed, device, progress: as `align` takes them
+    seed: int = 0,  # which 400 scenes are taken, and of the training
+    **how,  # out, device, progress: as `align` takes them
 ):
-    "A student of any bands, trained for some seconds with bands left out at random."
+    "A student of any bands, trained for some seconds on 400 scenes, with bands left out at random."
+    import numpy as np
     from mtmg.alignment.aligning import align
 
-    few = train.subset(range(min(400, len(train))))
-    return align(patched, few, backbone='spectral_vit', epochs=4, batch_size=50, **how)
+    some = np.random.default_rng(seed).permutation(len(train))[:400]  # the files of many data sets stand class by class
+    return align(patched, train.subset(some.tolist()), backbone='spectral_vit', epochs=4, batch_size=50, seed=seed, **how)
 
 
 def quick_run(
-    folder,  # to write patched/ and student/ into
+    folder,  # gets the models and results.json
     scenes: int = 400,  # to train on
     patch_epochs: int = 4,
     align_epochs: int = 10,
@@ -55,7 +57,7 @@ def quick_run(
         folder / 'plain'
     )
     align(patched, train, seed=seed, epochs=align_epochs, progress=progress).save(folder / 'student')
-    flexible_student(patched, train, seed=seed, progress=progress).save(folder / 'any')
+    flexible_student(patched, train, seed=seed, progress=progress).save(folder / 'any_bands')
     patched.save(folder / 'patched')
     atomic_write_json(
         folder / 'results.json',
@@ -144,9 +146,8 @@ def app_files(folder, run) -> Path:
     return folder / 'mtmg.ipynb'
 
 
-_IDLE = (
-    120  # seconds after which the models of a visitor who has gone are given up; a reload within them finds its kernel
-)
+#: Seconds after which the kernel of a visitor who has gone is ended. A reload within them finds it.
+_IDLE = 120
 
 
 def _check_port(port: int):
@@ -187,7 +188,7 @@ def demo(
             '--Voila.log_level=ERROR',
             '--template=mtmg',
             '--show_tracebacks=False',
-            f'--MappingKernelManager.cull_idle_timeout={_IDLE}',  # of which no page is open any more
+            f'--MappingKernelManager.cull_idle_timeout={_IDLE}',  # kernels of which no page is open any more
             f'--MappingKernelManager.cull_interval={_IDLE // 4}',
             *([] if browser else ['--no-browser']),
         ]
