@@ -195,7 +195,15 @@ def follow(
     before: Clip,  # its teacher
     after: Clip,  # the teacher patched anew
 ) -> ModalityEncoder:
-    "The student with what was added to its teacher. Raise ValueError if it is not of the teacher's architecture."
+    """The student with what was added to its teacher.
+
+    ValueError if it is not of the teacher's architecture, or remembers another teacher than `before`.
+    """
+    if student.teacher not in (None, before.hash()):
+        raise ValueError(
+            f"{before.name} as it is given here is not this student's teacher; "
+            'give the CLIP that it was aligned with as `before`, or align it anew'
+        )
     towers = [fitting_tower(student, clip) for clip in (before, after)]
     if None in towers:
         raise ValueError(f"a {student.backbone} has not the architecture of {before.name}'s image tower: align it anew")
@@ -216,7 +224,7 @@ def follow(
         state['pos_embed'][:, moved.trunk.num_prefix_tokens :] += s1 - s0
     moved.trunk.load_state_dict(state)
     moved.proj.weight += new_head - old_head
-    moved.recipe = {'followed': after.hash(), **student.recipe}
+    moved.recipe = student.recipe | {'followed': after.hash()}
     moved.exposure = student.exposure.merge(after.exposure)
     if student.labelset is not None:
         labels = student.labelset

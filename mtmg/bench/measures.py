@@ -57,7 +57,7 @@ def bench_retrieval(n: int = 4000, dim: int = 512, large: int = 20_000, repeats:
     def ours():
         return [r[f'R@{k}'] for r in retrieval_both(a, b, ks=ks, resamples=0) for k in ks]
 
-    def plain(chunk=1024):  # what one writes who knows that ranks are counts
+    def plain(chunk=1024):  # what one writes by hand, knowing that a rank is a count
         u, v = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
         found = []
         for x, y in ((u, v), (v, u)):
@@ -211,11 +211,10 @@ def bench_probe(
         if not count:
             continue
         n = n // 5 if multilabel and not full else n
-        test, what = n // 5, f'{count} labels, multi-label' if multilabel else f'{count} classes'
-        parts, title = (
-            np.split(np.arange(n + 2 * test), [n, n + test]),
-            f'linear probe, 10 strengths, {n:,} x {dim}, {what}',
-        )
+        test = n // 5
+        parts = np.split(np.arange(n + 2 * test), [n, n + test])
+        what = f'{count} labels, multi-label' if multilabel else f'{count} classes'
+        title = f'linear probe, 10 strengths, {n:,} x {dim}, {what}'
         x, y = like_embeddings(n + 2 * test, dim, count, multilabel, seed=int(multilabel))
         train, val, rest = ((x[p], y[p]) for p in parts)
         (xs, ys), (xt, yt) = ((a.numpy(), b.numpy()) for a, b in (train, rest))

@@ -28,8 +28,9 @@ def flexible_student(
     import numpy as np
     from mtmg.alignment.aligning import align
 
-    some = np.random.default_rng(seed).permutation(len(train))[:400]  # the files of many data sets stand class by class
-    return align(patched, train.subset(some.tolist()), backbone='spectral_vit', epochs=4, batch_size=50, seed=seed, **how)
+    some = np.random.default_rng(seed).permutation(len(train))[:400]  # many data sets stand class by class
+    how |= dict(backbone='spectral_vit', epochs=4, batch_size=50, seed=seed)
+    return align(patched, train.subset(some.tolist()), **how)
 
 
 def quick_run(

@@ -174,9 +174,8 @@ class ZeroShotState(State):
         "The text tower, once somebody writes words of their own."
         return Prompts(self.models.clip)
 
-    def _head(self) -> torch.Tensor:  # (C, D)
+    def _head(self, labelset) -> torch.Tensor:  # (C, D)
         "the zero-shot head: that of the embeddings for the names that the data set has"
-        labelset = typed_labelset(self.classes, self.templates)
         if self.models.is_embedded and labelset.prompts() == self.models.scenes.labelset.prompts():
             return self.models.embeddings.text
         return self.prompts.head(labelset)
@@ -184,7 +183,7 @@ class ZeroShotState(State):
     def upload(self, name: str, content: bytes, order: str = 'as the file says'):
         "Ask about an uploaded image. If it cannot be read, `error` says why and the last scene stays."
         try:
-            with overheard() as said:
+            with overheard() as heard:
                 image, bands = read_upload(name, content, order)
                 if not recipes_for(bands):
                     shown = ', '.join(map(str, bands[:4])) + ', …' * (len(bands) > 4)
@@ -198,8 +197,8 @@ class ZeroShotState(State):
         self._upload = torch.tensor(image), bands
         self._features = {k: v for k, v in self._features.items() if k[1] is not None}
         self.set(uploaded=one_line(name, 60), recipe=self._fitting(bands))
-        if said and not self.error:
-            self.notice = one_line('; '.join(filter(None, [*said, self.notice])))
+        if heard and not self.error:
+            self.notice = one_line('; '.join(filter(None, [*heard, self.notice])))
 
     def look_at(self, scene: int):
         "Ask about a scene, also after an upload."
@@ -235,8 +234,8 @@ class ZeroShotState(State):
     def answer(self) -> dict:
         image, bands, truth, scene = self._looked_at()
         picture = composite(image, bands, self.recipe)
-        head, answers = self._head(), {}
-        names = typed_labelset(self.classes, self.templates).classnames
+        labelset = typed_labelset(self.classes, self.templates)
+        head, answers = self._head(labelset), {}
         for name in self.models.names:
             try:
                 feature = self._feature(name, picture, image, bands, scene)
@@ -244,7 +243,7 @@ class ZeroShotState(State):
                 answers[name] = lacking(self.models.model(name), bands) or one_line(problem)
             else:
                 probabilities = (self.models.logit_scale * feature @ head.T).softmax(0)
-                answers[name] = top_answers(probabilities, names, self.top)
+                answers[name] = top_answers(probabilities, labelset.classnames, self.top)
         return {
             'answers': answers,
             'picture': picture.numpy(),
@@ -305,6 +304,16 @@ class BandsState(State):
         how = {} if student.takes_any else {'missing': 'zeros'}
         return unit(student.encode_image(images[:, chosen], [bands[i] for i in chosen], **how)).cpu()
 
+    def _what_off_means(self) -> str:
+        if self.models.of_any_bands.takes_any:
+            return 'The student was trained with bands left out at random. A band that is off does not reach it.'
+        if len(self.on) == len(self.models.scenes.bands):
+            return ''
+        return (
+            'The student was trained on all of its bands. Zeros stand in for each band that is off. It has never met '
+            'such scenes, so its answers may be odd.'
+        )
+
     def count(self):
         "Answer for all scenes with the bands that are on."
         if self.models.scenes.targets is not None and not self.error:
@@ -325,15 +334,11 @@ class BandsState(State):
             seen = unit(self.models.model(self.clip_name).encode_image(image, scenes.bands))[0].cpu()
         rows[self.clip_name] = seen
         scale, names = self.models.logit_scale, scenes.labelset.classnames
-        off = len(scenes.bands) - len(self.on)
         p = {m: (scale * f @ self.models.head.T).softmax(0) for m, f in rows.items()}
         return {
             'answers': {m: top_answers(own, names, self.top) for m, own in p.items()},
             'spectrum': spectrum_of(image, scenes.bands),
-            'sentence': 'The student was trained with bands left out at random. A band that is off does not reach it.'
-            if self.models.of_any_bands.takes_any
-            else 'The student was trained on all of its bands. Zeros stand in for a band that is off, which it has '
-            'never met, so its answers may be odd.' * (off > 0),
+            'sentence': self._what_off_means(),
             'counted': self._counted.get(self.on, {}),
             'picture': composite(image, scenes.bands).numpy(),
             'truth': self.classname(self.scene),

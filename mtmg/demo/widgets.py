@@ -7,14 +7,13 @@ __all__ = ['Demo', 'ZeroShotDemo', 'BandsDemo', 'AlphaExplorer', 'GapExplorer', 
 
 # %% ../../nbs/demo/widgets.ipynb #41572b22
 from html import escape
-from importlib.util import find_spec
 
 import ipywidgets as W
 import numpy as np
 import traitlets
 
 from ..bands.images import composite
-from .explorer import explore, JointSpace
+from .explorer import joint_space
 from .models import ALPHAS, demo_models, DemoModels
 from .prompts import BAND_ORDERS
 from .states import AlphaState, AMOUNTS, band_sets, BandsState, GapState, RetrievalState, said, ZeroShotState
@@ -222,11 +221,10 @@ class BandsDemo(Demo):
             box = W.Checkbox(True, description=_band_label(band), indent=False, layout=W.Layout(width='256px'))
             box.observe(lambda c, b=str(band): self._drawing or self.state.switch(b, c.new), names='value')
             self.boxes[str(band)] = box
-        self.sets = [
-            W.Button(description=what, layout=W.Layout(width='auto')) for what in band_sets(self.models.scenes.bands)
-        ]
-        for button, some in zip(self.sets, band_sets(self.models.scenes.bands).values()):
-            button.on_click(lambda _, some=some: self.state.set(on=some))
+        self.sets = []
+        for what, some in band_sets(self.models.scenes.bands).items():
+            self.sets.append(W.Button(description=what, layout=W.Layout(width='auto')))
+            self.sets[-1].on_click(lambda _, some=some: self.state.set(on=some))
         self.sentence, self.picture, self.answers, self.spectrum, self.numbers = (W.HTML() for _ in range(5))
         self.count = W.Button(
             description=f'count over all {len(self.models.scenes)} scenes',
@@ -484,10 +482,8 @@ class JointSpaceDemo(W.VBox):
         if models.is_kept('line-default') and models.modality('patched CLIP') == names[0]:
             line = dict(zip(ALPHAS, models.lines['default'][models.scenes.name]))
         options = dict(modalities=names, method='pca', line=line)
-        if find_spec('jscatter') is not None:
-            space = JointSpace(models.embeddings, models.scenes, **options)
-        else:
-            space = W.HTML(explore(models.embeddings, None, models.scenes, **options).data)
+        space = joint_space(models.embeddings, models.scenes, **options)
+        space = space if isinstance(space, W.Widget) else W.HTML(space.data)
         super().__init__([W.HTML(f'{STYLE_SHEET}<h3>{self.title}</h3><p>{self.about}</p>'), space])
         self.add_class('mtmg')
 

@@ -312,10 +312,8 @@ def _delta(train, query, gallery):
 
 def _fit_shift(train, query, gallery, pairs):
     delta = _delta(train, query, gallery)
-    # of equals the smallest
-    amount = max(
-        sorted(AMOUNTS, key=abs), key=lambda a: _train_score(_shifted(train, query, gallery, a, delta), query, gallery)
-    )
+    score = lambda a: _train_score(_shifted(train, query, gallery, a, delta), query, gallery)
+    amount = max(sorted(AMOUNTS, key=abs), key=score)  # among equal scores the shortest way
     return lambda E: _shifted(E, query, gallery, amount, delta), {'amount': amount}
 
 
