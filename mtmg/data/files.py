@@ -100,6 +100,8 @@ def _directory(file) -> tuple | None:
     end = {b'II': '<', b'MM': '>'}.get(head[:2])
     if end is None:
         return None
+    if len(head) < 16:
+        raise EOFError
     big = struct.unpack(end + 'H', head[2:4])[0] == 43
     pointer, entry, start = ('Q', 20, 8) if big else ('I', 12, 4)
     (first,) = struct.unpack_from(end + pointer, head, start)
