@@ -34,11 +34,12 @@ BUSY = 1.5  # how much longer they may take beside other work before that fails
 LONGEST = ('real_satellites', 'quickstart', 'alignment', 'gap')  # they start first
 LINE = 120  # characters, as in ruff.toml
 WALKTHROUGH_BYTES, MODULE_BYTES = 1_500_000, 300_000  # with their outputs
-# one thread a worker: two workers with two threads each fight for two cores and lose by a factor of two
+# one thread a worker, unless a caller asks for more: two workers with two threads each fight for two cores and lose by
+# a factor of two
 # freed memory stays with the process, as in the command `mtmg`: else glibc hands each large tensor back, and the kernel
 # clears it anew
 ENVIRONMENT = os.environ | {
-    'OMP_NUM_THREADS': '1',
+    'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'),
     'NUMBA_NUM_THREADS': '1',
     'MALLOC_MMAP_MAX_': '0',
     'MALLOC_TRIM_THRESHOLD_': str(2**31 - 1),
