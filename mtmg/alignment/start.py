@@ -199,7 +199,8 @@ def follow(
 
     ValueError if it is not of the teacher's architecture, or remembers another teacher than `before`.
     """
-    if student.teacher not in (None, before.hash()):
+    teacher = student.recipe.get('followed') or student.recipe.get('teacher') or student.teacher
+    if teacher not in (None, before.hash()):
         raise ValueError(
             f"{before.name} as it is given here is not this student's teacher; "
             'give the CLIP that it was aligned with as `before`, or align it anew'

@@ -182,7 +182,7 @@ class DemoModels:
 
     @property
     def logit_scale(self) -> float:
-        "Of the CLIP."
+        "The logit scale of the CLIP."
         return self.embeddings.logit_scale if self.is_embedded else self.clip.logit_scale
 
     @property
@@ -280,7 +280,7 @@ def kept_scenes(
 
 # %% ../../nbs/demo/models.ipynb #e16701f5
 def _once(load):
-    "a property that the first to ask, of several threads, computes"
+    "a property that is computed once, by the first thread that asks"
 
     def get(self):
         with self._lock:
@@ -394,7 +394,7 @@ class RunModels(DemoModels):
         return digits.subset(some), in_memory(Shapes('test', n=self._most))
 
     def load(self) -> 'RunModels':
-        "Read in a thread what answers to a visitor need."
+        "Read the models that answer a visitor in the background."
 
         def read():
             with suppress(Exception):  # who asks for the model is told
