@@ -98,14 +98,16 @@ def _spectra(dataset, chosen) -> tuple:  # ((N, B) band means, wavelengths) or (
 
 
 def _first_class(labels) -> np.ndarray:
+    "the class of each scene, the first of several; -1 where there is none"
     labels = np.asarray(labels)
     return labels if labels.ndim == 1 else np.where(labels.any(1), labels.argmax(1), -1)
 
 
 def _correct(x, text, labels) -> np.ndarray:
+    "whether the nearest class name is one of the scene's"
     answer = (x @ text.T).argmax(1).numpy()
     labels = np.asarray(labels)
-    return answer, answer == labels if labels.ndim == 1 else labels[np.arange(len(labels)), answer] > 0
+    return answer == labels if labels.ndim == 1 else labels[np.arange(len(labels)), answer] > 0
 
 
 def space_maps(
@@ -447,7 +449,7 @@ def explore(
             'colors': ['#' + ''.join(f'{round(255 * v):02x}' for v in c) for c in shades],
         }
         if text is not None:
-            data['correct'] = {m: _text_of(_correct(f, text, labels)[1].astype(np.uint8)) for m, f in features.items()}
+            data['correct'] = {m: _text_of(_correct(f, text, labels).astype(np.uint8)) for m, f in features.items()}
     if len(names) > 1:
         data['gap'] = _text_of(gap_contribution(*list(features.values())[:2]).numpy().astype('<f4'))
     if dataset is not None:
@@ -491,13 +493,13 @@ def point_columns(
     titles = {m: in_words(m, (E.meta or {}).get('bands') or ()) for m in features}
     columns = {'modality': np.repeat([titles[m] for m in features], len(chosen))}
     if E.labels is not None:
-        names, labels = np.array([*E.labelset.classnames, 'none']), np.asarray(E.labels)[chosen]
-        first = labels if labels.ndim == 1 else np.where(labels.any(1), labels.argmax(1), -1)
-        columns['class'] = np.tile(names[first], len(features))
+        names = np.array([*E.labelset.classnames, 'none'])
+        labels = np.asarray(E.labels)[chosen]
+        columns['class'] = np.tile(names[_first_class(labels)], len(features))
         if E.text is not None:
-            answers = [(f @ unit(E.text.float()).T).argmax(1).numpy() for f in features.values()]
-            hit = lambda a: a == labels if labels.ndim == 1 else labels[np.arange(len(a)), a] > 0
-            columns['answer'] = np.where(np.concatenate([hit(a) for a in answers]), 'right', 'wrong')
+            text = unit(E.text.float())
+            right = np.concatenate([_correct(f, text, labels) for f in features.values()])
+            columns['answer'] = np.where(right, 'right', 'wrong')
     if len(features) > 1:
         columns['gap'] = np.tile(gap_contribution(*list(features.values())[:2]).numpy(), len(features))
     return columns

@@ -268,6 +268,14 @@ def band_sets(bands) -> dict:  # {what: names of bands}
     return {what: some for k, (what, some) in enumerate(sets.items()) if some not in list(sets.values())[:k]}
 
 
+def _share_right(features, head, task) -> float:
+    "share of the scenes for which the nearest class name is (one of) their own"
+    answer = (features @ head.T).argmax(1)
+    targets = torch.as_tensor(np.asarray(task.targets))
+    right = answer == targets if targets.ndim == 1 else targets[torch.arange(len(targets)), answer] > 0
+    return float(right.float().mean())
+
+
 class BandsState(State):
     "A scene and the bands that are on -> what a student answers, and its spectrum."
 
@@ -320,10 +328,7 @@ class BandsState(State):
             with torch.no_grad():
                 rows = {'student': self._student(torch.as_tensor(self.models.scenes.image))}
             rows[self.clip_name] = unit(self.models.embeddings[self.models.modality(self.clip_name)])
-            labels = torch.as_tensor(np.asarray(self.models.scenes.targets))
-            answer = {m: (f @ self.models.head.T).argmax(1) for m, f in rows.items()}
-            right = lambda a: a == labels if labels.ndim == 1 else labels[torch.arange(len(labels)), a] > 0
-            self._counted[self.on] = {m: float(right(a).float().mean()) for m, a in answer.items()}
+            self._counted[self.on] = {m: _share_right(f, self.models.head, self.models.scenes) for m, f in rows.items()}
         self.refresh()
 
     def answer(self) -> dict:
@@ -394,9 +399,7 @@ class AlphaState(State):
         return {t.name: self.models.clip.head(t.labelset).cpu() for t in self.models.tasks}
 
     def _score(self, task, features) -> float:
-        answer, targets = (features @ self._heads[task.name].T).argmax(1), torch.as_tensor(np.asarray(task.targets))
-        right = answer == targets if targets.ndim == 1 else targets[torch.arange(len(targets)), answer] > 0
-        return float(right.float().mean())
+        return _share_right(features, self._heads[task.name], task)
 
     def curve(self, line: str) -> list:
         "The curve of one line: dicts of alpha, task, role and score."
