@@ -45,7 +45,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'typed_labelset',
             'typed_lines',
         ],
-        'serving': ['app_files', 'demo', 'demo_folder', 'find_run', 'flexible_student', 'MAX_BYTES', 'quick_run'],
+        'serving': ['app_files', 'demo', 'demo_folder', 'find_run', 'any_bands_student', 'MAX_BYTES', 'quick_run'],
         'states': [
             'AlphaState',
             'AMOUNTS',

@@ -60,7 +60,7 @@ class DemoModels:
     progress: bool = False
     plain: Clip | None = None  # fine-tuned without a guard against forgetting, to compare with: its alpha 1
     plain_alpha: float = 0.5  # chosen on that line
-    flexible: ModalityEncoder | None = None  # a student of any bands
+    any_bands: ModalityEncoder | None = None  # a student of any bands
 
     def __post_init__(self):
         if self.scenes.labelset is None:
@@ -110,9 +110,9 @@ class DemoModels:
         return self.student is not None
 
     @property
-    def of_any_bands(self) -> ModalityEncoder | None:
+    def bands_student(self) -> ModalityEncoder | None:
         "The student that is asked with bands missing: one of any bands where there is one, else the student."
-        return self.student if self.flexible is None else self.flexible
+        return self.student if self.any_bands is None else self.any_bands
 
     @property
     def has_bands(self) -> bool:
@@ -379,7 +379,7 @@ class RunModels(DemoModels):
         return ModalityEncoder.from_pretrained(self.folder / 'student') if self.has_student else None
 
     @_once
-    def flexible(self) -> ModalityEncoder | None:
+    def any_bands(self) -> ModalityEncoder | None:
         "the student of any bands, where the run has one"
         there = (self.folder / 'any_bands' / 'config.json').is_file()
         return ModalityEncoder.from_pretrained(self.folder / 'any_bands') if there else None
@@ -398,7 +398,7 @@ class RunModels(DemoModels):
 
         def read():
             with suppress(Exception):  # who asks for the model is told
-                _ = self.encoders, self.embeddings, self.flexible
+                _ = self.encoders, self.embeddings, self.any_bands
 
         threading.Thread(target=read, daemon=True).start()
         return self
@@ -425,7 +425,7 @@ def toy_models(scenes: int = 30, alpha: float = 0.5, seed: int = 0) -> DemoModel
     student = create_encoder('vit_micro', shown.bands, clip.embed_dim).fit_normalization(shown)
     far = clip.with_visual({k: push(push(w)) for k, w in clip.visual.state_dict().items()})
     digits = Digits('test').subset(range(20))
-    flexible = create_encoder('spectral_vit', any, clip.embed_dim)
+    any_bands = create_encoder('spectral_vit', any, clip.embed_dim)
     return DemoModels(
-        clip, tuned, alpha, shown, student, (digits,), 'toys', plain=far, plain_alpha=0.3, flexible=flexible
+        clip, tuned, alpha, shown, student, (digits,), 'toys', plain=far, plain_alpha=0.3, any_bands=any_bands
     )

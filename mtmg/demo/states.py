@@ -303,7 +303,7 @@ class BandsState(State):
         self.on = tuple(str(b) for b in self.models.scenes.bands if (on if b == band else b in self.on))
 
     def _student(self, images) -> torch.Tensor:  # (N, C, H, W) -> (N, D)
-        bands, student = self.models.scenes.bands, self.models.of_any_bands
+        bands, student = self.models.scenes.bands, self.models.bands_student
         if lost := [b for b in self.on if b not in bands]:
             raise ValueError(f'band {lost[0]!r} is not one of {", ".join(map(str, bands))}')
         if not self.on:
@@ -313,7 +313,7 @@ class BandsState(State):
         return unit(student.encode_image(images[:, chosen], [bands[i] for i in chosen], **how)).cpu()
 
     def _what_off_means(self) -> str:
-        if self.models.of_any_bands.takes_any:
+        if self.models.bands_student.takes_any:
             return 'The student was trained with bands left out at random. A band that is off does not reach it.'
         if len(self.on) == len(self.models.scenes.bands):
             return ''

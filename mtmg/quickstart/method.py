@@ -25,7 +25,7 @@ from ..alignment.claims import ALL_ROWS, colours_of, controls as judged
 from .report import answer_sentences, draw_figures, run_sections, some_scenes, write_page
 from ..data.loading import drop_classes, load_dataset
 from ..demo.models import demo_models, keep_scenes
-from ..demo.serving import flexible_student
+from ..demo.serving import any_bands_student
 from ..embed.passes import embed, versions
 from ..encoders.encoder import create_encoder
 from ..evaluate.probes import STRENGTHS, linear_probe
@@ -402,7 +402,7 @@ def quickstart(
         optical = all(b.wavelength for b in models.student.bands)
         if optical:  # for the demo in which bands are switched off
             begun, how = time.perf_counter(), options | {'out': out / 'work' / 'any_bands'}
-            flexible_student(models.patched, world.train, **how).save(out / 'any_bands')
+            any_bands_student(models.patched, world.train, **how).save(out / 'any_bands')
             models.seconds['align, any bands'] = time.perf_counter() - begun
         if models.plain_tuned is not None:
             models.plain_tuned.save(out / 'plain')  # the other end of the line that the demo walks
