@@ -361,7 +361,9 @@ def forward_precision(precision='auto', device='auto') -> str:
     if device.type == 'cuda':
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == 'cpu' and bool(torch.cpu.get_capabilities().get('avx512_bf16'))
+        # ATEN_CPU_CAPABILITY may hold back a processor that has it; bf16 would be emulated then
+        held_back = torch.backends.cpu.get_cpu_capability() in ('DEFAULT', 'AVX2')
+        fast = device.type == 'cpu' and not held_back and bool(torch.cpu.get_capabilities().get('avx512_bf16'))
     return 'bf16' if fast else 'fp32'
 
 

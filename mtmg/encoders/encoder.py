@@ -299,11 +299,15 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         `white` is that of the new scenes (`dataset.white`), `trained` that of the scenes it was aligned on, which it
         remembers. ValueError for an encoder that does not, or whose scale follows no statistics of bands in counts.
         """
+        if self.takes_any:
+            raise ValueError('an encoder of any bands takes shares of the white of its input already')
+        if not self.normalization.startswith('zscore'):
+            raise ValueError(f"the scale '{self.normalization}' does not follow a white; only zscore scales do")
         trained = trained or self.recipe.get('white')
         if trained is None:
             raise ValueError('this encoder does not remember the white of its training scenes; give trained=')
-        if not self.normalization.startswith('zscore'):
-            raise ValueError(f"the scale '{self.normalization}' does not follow a white; only zscore scales do")
+        if not white or white <= 0:
+            raise ValueError(f'white={white}: give that of the new scenes, a number above 0 (`dataset.white`)')
         factor = white / trained  # a number of the new scenes is divided by it
         if self.normalization == 'zscore-sqrt':
             factor **= 0.5  # of the square roots

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..bands.sensors import S1_GRD, S2_L1C, S2_L2A, as_bands
 from ..clip.checkpoints import load_weights
-from .backbones import Backbone, adapt_input, same_band
+from .backbones import HEADS, Backbone, adapt_input, same_band
 from .spectral import unit_of_band
 
 # %% ../../nbs/encoders/foundations.ipynb #7e5d5d84
@@ -275,15 +275,5 @@ def load_satmae(net: GroupChannelViT, state: dict, bands: Sequence, source='the 
         state,
         source,
         may_miss=('channel_cls_embed', 'fc_norm', 'norm'),
-        ignore=(
-            'head',
-            'mask_token',
-            'decoder_embed',
-            'decoder_pos_embed',
-            'decoder_channel_embed',
-            'decoder_blocks',
-            'decoder_norm',
-            'decoder_pred',
-            'norm' if net.pool == 'avg' else 'fc_norm',
-        ),
+        ignore=(*HEADS, 'norm' if net.pool == 'avg' else 'fc_norm'),
     )
