@@ -22,6 +22,10 @@ from torch import distributed as dist, nn
 import torch
 import torch.nn.functional as F
 
+# %% ../nbs/compute.ipynb #new15086245
+if 'IN_TEST' in os.environ and 'OMP_NUM_THREADS' not in os.environ:
+    torch.set_num_threads(1)
+
 # %% ../nbs/compute.ipynb #ea3be70f
 def world_size() -> int:
     "The number of processes that work together; 1 until `meet` has connected them."
