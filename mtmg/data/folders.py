@@ -183,7 +183,7 @@ def _labelled(folder: Path, labels, root: Path, table) -> tuple:  # paths, targe
             'expected class folders only, images only, or images with a table labels.csv'
         )
     if loose:
-        return loose, None, None, None
+        return loose, None, labels, None
     empty = [f for f, files in full.items() if not files]
     if empty:
         raise ValueError(
@@ -235,7 +235,10 @@ def folder_scenes(
     folder = Path(folder) if single else expect_folder(folder, 'a folder of images or of class folders')
     root = Path(root or (folder.parent if single else folder))
     given = labels
-    paths, targets, labels, splits = ([folder], None, None, None) if single else _labelled(folder, labels, root, table)
+    if single:
+        paths, targets, splits = [folder], None, None
+    else:
+        paths, targets, labels, splits = _labelled(folder, labels, root, table)
     source = source or (given and targets is not None and given.name) or own_name(root)
     if isinstance(bands, str):  # the order of a sensor
         file_bands, bands = file_bands or bands, None
@@ -593,7 +596,7 @@ def npz_scenes(
         source=source or f'npz {path.stem}',
         sensor=meaning.sensor,
         meaning=meaning,
-        labelset=labels if label is not None else None,
+        labelset=labels,
         split=split,
     )
 
@@ -659,7 +662,7 @@ class TorchgeoScenes(SceneDataset):
             'EuroSAT100': 'eurosat',
             'BigEarthNetV2': 'bigearthnet',
         }.get(kind, kind.lower())
-        self.labelset, self._class_of = self._labels(labels, kind) if 'label' in first else (None, None)
+        self.labelset, self._class_of = self._labels(labels, kind) if 'label' in first else (labels, None)
         self._targets = None
 
     @cached_property

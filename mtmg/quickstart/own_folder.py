@@ -17,7 +17,6 @@ import numpy as np
 
 from ..alignment import ALIGN_RECIPES, align
 from ..alignment.claims import ROWS, controls as judge
-from ..bands import composite
 from ..clip import load_clip
 from ..data import Splits, find_features, load_dataset
 from ..data.files import IMAGE_SUFFIXES
@@ -95,6 +94,35 @@ def _bands_line(dataset) -> str:
     return f'bands: {len(names)} of {dataset.sensor.name} ({shown}), in {dataset.sensor.unit}'
 
 
+def _labelled_lines(scenes: Splits, raster) -> list:
+    names, targets = scenes.labelset.classnames, np.concatenate([np.asarray(d.targets) for d in scenes])
+    note = getattr(scenes.test, 'split_note', None) or 'as on disk'
+    steps = recipe_for(PATCH_RECIPES['default']).steps(len(scenes.train))
+    bands = len(scenes.train.bands)
+    further = f', align a student of all {bands} bands' if bands > 3 else '; there is no further band to align'
+    mapped = '' if raster is None else f'; a map of {raster.path.name} beside the labelled places'
+    train, val, test = map(len, scenes)
+    return [
+        _bands_line(scenes.train),
+        f'labels: {len(names)} classes ({_counts(targets, names)})',
+        f'split: {train:,} to train, {val:,} to choose, {test:,} to report ({note})',
+        f'so: patch for {steps} steps with digits and shapes as supported tasks{further}{mapped}',
+    ]
+
+
+def _unlabelled_lines(scenes, raster) -> list:
+    names = scenes.labelset.classnames
+    shown = ', '.join(names[:8]) + (', …' if len(names) > 8 else '')
+    further = '; a label-free student of all bands' if len(scenes.bands) > 3 else ''
+    mapped = '; a map of the large scene' if raster else ''
+    return [
+        _bands_line(scenes),
+        f'labels: none; the {len(names)} classes to choose from are {shown}',
+        f'split: none, as nothing can be checked; all {len(scenes):,} scenes are answered',
+        f'so: answers of the CLIP as it is, scene by scene and all together{further}{mapped}',
+    ]
+
+
 def look(
     place,  # a folder of images, or one large raster
     classes=None,  # class names, or the name of a label set; needed where there are no labels
@@ -123,54 +151,19 @@ def look(
             raise ValueError(
                 f'{place} is one image; mtmg predict asks about single images, and mtmg run takes a folder'
             )
-        splits = load_dataset('folder', place, seed=seed, **options)
-        if words is not None and splits.train.targets is not None:
-            splits = load_dataset('folder', place, seed=seed, labelset=words, **options)
-        scenes = splits
-        shape = splits.train[0]['image'].shape
-        n = sum(map(len, splits))
+        scenes = load_dataset('folder', place, seed=seed, labelset=words, **options)
+        shape = scenes.train[0]['image'].shape
+        n = sum(map(len, scenes))
         what = f'{place}: {n:,} images of {shape[1]} x {shape[2]} pixels'
-    if not isinstance(scenes, Splits) or scenes.train.targets is None:
-        if words is None:
-            raise ValueError(
-                f"{place} has no labels; name the classes to choose from: --classes forest 'open water' ..."
-            )
-        if isinstance(scenes, Splits):
-            scenes = load_dataset('folder', place, split='all', seed=seed, **options)
-        scenes = in_memory(scenes)
-        scenes.labelset = words
-        how = 'answers of the CLIP as it is, scene by scene and all together'
-        how += '; a label-free student of all bands' if len(scenes.bands) > 3 else ''
-        lines = [
-            what,
-            _bands_line(scenes),
-            f'labels: none; the {len(words)} classes to choose from are {", ".join(words.classnames[:8])}'
-            + (', …' if len(words) > 8 else ''),
-            f'split: none, as nothing can be checked; all {len(scenes):,} scenes are answered',
-            f'so: {how}' + ('; a map of the large scene' if raster else ''),
-        ]
-        return Found(place, None, scenes, raster, lines)
-    names, targets = scenes.labelset.classnames, np.concatenate([np.asarray(d.targets) for d in scenes])
-    note = getattr(scenes.test, 'split_note', None)
-    split = f'split: {len(scenes.train):,} to train, {len(scenes.val):,} to choose, {len(scenes.test):,} to report' + (
-        f' ({note})' if note else ' (as on disk)'
-    )
-    steps = recipe_for(PATCH_RECIPES['default']).steps(len(scenes.train))
-    plan = f'so: patch for {steps} steps with digits and shapes as supported tasks'
-    plan += (
-        f', align a student of all {len(scenes.train.bands)} bands'
-        if len(scenes.train.bands) > 3
-        else '; there is no further band to align'
-    )
-    plan += '' if raster is None else f'; a map of {raster.path.name} beside the labelled places'
-    return Found(
-        place,
-        scenes,
-        None,
-        raster,
-        [what, _bands_line(scenes.train), f'labels: {len(names)} classes ({_counts(targets, names)})', split, plan],
-        places,
-    )
+    if isinstance(scenes, Splits) and scenes.train.targets is not None:
+        return Found(place, scenes, None, raster, [what, *_labelled_lines(scenes, raster)], places)
+    if words is None:
+        raise ValueError(f"{place} has no labels; name the classes to choose from: --classes forest 'open water' ...")
+    if isinstance(scenes, Splits):
+        scenes = load_dataset('folder', place, split='all', seed=seed, **options)
+    scenes = in_memory(scenes)
+    scenes.labelset = words
+    return Found(place, None, scenes, raster, [what, *_unlabelled_lines(scenes, raster)])
 
 # %% ../../nbs/quickstart/own_folder.ipynb #52702a8d
 #: Optimiser steps that a stage takes at least, however few the scenes are.
@@ -220,7 +213,27 @@ def _measures(models: Models, world: Splits, seed, options) -> tuple:  # (result
     return results, test
 
 
-def _labelled_run(found: Found, clip, out, controls, seed, options) -> tuple:  # (models, results, Embeddings, scenes)
+@dataclass
+class _Trained:
+    "What a run trained and measured."
+
+    results: dict
+    E: object  # `Embeddings` of `scenes`
+    scenes: object  # that were judged
+    clip: object  # as it was
+    student: object = None
+    models: Models | None = None  # where there were labels
+
+    @property
+    def curve(self):
+        return self.models.curve if self.models else None
+
+    @property
+    def seconds(self) -> dict:
+        return self.models.seconds if self.models else {}
+
+
+def _labelled_run(found: Found, clip, out, controls, seed, options) -> _Trained:
     world = Splits(*(in_memory(d) for d in found.splits))
     supported = [
         Splits(*(in_memory(d) for d in task)) for task in (load_dataset('digits'), load_dataset('shapes', n=SHAPES))
@@ -265,10 +278,11 @@ def _labelled_run(found: Found, clip, out, controls, seed, options) -> tuple:  #
         results['controls'] = {'table': judged.rows(), 'notes': judged.notes}
         if not world.labelset.multilabel:
             results['controls']['simple'] = judged.score('logistic regression')[0]
-    return models, results, test, world.test
+    patched.save(out / 'patched')
+    return _Trained(results, test, world.test, clip, student, models)
 
 # %% ../../nbs/quickstart/own_folder.ipynb #f546ac7e
-def _unlabelled_run(found: Found, clip, out, seed, options) -> tuple:  # (student, results, Embeddings, scenes)
+def _unlabelled_run(found: Found, clip, out, seed, options) -> _Trained:
     scenes, words = found.scenes, found.scenes.labelset
     models, student = {'clip': clip}, None
     if found.wide and _has_colours(scenes.bands) and not words.multilabel:
@@ -318,21 +332,9 @@ def _unlabelled_run(found: Found, clip, out, seed, options) -> tuple:  # (studen
         )
     rows = Predictions(words.classnames, said.get('ms', said.get('together', said['clip'])), list(scenes.ids))
     rows.to_csv(out / 'answers.csv', k=3)
-    return student, {'answers': {'text': text, 'tables': tables, 'agreement': agree}}, E, scenes
+    return _Trained({'answers': {'text': text, 'tables': tables, 'agreement': agree}}, E, scenes, clip, student)
 
-# %% ../../nbs/quickstart/own_folder.ipynb #26569ee1
-def _fingerprint(place: Path) -> str:
-    "of the names and sizes of the files"
-    files = (
-        [place]
-        if place.is_file()
-        else sorted(p for p in place.rglob('*') if p.is_file() and p.suffix.lower() in (*IMAGE_SUFFIXES, '.csv'))
-    )
-    return hashlib.sha256(
-        '\n'.join(f'{p.relative_to(place.parent)} {p.stat().st_size}' for p in files).encode()
-    ).hexdigest()[:16]
-
-
+# %% ../../nbs/quickstart/own_folder.ipynb #r3650060
 def _plain(x):
     if isinstance(x, Table):
         return {'name': x.name, 'rows': x.rows}
@@ -403,9 +405,54 @@ def _answer(results: dict, found: Found) -> list:
     ]
 
 
-def _mapped(model, who: str, raster, labelset, places, out: Path, how: dict) -> tuple:  # (figure's path, sentences)
+def _facts(found: Found, clip, student, E, seed: int, seconds: float, stages: dict) -> dict:
+    "what was done, for the report's table"
+    of_line = lambda i: found.lines[i].partition(': ')[2]
+    took = ', '.join(f'{name} {s:.0f} s' for name, s in stages.items())
+    return {
+        'data': found.lines[0],
+        'bands': of_line(1),
+        'labels': of_line(2),
+        'split': of_line(3),
+        'CLIP': clip.name + (f' ({clip.pretrained})' if clip.pretrained else ''),
+        'student': 'none' if student is None else repr(student),
+        'prompts': '; '.join(E.labelset.templates),
+        'seed': seed,
+        'date': date.today().isoformat(),
+        'versions': ', '.join(f'{k} {v}' for k, v in versions().items()),
+        'time': f'{seconds:.0f} s' + (f' ({took})' if took else ''),
+    }
+
+
+def _sections(done: _Trained, found: Found, figures: dict, place: Path, out: Path, command: str) -> list:
+    raster = bool(found.raster)
+    code = _code(found.raster.path if raster else place, out, bool(done.models), done.student is not None, raster)
+    limits = _limits(found, len(done.scenes))
+    return run_sections(done.results, figures, done.curve, found.first.bands, command, code, limits)
+
+
+def _question(done: _Trained, found: Found, place: Path) -> str:
+    end = ', and what do their bands add?' if found.wide else '?'
+    return f"Which of {len(done.E.labelset)} classes do the images in {place} show{end}"
+
+# %% ../../nbs/quickstart/own_folder.ipynb #r2536836
+def _figures(done: _Trained, out: Path, seed: int) -> dict:  # {name: path}
+    confusion = None
+    if done.models:
+        best = max(done.results['zero_shot'].values(), key=lambda r: r[r.headline[0]])
+        confusion = best.get('confusion')
+    return draw_figures(done.E, done.scenes, out / 'figures', done.curve, confusion, seed)
+
+
+def _mapped(done: _Trained, raster, places, out: Path, how: dict) -> tuple:  # (figure's path, sentences)
     "the map of a large raster, written and drawn beside the labelled places"
-    found = predict_map(model, raster, labelset, **how)
+    if done.student is not None:
+        model, who, words = done.student, 'the student', None
+    elif done.models:
+        model, who, words = done.models.patched, 'the patched CLIP', done.E.labelset
+    else:
+        model, who, words = done.clip, 'the CLIP as it is', done.E.labelset
+    found = predict_map(model, raster, words, **how)
     found.save(out / 'map.tif')
     shares = ', '.join(f'{name} {100 * share:.0f} %' for name, share in list(found.shares.items())[:8])
     text = [
@@ -427,23 +474,53 @@ def _walked(models, scenes) -> dict | None:  # {alpha: (N, D)}
     return dict(zip(points, line_features(models.clip, models.tuned, scenes, points))) if models else None
 
 
-def _facts(found: Found, clip, student, E, seed: int, seconds: float, stages: dict) -> dict:
-    "what was done, for the report's table"
-    of_line = lambda i: found.lines[i].partition(': ')[2]
-    took = ', '.join(f'{name} {s:.0f} s' for name, s in stages.items())
-    return {
-        'data': found.lines[0],
-        'bands': of_line(1),
-        'labels': of_line(2),
-        'split': of_line(3),
-        'CLIP': clip.name + (f' ({clip.pretrained})' if clip.pretrained else ''),
-        'student': 'none' if student is None else repr(student),
-        'prompts': '; '.join(E.labelset.templates),
-        'seed': seed,
+def _for_the_demo(done: _Trained, out: Path, title: str, seed: int):
+    "what the demo and the page of the joint space show"
+    E, scenes = done.E, done.scenes
+    kept = some_scenes(len(scenes) if scenes.targets is None else scenes.targets, 240, seed)
+    keep_scenes(scenes, out, np.sort(kept))
+    two = [m for m in ('rgb', 'ms', 'clip') if m in E.features][:2]
+    line = _walked(done.models, scenes)
+    explore(E, out / 'explore.html', scenes, modalities=two, line=line, title=title, seed=seed)
+
+# %% ../../nbs/quickstart/own_folder.ipynb #r9454820
+def _fingerprint(place: Path) -> str:
+    "of the names and sizes of the files"
+    files = (
+        [place]
+        if place.is_file()
+        else sorted(p for p in place.rglob('*') if p.is_file() and p.suffix.lower() in (*IMAGE_SUFFIXES, '.csv'))
+    )
+    return hashlib.sha256(
+        '\n'.join(f'{p.relative_to(place.parent)} {p.stat().st_size}' for p in files).encode()
+    ).hexdigest()[:16]
+
+
+def _finished(out: Path, request: dict) -> dict | None:
+    "the results of a finished run of the same request"
+    note = out / 'run.json'
+    if not note.is_file() or not (out / 'results.json').is_file():
+        return None
+    found = json.loads(note.read_text())
+    same = found.get('state') == 'finished' and found.get('request') == json.loads(json.dumps(request))
+    return json.loads((out / 'results.json').read_text(encoding='utf-8')) if same else None
+
+
+def _record(done: _Trained, found: Found, request: dict, answer: list, seconds: float) -> dict:
+    "what results.json holds"
+    record = {
+        'request': request,
+        'answer': answer,
         'date': date.today().isoformat(),
-        'versions': ', '.join(f'{k} {v}' for k, v in versions().items()),
-        'time': f'{seconds:.0f} s' + (f' ({took})' if took else ''),
+        'seconds': seconds,
+        'lines': found.lines,
+        'model': request['model'],
+        'labelset': done.E.labelset.to_dict(),
+        'sensor': getattr(done.scenes.sensor, 'name', None),
+        'versions': versions(),
+        **_plain(done.results),
     }
+    return record if done.curve is None else record | {'curve': done.curve.to_dict()}
 
 
 def run(
@@ -466,6 +543,7 @@ def run(
     start, place = time.perf_counter(), Path(folder)
     out = Path(out or f'runs/{place.resolve().stem}')
     classes = [classes] if isinstance(classes, str) and ' ' in classes else classes
+    options = {k: v for k, v in options.items() if v is not None}
     request = {
         'command': 'run',
         'folder': str(place.resolve()),
@@ -476,15 +554,11 @@ def run(
         'map': map and str(map),
         'tile': tile,
         'seed': seed,
-        'options': {k: str(v) for k, v in options.items() if v is not None},
+        'options': {k: str(v) for k, v in options.items()},
     }
-    options = {k: v for k, v in options.items() if v is not None}
     if not overwrite and (finished := _finished(out, request)) is not None:
-        print(
-            f'{out} is finished already (of {finished["date"]}); --overwrite runs it anew\n\n'
-            + '\n'.join(finished['answer'])
-            + f'\n\nreport: {out / "report.html"}'
-        )
+        print(f'{out} is finished already (of {finished["date"]}); --overwrite runs it anew')
+        print('', *finished['answer'], '', f'report: {out / "report.html"}', sep='\n')
         return finished
     found = look(place, classes, tile=tile, seed=seed, **options)
     print('\n'.join(found.lines), flush=True)
@@ -495,88 +569,28 @@ def run(
         name, _, weights = model.partition(',')
         clip = load_clip(name, pretrained=weights or None)
         if found.splits:
-            models, results, E, scenes = _labelled_run(found, clip, out, controls, seed, how)
-            student, curve = models.student, models.curve
-            models.patched.save(out / 'patched')
-            best = max(results['zero_shot'].values(), key=lambda r: r[r.headline[0]])
-            confusion = best.get('confusion')
+            done = _labelled_run(found, clip, out, controls, seed, how)
         else:
-            student, results, E, scenes = _unlabelled_run(found, clip, out, seed, how)
-            models, curve, confusion = None, None, None
-        answer = _answer(results, found)
-        figures = draw_figures(E, scenes, out / 'figures', curve, confusion, seed)
+            done = _unlabelled_run(found, clip, out, seed, how)
+        answer = _answer(done.results, found)
+        figures = _figures(done, out, seed)
         raster = open_raster(map, **{k: v for k, v in options.items() if k in TOLD}) if map else found.raster
         if raster is not None:
-            asked = student or (models.patched if models else clip)
-            words = None if student is not None else E.labelset
-            who = 'the student' if student is not None else 'the patched CLIP' if models else 'the CLIP as it is'
             places = None if map else found.places
-            figures['map'], results['map_text'] = _mapped(asked, who, raster, words, places, out, how)
-        keep_scenes(
-            scenes, out, np.sort(some_scenes(len(scenes) if scenes.targets is None else scenes.targets, 240, seed))
-        )
-        explore(
-            E,
-            out / 'explore.html',
-            scenes,
-            modalities=[m for m in ('rgb', 'ms', 'clip') if m in E.features][:2],
-            line=_walked(models, scenes),
-            title=f'Joint space of {place.name}',
-            seed=seed,
-        )
+            figures['map'], done.results['map_text'] = _mapped(done, raster, places, out, how)
+        _for_the_demo(done, out, f'Joint space of {place.name}', seed)
         seconds = time.perf_counter() - start
-        facts = _facts(found, clip, student, E, seed, seconds, models.seconds if models else {})
-        command = command or f'mtmg run {place}'
-        sections = run_sections(
-            results,
-            figures,
-            curve,
-            found.first.bands,
-            command,
-            _code(
-                found.raster.path if found.raster else place, out, bool(models), student is not None, bool(found.raster)
-            ),
-            _limits(found, len(scenes)),
-        )
         write_page(
             out,
             f'What mtmg found in {place.name}',
-            f'Which of {len(E.labelset)} classes do the images in {place} show'
-            + (', and what do their bands add?' if found.wide else '?'),
+            _question(done, found, place),
             answer,
-            sections,
-            facts,
+            _sections(done, found, figures, place, out, command or f'mtmg run {place}'),
+            _facts(found, clip, done.student, done.E, seed, seconds, done.seconds),
         )
-        plain = {
-            'request': request,
-            'answer': answer,
-            'date': date.today().isoformat(),
-            'seconds': seconds,
-            'lines': found.lines,
-            'model': model,
-            'labelset': E.labelset.to_dict(),
-            'sensor': getattr(scenes.sensor, 'name', None),
-            'versions': versions(),
-            **_plain(results),
-        }
-        if curve is not None:
-            plain['curve'] = curve.to_dict()
-        atomic_write_json(out / 'results.json', plain)
+        results = _record(done, found, request, answer, seconds)
+        atomic_write_json(out / 'results.json', results)
         _ = demo_models(out, progress=False).embeddings  # kept in the run, so that the demo's page stands at once
-    print(
-        '\n'
-        + '\n'.join(answer)
-        + f'\n\n{seconds:.0f} s; report: {out / "report.html"}; joint space: {out / "explore.html"}; demo: mtmg demo '
-        f'{out}'
-    )
-    return plain
-
-
-def _finished(out: Path, request: dict) -> dict | None:
-    "the results of a finished run of the same request"
-    note = out / 'run.json'
-    if not note.is_file() or not (out / 'results.json').is_file():
-        return None
-    found = json.loads(note.read_text())
-    same = found.get('state') == 'finished' and found.get('request') == json.loads(json.dumps(request))
-    return json.loads((out / 'results.json').read_text(encoding='utf-8')) if same else None
+    print('', *answer, '', sep='\n')
+    print(f'{seconds:.0f} s; report: {out / "report.html"}; joint space: {out / "explore.html"}; demo: mtmg demo {out}')
+    return results
