@@ -438,104 +438,10 @@ def run(
         **numbers.told(),
     )
 
-# %% ../../nbs/cli/commands.ipynb #cac1fb9f
-def patch(
-    data: Data,
-    run: Run,
-    *,
-    model: str = 'tinyclip',  # CLIP to patch: NAME[,WEIGHTS] or a folder
-    supported: list[str] = ('digits', 'shapes'),  # tasks to keep, or none; NAME or NAME@ROOT
-    recipe: str = 'default',  # preset: default, thorough, plain, paper, paint
-    alpha: float | None = None,  # point on the line, 0 to 1; by default chosen on validation data
-    rule: str = 'mean',  # how alpha is chosen: mean, drop
-    max_drop: float = 0.01,  # for `drop`: what a supported task may lose (0.01 is one point)
-    training: Training = Training(),
-    **changes,
-):
-    "Stage 1: fine-tune a CLIP's image tower on a satellite task, then interpolate so that both old and new tasks work."
-    if _spread('patch', locals()):
-        return
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
-    if rule not in ('mean', 'drop'):
-        raise ValueError(f"rule {rule!r} is not one of mean, drop")
-    if max_drop < 0:
-        raise ValueError(f'max_drop is {max_drop}; it must be 0 or more')
-    from mtmg.clip.model import load_clip
-    from mtmg.engine.recipes import pick
-    from mtmg.embed.passes import model_hash
-    from mtmg.engine.recipes import PATCH_RECIPES
-    from mtmg.patching.finetuning import finetune
-    from mtmg.patching.line import interpolate, sweep
-    from mtmg.plots.charts import plot_alpha
-    from mtmg.plots.style import save_figure
-    from mtmg.compute import from_first, is_first, sharing
-    from mtmg.engine.runs import claimed
-    from mtmg.data.writing import atomic_write_json
-
-    recipe, out = pick(recipe, PATCH_RECIPES, **changes), run.where('patch')
-    if alpha is not None:
-        recipe = replace(recipe, alphas=tuple(sorted({0.0, alpha, 1.0})))
-    if not all(0 <= a <= 1 for a in recipe.alphas):
-        raise ValueError(f'alphas are {", ".join(f"{a:g}" for a in recipe.alphas)}; they must lie between 0 and 1')
-    clip = clip_of(model, run.device)
-    task = data.load()
-    kept = [task_of(name, data.root) for name in supported if name != 'none']
-    with claimed(
-        out,
-        request_of(
-            'patch',
-            data,
-            run,
-            model=model_hash(clip),
-            supported=list(supported),
-            recipe=recipe.to_dict(),
-            alpha=alpha,
-            rule=rule,
-            max_drop=max_drop,
-        ),
-        run.overwrite,
-    ) as resumed:
-        if from_first(lambda: resumed and (out / 'tuned' / 'open_clip_config.json').exists()):
-            tuned = load_clip(str(out / 'tuned'), device=run.device)
-        else:
-            tuned = finetune(
-                clip,
-                task.train,
-                recipe,
-                seed=run.seed,
-                out=out / 'finetune',
-                trainer=training.options(),
-                **run.options(),
-            )
-            if is_first():
-                tuned.save(out / 'tuned')
-        with sharing():
-            curve = sweep(
-                clip,
-                tuned,
-                patching=[task],
-                supported=kept,
-                alphas=recipe.alphas,
-                rule=rule,
-                max_drop=max_drop,
-                **run.options(),
-            )
-        if not is_first():
-            return
-        if alpha is not None:
-            curve.alpha, curve.reason = alpha, 'given with --alpha'
-        interpolate(clip, tuned, curve.alpha).save(out / 'patched')
-        atomic_write_json(out / 'curve.json', curve.to_dict())
-        save_figure(plot_alpha(curve), out / 'alpha.png')
-    print(curve)
-    print(f'patched at alpha {curve.alpha:g}: {out / "patched"}')
-
 # %% ../../nbs/cli/commands.ipynb #bf0876d6
 def _spread(command, given: dict) -> bool:
     "Start the processes of --devices, unless torchrun or srun did, and let all of them meet. True if it started them."
-    from mtmg.compute import pick_device
-    from mtmg.compute import launch, launched, meet
+    from mtmg.compute import launch, launched, meet, pick_device
 
     training = given['training']
     if (training.devices or 1) == 1 or launched():
@@ -558,7 +464,107 @@ def _spread(command, given: dict) -> bool:
             raise ChildProcessError(f'{error}; the same command goes on from the last checkpoint') from None
     return True
 
+
+def _claimed(command: str, data, run, **more):
+    "the folder of a run, claimed for all that decides its result: the flags of `data` and `run`, and `more`"
+    from mtmg.engine.runs import claimed
+
+    return claimed(run.where(command), request_of(command, data, run, **more), run.overwrite)
+
+# %% ../../nbs/cli/commands.ipynb #cac1fb9f
+def _line_recipe(name, alpha, changes: dict):
+    "the recipe, whose line has three points where alpha is given"
+    from mtmg.engine.recipes import PATCH_RECIPES, pick
+
+    recipe = pick(name, PATCH_RECIPES, **changes)
+    if alpha is not None:
+        recipe = replace(recipe, alphas=tuple(sorted({0.0, alpha, 1.0})))
+    if not all(0 <= a <= 1 for a in recipe.alphas):
+        raise ValueError(f'alphas are {", ".join(f"{a:g}" for a in recipe.alphas)}; they must lie between 0 and 1')
+    return recipe
+
+
+def _tuned(clip, task, recipe, folder: Path, run, training, resumed):
+    "the fine-tuned CLIP: the one that an interrupted run has kept in its folder, or a new one, which is kept there"
+    from mtmg.clip.model import load_clip
+    from mtmg.compute import from_first, is_first
+    from mtmg.patching.finetuning import finetune
+
+    if from_first(lambda: resumed and (folder / 'tuned' / 'open_clip_config.json').exists()):
+        return load_clip(str(folder / 'tuned'), device=run.device)
+    how = dict(seed=run.seed, trainer=training.options(), **run.options())
+    tuned = finetune(clip, task.train, recipe, out=folder / 'finetune', **how)
+    if is_first():
+        tuned.save(folder / 'tuned')
+    return tuned
+
+
+def patch(
+    data: Data,
+    run: Run,
+    *,
+    model: str = 'tinyclip',  # CLIP to patch: NAME[,WEIGHTS] or a folder
+    supported: list[str] = ('digits', 'shapes'),  # tasks to keep, or none; NAME or NAME@ROOT
+    recipe: str = 'default',  # preset: default, thorough, plain, paper, paint
+    alpha: float | None = None,  # point on the line, 0 to 1; by default chosen on validation data
+    rule: str = 'mean',  # how alpha is chosen: mean, drop
+    max_drop: float = 0.01,  # for `drop`: what a supported task may lose (0.01 is one point)
+    training: Training = Training(),
+    **changes,
+):
+    "Stage 1: fine-tune a CLIP's image tower on a satellite task, then interpolate so that both old and new tasks work."
+    if _spread('patch', locals()):
+        return
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
+    if rule not in ('mean', 'drop'):
+        raise ValueError(f"rule {rule!r} is not one of mean, drop")
+    if max_drop < 0:
+        raise ValueError(f'max_drop is {max_drop}; it must be 0 or more')
+    from mtmg.compute import is_first, sharing
+    from mtmg.data.writing import atomic_write_json
+    from mtmg.embed.passes import model_hash
+    from mtmg.patching.line import interpolate, sweep
+    from mtmg.plots.charts import plot_alpha
+    from mtmg.plots.style import save_figure
+
+    recipe, out = _line_recipe(recipe, alpha, changes), run.where('patch')
+    clip, task = clip_of(model, run.device), data.load()
+    kept = [task_of(name, data.root) for name in supported if name != 'none']
+    choice = dict(rule=rule, max_drop=max_drop)
+    asked = dict(model=model_hash(clip), supported=list(supported), recipe=recipe.to_dict(), alpha=alpha, **choice)
+    with _claimed('patch', data, run, **asked) as resumed:
+        tuned = _tuned(clip, task, recipe, out, run, training, resumed)
+        with sharing():
+            curve = sweep(clip, tuned, [task], kept, alphas=recipe.alphas, **choice, **run.options())
+        if not is_first():
+            return
+        if alpha is not None:
+            curve.alpha, curve.reason = alpha, 'given with --alpha'
+        interpolate(clip, tuned, curve.alpha).save(out / 'patched')
+        atomic_write_json(out / 'curve.json', curve.to_dict())
+        save_figure(plot_alpha(curve), out / 'alpha.png')
+    print(curve)
+    print(f'patched at alpha {curve.alpha:g}: {out / "patched"}')
+
 # %% ../../nbs/cli/commands.ipynb #e4ad3ec2
+def _starting_encoder(backbone, weights, bands, embed_dim, drop_path, seed):
+    "the encoder to start from, where it is a saved one or has published weights; None leaves it to `align`"
+    from mtmg.clip.model import Clip
+    from mtmg.encoders.encoder import create_encoder
+
+    if Path(backbone).is_dir():
+        encoder = load_model(backbone, 'cpu')
+        if isinstance(encoder, Clip):
+            raise ValueError(
+                f'{backbone} is a CLIP; --backbone takes a name, or the folder of an encoder or of the run that '
+                f'aligned it'
+            )
+        return encoder
+    if weights:
+        return create_encoder(backbone, bands, embed_dim, weights=weights, seed=seed, drop_path=drop_path)
+
+
 def align(
     data: Data,
     run: Run,
@@ -576,54 +582,30 @@ def align(
     "Stage 2: train an encoder of all bands, or of another sensor, to embed scenes as the patched CLIP does."
     if _spread('align', locals()):
         return
-    from mtmg.engine.recipes import ALIGN_RECIPES
     from mtmg.alignment.aligning import align
-    from mtmg.clip.model import Clip
-    from mtmg.encoders.encoder import create_encoder
-    from mtmg.engine.recipes import pick
-    from mtmg.embed.passes import model_hash
     from mtmg.compute import is_first
-    from mtmg.engine.runs import claimed
+    from mtmg.embed.passes import model_hash
+    from mtmg.engine.recipes import ALIGN_RECIPES, pick
 
     recipe, out = pick(recipe, ALIGN_RECIPES, **changes), run.where('align')
     teacher, task = clip_of(model, run.device), data.load()
-    encoder = None
-    if Path(backbone).is_dir():
-        encoder = load_model(backbone, 'cpu')
-        if isinstance(encoder, Clip):
-            raise ValueError(
-                f'{backbone} is a CLIP; --backbone takes a name, or the folder of an encoder or of the run that '
-                f'aligned it'
-            )
-    elif weights:
-        encoder = create_encoder(
-            backbone,
-            bands or task.train.bands,
-            teacher.embed_dim,
-            weights=weights,
-            seed=run.seed,
-            drop_path=recipe.drop_path,
-        )
+    asked = dict(
+        model=model_hash(teacher),
+        backbone=backbone,
+        weights=weights,
+        bands=bands and list(bands),
+        views=views,
+        unlabelled=list(unlabelled),
+        recipe=recipe.to_dict(),
+    )
+    encoder = _starting_encoder(
+        backbone, weights, bands or task.train.bands, teacher.embed_dim, recipe.drop_path, run.seed
+    )
     more, seen = [task_of(name, data.root) for name in unlabelled], None
     if views:
         name, _, elsewhere = views.partition('@')
         seen = replace(data, dataset=name, root=elsewhere or data.root, labelset=None).load()
-    with claimed(
-        out,
-        request_of(
-            'align',
-            data,
-            run,
-            model=model_hash(teacher),
-            backbone=backbone,
-            weights=weights,
-            bands=bands and list(bands),
-            views=views,
-            unlabelled=list(unlabelled),
-            recipe=recipe.to_dict(),
-        ),
-        run.overwrite,
-    ):
+    with _claimed('align', data, run, **asked):
         student = align(
             teacher,
             task,
@@ -676,11 +658,9 @@ def evaluate(
     unknown = [t for t in tasks if t not in TASKS]
     if unknown:
         raise ValueError(f'task {unknown[0]!r} is not one of {", ".join(TASKS)}')
-    from mtmg.embed.passes import embed
+    from mtmg.embed.passes import embed, model_hash
     from mtmg.gap.measures import gap_report
-    from mtmg.embed.passes import model_hash
     from mtmg.evaluate.results import compare
-    from mtmg.engine.runs import claimed
     from mtmg.data.writing import atomic_write_json, atomic_write_text
 
     out, named = run.where('evaluate'), _models(models, run.device)
@@ -689,20 +669,14 @@ def evaluate(
     sets = {d.dataset: {s: d.load(s) for s in needed} for d in _datasets(data, also)}
     able = {d: _able(named, scenes[split], bool(also)) for d, scenes in sets.items()}
     table, differences, gaps = {}, [], {}
-    with claimed(
-        out,
-        request_of(
-            'evaluate',
-            data,
-            run,
-            also=list(also),
-            models={k: model_hash(m) for k, m in named.items()},
-            tasks=list(tasks),
-            split=split,
-            precision=precision,
-        ),
-        run.overwrite,
-    ):
+    asked = dict(
+        also=list(also),
+        models={k: model_hash(m) for k, m in named.items()},
+        tasks=list(tasks),
+        split=split,
+        precision=precision,
+    )
+    with _claimed('evaluate', data, run, **asked):
         for d, scenes in sets.items():
             E = {
                 s: embed(able[d], part, text=words, cache=out / 'cache', precision=precision, **run.options())

@@ -54,20 +54,29 @@ def _licences(exposure: Exposure) -> list:
     ]
 
 
-def model_card(
-    name: str,  # of the model
-    kind: str,  # 'clip' or 'encoder'
-    exposure: Exposure,  # what it has seen
-    facts: dict | None = None,  # {what: value} for people
-    scores=(),  # dicts of task, metric, value in 0..1, n, score (its name by exposure), and where known low and high
-    prompts=(),  # templates that the scores were made with
-) -> str:
-    "The README.md of a saved model, with metadata that huggingface.co reads."
-    if kind not in ('clip', 'encoder'):
-        raise ValueError(f"kind {kind!r} is not one of 'clip', 'encoder'")
+_KINDS = {
+    'clip': dict(
+        library='open_clip',
+        task='zero-shot-image-classification',
+        is_a='A CLIP for satellite images, made with mtmg.',
+        load="import open_clip\n"
+        "model, _, preprocess = open_clip.create_model_and_transforms('local-dir:FOLDER') # or hf-hub:OWNER/NAME\n\n"
+        "from mtmg.clip import load_clip\nclip = load_clip('FOLDER')",
+    ),
+    'encoder': dict(
+        library='mtmg',
+        task='image-feature-extraction',
+        is_a='An encoder of a satellite sensor whose embeddings lie in the space of a CLIP, made with mtmg.',
+        load="from mtmg.encoders import ModalityEncoder\n"
+        "encoder = ModalityEncoder.from_pretrained('FOLDER') # or OWNER/NAME",
+    ),
+}
+
+
+def _metadata(name, about: dict, scores) -> str:
+    "what huggingface.co reads, as yaml"
     from huggingface_hub import EvalResult, ModelCardData
 
-    task = 'zero-shot-image-classification' if kind == 'clip' else 'image-feature-extraction'
     results = [
         EvalResult(
             'image-classification',
@@ -79,35 +88,40 @@ def model_card(
         )
         for s in scores
     ]
-    head = ModelCardData(
+    return ModelCardData(
         license='other',
-        library_name='open_clip' if kind == 'clip' else 'mtmg',
-        pipeline_tag=task,
+        library_name=about['library'],
+        pipeline_tag=about['task'],
         tags=['clip', 'remote-sensing', 'satellite', 'mtmg'],
         model_name=name if results else None,
         eval_results=results or None,
-    )
-    load = (
-        "import open_clip\n"
-        "model, _, preprocess = open_clip.create_model_and_transforms('local-dir:FOLDER') # or hf-hub:OWNER/NAME\n\n"
-        "from mtmg.clip import load_clip\nclip = load_clip('FOLDER')"
-        if kind == 'clip'
-        else "from mtmg.encoders import ModalityEncoder\n"
-        "encoder = ModalityEncoder.from_pretrained('FOLDER') # or OWNER/NAME"
-    )
+    ).to_yaml()
+
+
+def _score_table(scores) -> str:
     rows = [
         f'| {s["task"]} | {s["metric"]} | {100 * s["value"]:.1f} %'
         + (f' ({100 * s["low"]:.1f} to {100 * s["high"]:.1f})' if s.get('low') is not None else '')
         + f' | {s["n"]:,} | {s["score"]} |'
         for s in scores
     ]
-    parts = [
-        f'---\n{head.to_yaml()}\n---',
-        f'# {name}',
-        'A CLIP for satellite images, made with mtmg.'
-        if kind == 'clip'
-        else 'An encoder of a satellite sensor whose embeddings lie in the space of a CLIP, made with mtmg.',
-    ]
+    head = '| task | metric | value (95 % interval) | scenes | what it had seen |'
+    return '\n'.join([head, '|---|---|---|---|---|', *rows])
+
+
+def model_card(
+    name: str,  # of the model
+    kind: str,  # 'clip' or 'encoder'
+    exposure: Exposure,  # what it has seen
+    facts: dict | None = None,  # {what: value} for people
+    scores=(),  # dicts of task, metric, value in 0..1, n, score (its name by exposure), and where known low and high
+    prompts=(),  # templates that the scores were made with
+) -> str:
+    "The README.md of a saved model, with metadata that huggingface.co reads."
+    if kind not in _KINDS:
+        raise ValueError(f'kind {kind!r} is not one of {", ".join(map(repr, _KINDS))}')
+    about = _KINDS[kind]
+    parts = [f'---\n{_metadata(name, about, scores)}\n---', f'# {name}', about['is_a']]
     if facts:
         parts.append('\n'.join(f'- {k}: {v}' for k, v in facts.items()))
     parts += [
@@ -115,29 +129,16 @@ def model_card(
         '\n'.join(_seen(exposure)),
         'A score on these classes is no zero-shot score. mtmg names each score by what the model had seen.',
     ]
-    if rows:
-        parts += [
-            '## Scores',
-            '\n'.join(
-                [
-                    '| task | metric | value (95 % interval) | scenes | what it had seen |',
-                    '|---|---|---|---|---|',
-                    *rows,
-                ]
-            ),
-        ]
-    if rows and prompts:
+    if scores:
+        parts += ['## Scores', _score_table(scores)]
+    if scores and prompts:
         parts.append('Prompts: ' + '; '.join(f'"{p}"' for p in prompts))
+    licences = ['The weights carry the licence of the CLIP that they were made from, and the data these:']
     parts += [
         '## How to load it',
-        f'```python\n{load}\n```',
+        f'```python\n{about["load"]}\n```',
         '## Licences',
-        '\n'.join(
-            [
-                'The weights carry the licence of the CLIP that they were made from, and the data these:',
-                *_licences(exposure),
-            ]
-        ),
+        '\n'.join(licences + _licences(exposure)),
     ]
     return '\n\n'.join(parts) + '\n'
 
