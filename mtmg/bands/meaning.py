@@ -454,50 +454,35 @@ def _landsat(named, where, assumed) -> tuple:
 _NUMBERED = re.compile(r'(?i)(band|layer|channel|b)?[ _.-]?\d+')  # a name that says nothing
 
 
-def _first_order(
-    first: Layers, samples, file_bands, sensor, assumed
-) -> tuple:  # order, whether the file names its bands
-    "what the layers of the first image are"
-    named = read_names(first.names, sensor) if first.names else None
-    lost = [n for n, b in zip(first.names, named or ()) if b is None]
-    if named is None and sensor is not None and first.names and all(n and n in sensor for n in first.names):
-        named = tuple(sensor[n] for n in first.names)  # a sensor of one's own
-    if named is not None and (file_bands is None or not lost):
-        if (
-            sensor is None
-            and all(b is None or b.sensor in (S2_L1C.name, S2_L2A.name) for b in named)
-            and 'B10' not in named
-        ):
-            here = [b for b in named if b]
-            if len(here) < 12 and (level := _level_of(first)):
-                named = as_named(named, level)
-        if sensor is None and {b.sensor for b in named if b} == {LANDSAT_OLI.name} and 'SR_B6' not in named:
-            named = _landsat(named, first.where, assumed)
-        # 16 bits and called red, green, blue: reflectance
-        if (
-            first.pixels.dtype != np.uint8
-            and sensor is None
-            and all(b is None or b.sensor == RGB.name for b in named)
-            and not {'R', 'G', 'B'} & {str(n).strip() for n in first.names}
-        ):
-            named = as_named([spelled(n) for n in first.names], _level_of(first) or S2_L1C)
+def _of_one_sensor(named, first: Layers, assumed) -> tuple:
+    "bands by the names in a file, where several sensors have such names and the caller names none"
+    if all(b is None or b.sensor in (S2_L1C.name, S2_L2A.name) for b in named) and 'B10' not in named:
+        here = [b for b in named if b]
+        if len(here) < 12 and (level := _level_of(first)):
+            named = as_named(named, level)
+    if {b.sensor for b in named if b} == {LANDSAT_OLI.name} and 'SR_B6' not in named:
+        named = _landsat(named, first.where, assumed)
+    if first.pixels.dtype == np.uint8:
+        return named
+    # 16 bits and called red, green, blue: reflectance
+    pictures = all(b is None or b.sensor == RGB.name for b in named)
+    if pictures and not {'R', 'G', 'B'} & {str(n).strip() for n in first.names}:
+        named = as_named([spelled(n) for n in first.names], _level_of(first) or S2_L1C)
+        assumed.append(
+            f'colours of {first.pixels.dtype} numbers are taken as bands of {named[0].sensor}; sensor= says otherwise'
+        )
+    elif not _level_of(first):
+        roles = [n for n, b in zip(first.names, named) if b is not None and spelled(n)[0].islower()]
+        if len(roles) == len([b for b in named if b is not None]):
             assumed.append(
-                f'colours of {first.pixels.dtype} numbers are taken as bands of {named[0].sensor}; '
+                f'{listed(roles)} are taken as bands of {joint_sensor([b for b in named if b]).name}; '
                 'sensor= says otherwise'
             )
-        elif sensor is None and first.pixels.dtype != np.uint8 and not _level_of(first):
-            roles = [n for n, b in zip(first.names, named) if b is not None and spelled(n)[0].islower()]
-            if len(roles) == len([b for b in named if b is not None]):
-                assumed.append(
-                    f'{listed(roles)} are taken as bands of {joint_sensor([b for b in named if b]).name}; '
-                    'sensor= says otherwise'
-                )
-        return named
-    if file_bands is not None:
-        return _named_order(file_bands, sensor)
-    colours = first.colours[:3] == ('red', 'green', 'blue') or (len(first.pixels) == 3 and not first.names)
-    if first.pixels.dtype == np.uint8 and colours and (sensor is None or sensor.name == RGB.name):
-        return RGB.bands + (None,) * (len(first.pixels) - 3)
+    return named
+
+
+def _guessed(first: Layers, samples, sensor, assumed) -> tuple:
+    "the bands of layers that nobody named, by their number and their brightness; ValueError where these tell nothing"
     shown = [i for i, c in enumerate(first.colours) if c != 'alpha'] or list(range(len(first.pixels)))
     names = [str(n) for n in first.names if n and not _NUMBERED.fullmatch(str(n).strip())]
     names = names if len(set(names)) == len(names) else []  # 'bands', 'bands'
@@ -521,6 +506,22 @@ def _first_order(
     )
     back = dict(zip(shown, guess[0]))
     return tuple(back.get(i) for i in range(len(first.pixels)))
+
+
+def _first_order(first: Layers, samples, file_bands, sensor, assumed) -> tuple:
+    "what the layers of the first image are: by the names in the file, by those of the caller, or by a guess"
+    named = read_names(first.names, sensor) if first.names else None
+    lost = [n for n, b in zip(first.names, named or ()) if b is None]
+    if named is None and sensor is not None and first.names and all(n and n in sensor for n in first.names):
+        named = tuple(sensor[n] for n in first.names)  # a sensor of one's own
+    if named is not None and (file_bands is None or not lost):
+        return named if sensor is not None else _of_one_sensor(named, first, assumed)
+    if file_bands is not None:
+        return _named_order(file_bands, sensor)
+    colours = first.colours[:3] == ('red', 'green', 'blue') or (len(first.pixels) == 3 and not first.names)
+    if first.pixels.dtype == np.uint8 and colours and (sensor is None or sensor.name == RGB.name):
+        return RGB.bands + (None,) * (len(first.pixels) - 3)
+    return _guessed(first, samples, sensor, assumed)
 
 
 def as_named(bands, sensor) -> tuple:
@@ -553,69 +554,113 @@ def _stated_unit(layers, places, wanted) -> str | None:
     return unit if {unit, wanted} <= {'dB', 'linear'} or {unit, wanted} <= {'DN', 'reflectance', 'percent'} else None
 
 
+def _numbers_of(group, wanted: dict, order, bands, sensor, scale, nodata, mask, names) -> tuple:
+    "of images of one kind: the numbers of each sensor's bands, the unit that files state for them, shares without data"
+    numbers, stated, shares = {owner: [] for owner in wanted}, {}, []
+    for s in group:
+        try:
+            have = _layer_bands(s, order, sensor)
+        except ValueError:
+            continue  # it is refused by its name when it is read
+        here = [b for b in bands if b in have]
+        places = [have.index(b) for b in here]
+        pixels = s.pixels[places]
+        valid = _valid(s, pixels, places, here, have, nodata, mask, names)
+        shares.append(1 - valid.mean())
+        for owner, unit in wanted.items():
+            mine = [c for c, b in enumerate(here) if b.sensor == owner]
+            if mine:
+                stated.setdefault(owner, _stated_unit(s, [places[c] for c in mine], unit))
+            if s.kind == 'whole' and unit in ('DN', 'reflectance', 'other') and scale is None:
+                continue  # they are digital numbers, or nobody knows what: there is nothing to look at
+            numbers[owner] += [
+                thinned(_tagged(s, pixels[c][valid], places[c], scale), 200_000 // (len(bands) * len(group)) + 99)
+                for c in mine
+            ]
+    return {owner: np.concatenate(parts) if parts else np.zeros(0) for owner, parts in numbers.items()}, stated, shares
+
+
+def _decided_unit(numbers, first: Layers, owner, wanted, stated, unit, scale) -> tuple:
+    "(unit of the numbers of one sensor, why): what the caller says, then what the files say, then what numbers show"
+    fits = (
+        unit is None
+        or {unit, wanted} <= {'DN', 'reflectance', 'percent'}
+        or {unit, wanted} <= {'dB', 'linear'}
+        or unit == wanted
+    )
+    if first.kind == 'tagged' and scale is None and wanted in ('DN', 'reflectance'):
+        _check_tags(first, numbers)
+    if unit is not None and fits:
+        return unit, 'as the caller says'
+    if scale is not None and wanted in ('DN', 'reflectance'):
+        return 'reflectance', f'{scale:g} of reflectance a number, as the caller says'
+    if stated:
+        return stated, 'as the file says'
+    if first.kind == 'whole' and wanted == 'DN' and first.pixels.dtype == np.uint8:
+        raise ValueError(
+            f'{first.where}: 8-bit numbers for bands of {owner}, which want reflectance x 10000: an 8-bit '
+            'export has lost its unit; give scale=, the reflectance of a stored 1'
+        )
+    if first.kind == 'whole' and wanted in ('DN', 'reflectance', 'other'):
+        return 'DN' if wanted == 'reflectance' else wanted, 'whole numbers'
+    below = f', 95 % of them below {np.quantile(numbers, 0.95):.3g}' if numbers.size else ''
+    return unit_of(numbers, wanted), f'as the numbers show{below}'
+
+
 def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, names, found, assumed) -> tuple:
     "for each kind of numbers, in which unit the bands of each sensor are; and the share of pixels without data"
-    kinds, shares = {}, []
+    wanted, kinds, units, shares = {b.sensor: _sensor_unit(b, sensor) for b in bands}, {}, [], []
     for s in samples:
         kinds.setdefault(s.kind, []).append(s)
-    units = []
     for kind, group in kinds.items():
-        numbers, stated = {b.sensor: [] for b in bands}, {}
-        for s in group:
-            try:
-                have = _layer_bands(s, order, sensor)
-            except ValueError:
-                continue  # it is refused by its name when it is read
-            here = [b for b in bands if b in have]
-            places = [have.index(b) for b in here]
-            pixels = s.pixels[places]
-            valid = _valid(s, pixels, places, here, have, nodata, mask, names)
-            shares.append(1 - valid.mean())
-            for owner in numbers:
-                mine = [c for c, b in enumerate(here) if b.sensor == owner]
-                wanted = _sensor_unit(here[mine[0]], sensor) if mine else 'other'
-                if mine:
-                    stated.setdefault(owner, _stated_unit(s, [places[c] for c in mine], wanted))
-                if kind == 'whole' and wanted in ('DN', 'reflectance', 'other') and scale is None:
-                    continue
-                numbers[owner] += [
-                    thinned(_tagged(s, pixels[c][valid], places[c], scale), 200_000 // (len(bands) * len(group)) + 99)
-                    for c in mine
-                ]
+        numbers, stated, missing = _numbers_of(group, wanted, order, bands, sensor, scale, nodata, mask, names)
+        shares += missing
         decided = []
-        for owner, parts in numbers.items():
-            wanted = _sensor_unit(next(b for b in bands if b.sensor == owner), sensor)
-            fits = (
-                unit is None
-                or {unit, wanted} <= {'DN', 'reflectance', 'percent'}
-                or {unit, wanted} <= {'dB', 'linear'}
-                or unit == wanted
-            )
-            x = np.concatenate(parts) if parts else np.zeros(0)
-            if kind == 'tagged' and scale is None and wanted in ('DN', 'reflectance'):
-                _check_tags(group[0], x)
-            if unit is not None and fits:
-                here, why = unit, 'as the caller says'
-            elif scale is not None and wanted in ('DN', 'reflectance'):
-                here, why = 'reflectance', f'{scale:g} of reflectance a number, as the caller says'
-            elif stated.get(owner):
-                here, why = stated[owner], 'as the file says'
-            elif kind == 'whole' and wanted == 'DN' and group[0].pixels.dtype == np.uint8:
-                raise ValueError(
-                    f'{group[0].where}: 8-bit numbers for bands of {owner}, which want reflectance x 10000: an 8-bit '
-                    'export has lost its unit; give scale=, the reflectance of a stored 1'
-                )
-            elif kind == 'whole' and wanted in ('DN', 'reflectance', 'other'):
-                here, why = ('DN' if wanted == 'reflectance' else wanted), 'whole numbers'
-            else:
-                here = unit_of(x, wanted)
-                why = 'as the numbers show' + (f', 95 % of them below {np.quantile(x, 0.95):.3g}' if x.size else '')
+        for owner, x in numbers.items():
+            here, why = _decided_unit(x, group[0], owner, wanted[owner], stated.get(owner), unit, scale)
             decided.append((owner, here))
-            if here != wanted:
-                said = f'{UNITS[here]} ({why}), brought to {UNITS[wanted]}'
+            if here != wanted[owner]:
+                said = f'{UNITS[here]} ({why}), brought to {UNITS[wanted[owner]]}'
                 (assumed if why.startswith('as the numbers') and kind != 'tagged' else found).append(said)
         units.append((kind, tuple(decided)))
     return tuple(units), shares
+
+
+def _left_out(order, first: Layers) -> tuple:
+    "the names of the layers that are no band"
+    return tuple(
+        str(first.names[i] if first.names and first.names[i] else f'layer {i + 1}')
+        for i, b in enumerate(order)
+        if b is None and not (first.colours and first.colours[i] == 'alpha')
+    )
+
+
+def _check_told(scale, offset, bands, sensor):
+    "a scale and an offset of the caller say something of bands in counts alone"
+    kept = {_sensor_unit(b, sensor) for b in bands}
+    if (offset and not kept & {'DN', 'reflectance'}) or (scale is not None and kept <= {'uint8', 'other'}):
+        raise ValueError(
+            f'{"offset" if offset else "scale"}={offset or scale:g} is of digital numbers, and '
+            f'{", ".join(bands)} are none; leave it out'
+        )
+
+
+def _said_of_file(first: Layers, offset, nodata, mask) -> list:
+    "tags, offset and signs of missing data, in words"
+    said = []
+    if first.tagged:
+        said.append(
+            f'tags of the file: scale {first.scales[0] if first.scales else 1:g}, offset '
+            f'{first.offsets[0] if first.offsets else 0:g}'
+        )
+    if offset:
+        said.append(f'offset {offset:g} taken off')
+    value = nodata if nodata is not None else next((v for v in first.nodata if v is not None), None)
+    if value is not None:
+        said.append(f'no data is {value:g}')
+    if mask:
+        said.append(f'no data where {mask} says so')
+    return said
 
 
 def find_meaning(
@@ -639,35 +684,23 @@ def find_meaning(
     samples, found, assumed = list(samples), [], []
     first = samples[0]
     order = _first_order(first, samples, file_bands, sensor, assumed)
-    if len(order) != len(first.pixels):
-        order_of_first = _layer_bands(first, order, sensor)
-    else:
-        order_of_first = order
-    there = tuple(b for b in order_of_first if b is not None)
+    here = order if len(order) == len(first.pixels) else _layer_bands(first, order, sensor)
+    there = tuple(b for b in here if b is not None)
     if sensor is None:
-        _say_level(order_of_first, first, file_bands, assumed)
+        _say_level(here, first, file_bands, assumed)
         sensor = joint_sensor(there)
-    _say_alpha(order_of_first, first, assumed)
+    _say_alpha(here, first, assumed)
     if first.note and offset is None and unit is None and scale is None:
         assumed.append(first.note)
     if bands is not None:
         there = tuple(b for b in there if b in set(map(str, bands)))
     if not there:
         raise ValueError(f'no band of {sensor.name} among the layers {", ".join(map(str, first.names))}')
-    left = tuple(
-        str(first.names[i] if first.names and first.names[i] else f'layer {i + 1}')
-        for i, b in enumerate(order_of_first)
-        if b is None and not (first.colours and first.colours[i] == 'alpha')
-    )
+    left = _left_out(here, first)
     if left:
         found.append(f'left out: {", ".join(left)}')
-    kept = {_sensor_unit(b, sensor) for b in there}
-    if (offset and not kept & {'DN', 'reflectance'}) or (scale is not None and kept <= {'uint8', 'other'}):
-        raise ValueError(
-            f'{"offset" if offset else "scale"}={offset or scale:g} is of digital numbers, and '
-            f'{", ".join(there)} are none; leave it out'
-        )
-    _check_cirrus(order_of_first, samples, file_bands, assumed)
+    _check_told(scale, offset, there, sensor)
+    _check_cirrus(here, samples, file_bands, assumed)
     names = () if file_bands is None or isinstance(file_bands, str) else tuple(map(str, file_bands))
     if unit is None and scale is None and offset is None and _collection_2(samples, order, there, sensor):
         scale, offset = 2.75e-5, 2000
@@ -676,22 +709,11 @@ def find_meaning(
             'scale= and offset= say otherwise'
         )
     units, shares = _units_of(samples, order, there, sensor, unit, scale, nodata, mask, names, found, assumed)
-    if first.tagged:
-        found.append(
-            f'tags of the file: scale {first.scales[0] if first.scales else 1:g}, offset '
-            f'{first.offsets[0] if first.offsets else 0:g}'
-        )
-    if offset:
-        found.append(f'offset {offset:g} taken off')
-    value = nodata if nodata is not None else next((v for v in first.nodata if v is not None), None)
-    if value is not None:
-        found.append(f'no data is {value:g}')
-    if mask:
-        found.append(f'no data where {mask} says so')
+    found += _said_of_file(first, offset, nodata, mask)
     meaning = Meaning(
         sensor,
         with_white(settled(there, sensor), white),
-        order_of_first if len(order) == len(first.pixels) else order,
+        order,
         units,
         left,
         scale,

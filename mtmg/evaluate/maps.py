@@ -125,6 +125,46 @@ def _once(said):
         warnings.warn(str(w.message), w.category, stacklevel=3)
 
 
+def _batches(raster: Raster, grid, least: float, batch_size: int, holds: np.ndarray, progress: bool):
+    "lists of (row, column, pixels) of tiles with enough data; `holds` gets the share of data of all cells"
+    from tqdm.auto import tqdm
+
+    waiting = []
+    for r, c, pixels, _, shares in tqdm(
+        read_tiles(raster, grid, least),
+        f'map of {raster.path.name}',
+        grid.tiles[0] * grid.tiles[1],
+        unit='tile',
+        disable=not progress,
+        leave=False,
+    ):
+        holds[r : r + grid.over[0], c : c + grid.over[1]] = shares
+        if pixels is not None:
+            waiting.append((r, c, pixels))
+        if len(waiting) == batch_size:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _about(raster: Raster, grid, size, stride, labelset, model) -> dict:
+    "what a map is made of, as plain json"
+    return {
+        'raster': str(raster.path),
+        'shape': list(raster.shape),
+        'metres': raster.metres and list(raster.metres),
+        'bands': [str(b) for b in raster.bands],
+        'sensor': raster.bands[0].sensor,
+        'tile': size,
+        'stride': stride or size,
+        'step': list(grid.step),
+        'numbers': raster.meaning.to_dict(),
+        'templates': list(labelset.templates),
+        'model': describe_model(model),
+    }
+
+
 def predict_map(
     model,  # `Clip`, or an encoder with a text head for these classes
     path,  # the raster: a file, or its `Raster`
@@ -144,8 +184,6 @@ def predict_map(
     **told,  # of a file: file_bands, sensor, offset, nodata and so on, as `open_raster` takes them
 ) -> ClassMap:
     "A `ClassMap`: the likeliest class of each cell of a raster, by the text of the classes."
-    from tqdm.auto import tqdm
-
     raster = opened(path, **told)
     size = tile or model.image_size
     grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), pick_device(device)
@@ -161,35 +199,17 @@ def predict_map(
         head = zero_shot_head(model, classnames, templates, text, multilabel)
         labelset, forward = head.labelset, Forward(model, device, precision)
         total, count = np.zeros((len(labelset), *grid.cells), np.float32), np.zeros(grid.cells, np.float32)
-        holds, waiting = np.zeros(grid.cells, np.float32), []
-
-        def ask():
-            tiles = torch.stack([_prepare(tile, size) for *_, tile in waiting])
-            if not count.any():  # the first tiles
-                warn_if_far([model], tiles, raster.bands, raster.path.name)
-            features = forward(tiles, raster.bands)
-            for (r, c, _), p in zip(waiting, head.probabilities(features, multilabel).numpy()):
-                covered = slice(r, r + grid.over[0]), slice(c, c + grid.over[1])
-                total[:, *covered] += p[:, None, None]
-                count[covered] += 1
-            waiting.clear()
-
+        holds = np.zeros(grid.cells, np.float32)
         with torch.inference_mode():
-            for r, c, pixels, _, shares in tqdm(
-                read_tiles(raster, grid, least),
-                f'map of {raster.path.name}',
-                grid.tiles[0] * grid.tiles[1],
-                unit='tile',
-                disable=not progress,
-                leave=False,
-            ):
-                holds[r : r + grid.over[0], c : c + grid.over[1]] = shares
-                if pixels is not None:
-                    waiting.append((r, c, pixels))
-                if len(waiting) == batch_size:
-                    ask()
-            if waiting:
-                ask()
+            for batch in _batches(raster, grid, least, batch_size, holds, progress):
+                tiles = torch.stack([_prepare(pixels, size) for *_, pixels in batch])
+                if not count.any():  # the first tiles
+                    warn_if_far([model], tiles, raster.bands, raster.path.name)
+                features = forward(tiles, raster.bands)
+                for (r, c, _), p in zip(batch, head.probabilities(features, multilabel).numpy()):
+                    covered = slice(r, r + grid.over[0]), slice(c, c + grid.over[1])
+                    total[:, *covered] += p[:, None, None]
+                    count[covered] += 1
     _once(said)
     if not count.any():
         raise ValueError(
@@ -199,22 +219,8 @@ def predict_map(
     scores = np.where(answered, total / np.maximum(count, 1), np.nan)
     empty, kind = (255, np.uint8) if len(labelset) <= 255 else (65535, np.uint16)
     classes = np.where(answered, total.argmax(0), empty).astype(kind)
-    about = {
-        'raster': str(raster.path),
-        'shape': list(raster.shape),
-        'metres': raster.metres and list(raster.metres),
-        'bands': [str(b) for b in raster.bands],
-        'sensor': raster.bands[0].sensor,
-        'tile': size,
-        'stride': stride or size,
-        'step': list(grid.step),
-        'numbers': raster.meaning.to_dict(),
-        'templates': list(labelset.templates),
-        'model': describe_model(model),
-    }
-    return ClassMap(
-        classes, scores, labelset.classnames, _scaled(raster.transform, *grid.step), raster.crs, empty, about
-    )
+    about, transform = _about(raster, grid, size, stride, labelset, model), _scaled(raster.transform, *grid.step)
+    return ClassMap(classes, scores, labelset.classnames, transform, raster.crs, empty, about)
 
 # %% ../../nbs/evaluate/maps.ipynb #c64cdcc0
 # place in `PALETTE`, and words that call for it

@@ -312,14 +312,18 @@ def _scores(x, w, b, present, classes, multilabel):
     return out
 
 
+def _mean_ap(scores, labels) -> float:
+    each = [average_precision(s.cpu().numpy(), y.numpy()) for s, y in zip(scores.T, labels.T)]
+    return float(np.nanmean(each))
+
+
 def _choose(x, y, w, b, present, classes) -> list:
     "Per strength: (validation score, minus validation loss), to be maximised"
     rows = []
     for wi, bi in zip(w, b):
         s = _scores(x, wi, bi, present, classes, y.ndim == 2)
         if y.ndim == 2:
-            each = [average_precision(s[:, c].cpu().numpy(), y[:, c].numpy()) for c in range(classes)]
-            rows.append((float(np.nanmean(each)), -float(F.binary_cross_entropy_with_logits(s.cpu(), y.float()))))
+            rows.append((_mean_ap(s, y), -float(F.binary_cross_entropy_with_logits(s.cpu(), y.float()))))
         else:
             rows.append((float((s.argmax(1).cpu() == y).double().mean()), -float(F.cross_entropy(s.cpu(), y))))
     return rows
@@ -397,6 +401,22 @@ def draw_shots(
     return torch.cat(picked).unique()
 
 
+def _one_draw(sets, k: int, strengths, generator) -> tuple:
+    "the score of a probe on `k` scenes of each class, and the hits of each test scene; None with several labels"
+    at = draw_shots(sets.y, k, generator)
+    rest = torch.ones(len(sets.y), dtype=torch.bool)
+    rest[at] = False
+    chosen_on = draw_shots(sets.y, min(k, 4), generator, rest)
+    w, b = _fit(sets.x[at], sets.y[at], strengths, sets.present)
+    scored = _choose(sets.x[chosen_on], sets.y[chosen_on], w, b, sets.present, sets.classes)
+    best = max(range(len(strengths)), key=scored.__getitem__)
+    s = _scores(sets.test, w[best], b[best], sets.present, sets.classes, sets.multilabel)
+    if sets.multilabel:
+        return _mean_ap(s, sets.truth), None
+    hits = expected_hits(*places(s, s.gather(1, sets.truth.to(s.device)[:, None])[:, 0]), 1).cpu().numpy()
+    return float(hits.mean()), hits
+
+
 def few_shot(
     train,  # as for `linear_probe`
     test,
@@ -421,33 +441,9 @@ def few_shot(
             'one more is needed to choose the strength'
         )
     for k in shots:
-        each, hits = [], []
-        for draw in range(draws):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + 1009 * k + draw)
-            at = draw_shots(sets.y, k, generator)
-            rest = torch.ones(len(sets.y), dtype=torch.bool)
-            rest[at] = False
-            chosen_on = draw_shots(sets.y, min(k, 4), generator, rest)
-            w, b = _fit(sets.x[at], sets.y[at], strengths, sets.present)
-            scored = _choose(sets.x[chosen_on], sets.y[chosen_on], w, b, sets.present, sets.classes)
-            best = max(range(len(strengths)), key=scored.__getitem__)
-            s = _scores(sets.test, w[best], b[best], sets.present, sets.classes, sets.multilabel)
-            if sets.multilabel:
-                each.append(
-                    float(
-                        np.nanmean(
-                            [
-                                average_precision(s[:, c].cpu().numpy(), sets.truth[:, c].numpy())
-                                for c in range(sets.classes)
-                            ]
-                        )
-                    )
-                )
-            else:
-                hits.append(
-                    expected_hits(*places(s, s.gather(1, sets.truth.to(s.device)[:, None])[:, 0]), 1).cpu().numpy()
-                )
-                each.append(float(hits[-1].mean()))
+        seeds = (seed * 1_000_003 + 1009 * k + draw for draw in range(draws))
+        drawn = [_one_draw(sets, k, strengths, torch.Generator().manual_seed(s)) for s in seeds]
+        each, hits = [score for score, _ in drawn], [h for _, h in drawn if h is not None]
         interval = (
             quantiles(resampled_means(np.stack(hits), resamples, sets.clusters(groups), seed))
             if hits and resamples

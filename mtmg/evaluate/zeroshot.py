@@ -94,6 +94,26 @@ class WeightedMap:
         return torch.stack(each).nanmean(0).numpy()  # a class without a drawn positive is 0 / 0
 
 # %% ../../nbs/evaluate/zeroshot.ipynb #87ddc674
+def _of_embeddings(E: Embeddings, modality, labels, text, classnames, label_names, logit_scale) -> tuple:
+    "features, modality and what the caller did not give, as the embeddings have it"
+    if modality is None and len(E.features) > 1:
+        raise ValueError(f'which modality? there are {", ".join(map(repr, E.features))}')
+    modality = modality or E.modalities[0]
+    features = E[modality]
+    if text is None:  # rows by name, where another order is asked for
+        text = E.text
+        other_order = classnames is not None and E.classnames is not None and tuple(classnames) != E.classnames
+        if other_order and text is not None:
+            text = dict(zip(E.classnames, text))
+    if labels is None:
+        labels, label_names = E.labels, label_names or E.classnames
+    classnames = E.classnames if classnames is None and not isinstance(text, dict) else classnames
+    if text is None:
+        raise ValueError('these embeddings have no text; give embed(…, text=clip) or text=')
+    logit_scale = E.logit_scale if logit_scale is None else logit_scale
+    return features, modality, labels, text, classnames, label_names, logit_scale
+
+
 class Task:
     "A task in one form: unit image features (N, D), unit class embeddings (C, D), and labels."
 
@@ -110,65 +130,25 @@ class Task:
     ):
         self.embeddings = E = images if isinstance(images, Embeddings) else None
         if E is not None:
-            if modality is None and len(E.features) > 1:
-                raise ValueError(f'which modality? there are {", ".join(map(repr, E.features))}')
-            self.modality = modality or E.modalities[0]
-            features = E[self.modality]
-            if text is None:  # rows by name, where another order is asked for
-                text = E.text
-                other_order = classnames is not None and E.classnames is not None and tuple(classnames) != E.classnames
-                if other_order and text is not None:
-                    text = dict(zip(E.classnames, text))
-            if labels is None:
-                labels, label_names = E.labels, label_names or E.classnames
-            classnames = E.classnames if classnames is None and not isinstance(text, dict) else classnames
-            logit_scale = E.logit_scale if logit_scale is None else logit_scale
-            if text is None:
-                raise ValueError('these embeddings have no text; give embed(…, text=clip) or text=')
-        else:
-            features, self.modality = images, modality
+            images, modality, labels, text, classnames, label_names, logit_scale = _of_embeddings(
+                E, modality, labels, text, classnames, label_names, logit_scale
+            )
         if labels is None:
             raise ValueError('no labels: give labels=')
         if text is None:
             raise ValueError('no class embeddings: give text=, (C, D) in the order of classnames')
+        self.modality = modality
         self.prompts, head, classnames = class_text(text, classnames)
         self.head = unit(head, 'text')
-        self.images = unit(features, repr(self.modality) if self.modality else 'images')
-        if self.images.shape[1] != self.head.shape[1]:
-            if self.prompts is not None and self.prompts.shape[1] == self.images.shape[1]:
-                raise ValueError(
-                    f'text of shape {tuple(self.prompts.shape)} is (classes, D, prompts): give text.transpose(1, 2)'
-                )
-            if self.head.shape[0] == self.images.shape[1]:
-                raise ValueError(
-                    f'text of shape {tuple(self.head.shape)} looks turned over: give text.T, one row a class'
-                )
-            raise ValueError(
-                f'{self.modality or "images"} have {self.images.shape[1]} dimensions but text has '
-                f'{self.head.shape[1]}: they come from different models'
-            )
+        self.images = unit(images, repr(modality) if modality else 'images')
+        self._check_dimensions()
         self.head = self.head.to(self.images.device)
         self.classes = len(self.head)
         if classnames is not None and len(classnames) != self.classes:
             raise ValueError(f'{len(classnames)} class names for {self.classes} rows of text')
         self.labels = self._match(labels, classnames, label_names)
         self.multilabel = self.labels.ndim == 2 if multilabel is None else multilabel
-        if self.multilabel != (self.labels.ndim == 2):
-            raise ValueError(
-                f'multilabel={multilabel} but labels have shape {tuple(self.labels.shape)}'
-                + ('' if multilabel else '; give class numbers, labels.argmax(1)')
-            )
-        if (
-            self.prompts is not None
-            and classnames is None
-            and not self.multilabel
-            and int(self.labels.max()) + 1 == self.prompts.shape[1] < self.classes
-        ):
-            raise ValueError(
-                f'text of shape {tuple(self.prompts.shape)} is {self.classes} classes '
-                f'of {self.prompts.shape[1]} prompts, but labels are 0 … {int(self.labels.max())}: '
-                'give text.transpose(0, 1) if it is (prompts, classes, D), else classnames='
-            )
+        self._check_labels(named=classnames is not None)
         self.classnames = tuple(map(str, classnames if classnames is not None else range(self.classes)))
         self.logit_scale = 100.0 if logit_scale is None else float(logit_scale)
         same = E is not None and E.labelset is not None and E.labelset.classnames == self.classnames
@@ -180,6 +160,35 @@ class Task:
             else None
         )
         self.ids, self.groups = (None, None) if E is None else (E.ids, E.groups)
+
+    def _check_dimensions(self):
+        if self.images.shape[1] == self.head.shape[1]:
+            return
+        if self.prompts is not None and self.prompts.shape[1] == self.images.shape[1]:
+            raise ValueError(
+                f'text of shape {tuple(self.prompts.shape)} is (classes, D, prompts): give text.transpose(1, 2)'
+            )
+        if self.head.shape[0] == self.images.shape[1]:
+            raise ValueError(f'text of shape {tuple(self.head.shape)} looks turned over: give text.T, one row a class')
+        raise ValueError(
+            f'{self.modality or "images"} have {self.images.shape[1]} dimensions but text has '
+            f'{self.head.shape[1]}: they come from different models'
+        )
+
+    def _check_labels(self, named: bool):
+        if self.multilabel != (self.labels.ndim == 2):
+            raise ValueError(
+                f'multilabel={self.multilabel} but labels have shape {tuple(self.labels.shape)}'
+                + ('' if self.multilabel else '; give class numbers, labels.argmax(1)')
+            )
+        if self.prompts is None or named or self.multilabel:
+            return
+        if int(self.labels.max()) + 1 == self.prompts.shape[1] < self.classes:
+            raise ValueError(
+                f'text of shape {tuple(self.prompts.shape)} is {self.classes} classes '
+                f'of {self.prompts.shape[1]} prompts, but labels are 0 … {int(self.labels.max())}: '
+                'give text.transpose(0, 1) if it is (prompts, classes, D), else classnames='
+            )
 
     def _match(self, labels, classnames, label_names):
         n = len(self.images)
