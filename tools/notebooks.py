@@ -272,19 +272,12 @@ def agree() -> dict[str, str]:
 # ---- walkthroughs ---------------------------------------------------------------------------------
 
 
-def skip_exec(nb) -> bool:
-    "Does the notebook's front matter say `skip_exec: true`?"
-    return any(cell.cell_type == 'raw' and 'skip_exec: true' in cell.source for cell in nb.cells)
-
-
 def execute(path: Path, timeout: int = CELL_LIMIT):
     "A notebook with fresh outputs; raises nbclient's CellExecutionError."
     from nbclient import NotebookClient
     import nbformat
 
     nb = nbformat.read(path, as_version=4)
-    if skip_exec(nb):
-        return nb
     os.environ.update(ENVIRONMENT | {'MPLBACKEND': 'module://matplotlib_inline.backend_inline'})  # figures are outputs
     skipped = [
         cell for cell in nb.cells if cell.cell_type == 'code' and cell.source.lstrip().startswith('#| eval: false')

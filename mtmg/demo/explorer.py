@@ -508,6 +508,10 @@ def point_columns(
 _COLOURS = {'modality': 'modality', 'class': 'class', 'answer': 'right or wrong', 'gap': 'what a scene adds to the gap'}
 
 
+#: What the map shows of the square 0..1. A narrow map, on a phone, loses its sides, so they are left empty.
+_WINDOW = (-0.1, 1.1)
+
+
 def _grid(maps) -> list:
     "positions of all frames of a map on one square: (frames, M N, 2) in 0..1 each"
     placed = []
@@ -575,9 +579,9 @@ class JointSpace(W.VBox):
             data=table,
             x='x',
             y='y',
-            x_scale=(0, 1),
-            y_scale=(0, 1),
-            height=400,
+            x_scale=_WINDOW,
+            y_scale=_WINDOW,
+            height=360,
             axes=False,
             opacity_unselected=0.15,
             size=max(2, min(6, round(500 / len(table) ** 0.5))),
@@ -626,7 +630,7 @@ class JointSpace(W.VBox):
         if self.frame.value is None:  # while the options change
             return
         x, y = self._places[self.map.value][self.frame.value].T
-        self.scatter.xy(x=x, y=y, x_scale=(0, 1), y_scale=(0, 1))
+        self.scatter.xy(x=x, y=y, x_scale=_WINDOW, y_scale=_WINDOW)
 
     def _lassoed(self, change):
         if not self._quiet:
