@@ -476,6 +476,7 @@ def _statistics_of(weights, have: Sequence, bands: Sequence) -> tuple:
 
 
 def _from_satmae(encoder: ModalityEncoder, weights):
+    "fill a network from a file of SatMAE's; as the functions below, it gives the name of the weights and what they saw"
     path = Path(str(weights))
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at '{path}'; SatMAE's are published as files")
@@ -517,6 +518,41 @@ def _normalization(bands: Sequence, weights) -> str:
     )
 
 
+def _from_published(encoder: ModalityEncoder, weights, bands: Sequence, statistics: bool):
+    "fill a network with what `find_weights` has found, and with `statistics` take over the scale of its bands"
+    state = dict(weights.state())
+    have = load_backbone(
+        Backbone(encoder.trunk, encoder.proj.in_features, encoder.image_size, first_layer(encoder.trunk)),
+        replace(weights, state=lambda: state),
+        bands,
+    )
+    if statistics and weights.mean is not None:
+        mean, std = _statistics_of(weights, have, bands)
+        encoder.mean.copy_(torch.tensor(mean))
+        encoder.std.copy_(torch.tensor(std))
+    linear = split_student(state)[1]
+    if linear:
+        bias = {'bias': torch.zeros(encoder.embed_dim)}
+        load_weights(encoder.proj, bias | linear, f"linear layer of '{weights.name}'")
+    exposure = Exposure().add('pretraining', source=weights.dataset) if weights.dataset else Exposure.unknown()
+    return weights.name, exposure
+
+
+def _bands_of(backbone: str, bands, weights, normalization) -> tuple:
+    "the bands of a new encoder; ValueError where a network of any bands is mistaken for one of fixed bands"
+    if backbone.startswith('spectral_'):
+        if bands is not any:
+            raise ValueError(
+                f"'{backbone}' takes any bands: give bands=any, and encoder.to_sensor(bands) for some alone"
+            )
+        if weights is not None or normalization not in (None, 'unit'):
+            raise ValueError(f"'{backbone}' has no published weights, and one scale for each unit: leave them out")
+        return ()
+    if bands is any:
+        raise ValueError(f"'{backbone}' takes fixed bands; 'spectral_vit' takes any")
+    return satmae_bands(as_bands(bands)) if backbone in SATMAE_SIZES else as_bands(bands)
+
+
 def create_encoder(
     backbone: str,  # 'vit_micro', 'spectral_vit', a SatMAE, one of `FOUNDATIONS`, or a network of timm or torchgeo
     bands: Sequence,  # that come in: `Band`s such as S2_L1C.bands, or names; `any` for 'spectral_vit'
@@ -534,27 +570,16 @@ def create_encoder(
     for name, value in (('embed_dim', embed_dim), ('image_size', image_size)):
         if value is not None and value < 1:
             raise ValueError(f'{name} is {value}; it must be at least 1')
-    if spectral := backbone.startswith('spectral_'):
-        if bands is not any:
-            raise ValueError(
-                f"'{backbone}' takes any bands: give bands=any, and encoder.to_sensor(bands) for some alone"
-            )
-        if weights is not None or normalization not in (None, 'unit'):
-            raise ValueError(f"'{backbone}' has no published weights, and one scale for each unit: leave them out")
-        bands = ()
-    elif bands is any:
-        raise ValueError(f"'{backbone}' takes fixed bands; 'spectral_vit' takes any")
-    bands = as_bands(bands) if not spectral else ()
-    satmae = backbone in SATMAE_SIZES
-    if satmae:
-        bands = satmae_bands(bands)
+    bands = _bands_of(backbone, bands, weights, normalization)
+    spectral, satmae = backbone.startswith('spectral_'), backbone in SATMAE_SIZES
     own_reader = satmae or backbone in FOUNDATIONS
     found = find_weights(weights, backbone, weights_bands) if weights is not None and not own_reader else None
     if found is not None:
         image_size = image_size or found.image_size
     own = normalization is None and not spectral
-    normalization = 'unit' if spectral else normalization
-    if own:
+    if spectral:
+        normalization = 'unit'
+    elif own:
         normalization = 'range' if satmae else 'zscore' if own_reader else _normalization(bands, found)
     unit = {'/10000': 'DN', '/255': 'uint8'}.get(normalization)
     if unit and (odd := [str(b) for b in bands if _unit(b) not in (unit, None)]):
@@ -574,29 +599,12 @@ def create_encoder(
         )
     if normalization == 'unit' and not spectral:
         encoder.mean, encoder.std = unit_scale(bands)
-    if satmae:
-        if own:
-            stats = [next(SATMAE_STATISTICS[n] for n in SATMAE_STATISTICS if same_band(b, S2_L1C[n])) for b in bands]
-            encoder.mean.copy_(torch.tensor([m - 2 * s for m, s in stats]))
-            encoder.std.copy_(torch.tensor([4 * s for m, s in stats]))
-        if weights is not None:
-            encoder.weights, encoder.exposure = _from_satmae(encoder, weights)
-    elif backbone in FOUNDATIONS and weights is not None:
-        encoder.weights, encoder.exposure = _from_foundation(encoder, weights)
-    elif found is not None:
-        state = dict(found.state())
-        have = load_backbone(
-            Backbone(encoder.trunk, encoder.proj.in_features, encoder.image_size, first_layer(encoder.trunk)),
-            replace(found, state=lambda: state),
-            bands,
-        )
-        if own and normalization == 'zscore' and found.mean is not None:
-            mean, std = _statistics_of(found, have, bands)
-            encoder.mean.copy_(torch.tensor(mean))
-            encoder.std.copy_(torch.tensor(std))
-        linear = split_student(state)[1]
-        if linear:
-            load_weights(encoder.proj, {'bias': torch.zeros(embed_dim)} | linear, f"linear layer of '{found.name}'")
-        encoder.weights = found.name
-        encoder.exposure = Exposure().add('pretraining', source=found.dataset) if found.dataset else Exposure.unknown()
+    if satmae and own:
+        stats = [next(SATMAE_STATISTICS[n] for n in SATMAE_STATISTICS if same_band(b, S2_L1C[n])) for b in bands]
+        encoder.mean.copy_(torch.tensor([m - 2 * s for m, s in stats]))
+        encoder.std.copy_(torch.tensor([4 * s for m, s in stats]))
+    if found is not None:
+        encoder.weights, encoder.exposure = _from_published(encoder, found, bands, own and normalization == 'zscore')
+    elif weights is not None:
+        encoder.weights, encoder.exposure = (_from_satmae if satmae else _from_foundation)(encoder, weights)
     return encoder.eval()

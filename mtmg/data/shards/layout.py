@@ -608,15 +608,52 @@ class Shard:
         self.captions, self.labels = found.get('captions'), found.get('labels')
         self.at = {k[3:]: v for k, v in found.items() if k.startswith('at.')}
 
-    def _member(self, key, ext, read, data):
-        "`read(data)`, with the place of what cannot be read"
-        try:
-            return read(data)
-        except (ValueError, OSError) as error:
-            raise ValueError(f'{self.path}: member {key}.{ext} cannot be read ({error})') from None
+    def _all_of(self, ext, read) -> list:
+        "`read(bytes)` of one member of each scene, with the place of what cannot be read"
+        found = []
+        with open(self.path, 'rb') as file:
+            for key, (offset, size, _) in zip(self.keys, self.at[ext].tolist()):
+                file.seek(offset)
+                try:
+                    found.append(read(file.read(size)))
+                except (ValueError, OSError) as error:
+                    raise ValueError(f'{self.path}: member {key}.{ext} cannot be read ({error})') from None
+        return found
 
     def _scan(self):
         "from the tar itself"
+        scenes = self._listed()
+        extensions = {ext for scene in scenes.values() for ext in scene}
+        self._check_kinds(scenes, extensions)
+        self.keys, self.first = list(scenes), 0
+        self.at = {ext: np.array([scene[ext] for scene in scenes.values()], np.int64) for ext in extensions}
+        sealed = self._all_of('json', unseal) if 'json' in extensions else [({}, {})] * len(scenes)
+        labels = (
+            self._all_of('cls', _class)
+            if 'cls' in extensions
+            else self._all_of('npy', read_npy)
+            if 'npy' in extensions
+            else None
+        )
+        for row, (_, sums) in enumerate(sealed):
+            for ext, crc in sums.items():
+                if ext not in self.at:
+                    raise ValueError(f'{self.path}: member {self.keys[row]}.{ext} is missing')
+                if ext != 'json':
+                    self.at[ext][row, 2] = crc
+        self._check_labels(labels)
+        notes = [note for note, _ in sealed]
+        self.ids = np.array([str(n.get('id', k)) for n, k in zip(notes, self.keys)])
+        self.captions = (
+            np.array([str(n['caption']) for n in notes]) if notes and all('caption' in n for n in notes) else None
+        )
+        self.labels = None
+        if labels:
+            # numbers, or names
+            self.labels = np.array(labels) if np.ndim(labels[0]) == 0 else np.stack(labels).astype(np.uint8)
+
+    def _listed(self) -> dict:  # {key: {extension: (offset, size, -1)}}
+        "the members of the tar, scene by scene; where the tar is cut short, those of its whole scenes"
         members, self.problem = list_tar(self.path)
         scenes = {}
         for name, offset, size in members:
@@ -628,18 +665,18 @@ class Shard:
             last = scenes.popitem()
             if scenes and set(last[1]) == set(next(iter(scenes.values()))):
                 scenes[last[0]] = last[1]
-        extensions = {ext for scene in scenes.values() for ext in scene}
+        return scenes
+
+    def _check_kinds(self, scenes, extensions):
+        "each scene has members of the same kinds, and an image or bands among them"
         ragged = [k for k, scene in scenes.items() if set(scene) != extensions]
         if ragged:
             raise ValueError(
                 f'{self.path}: scene {ragged[0]} has {", ".join(scenes[ragged[0]])}, '
                 f'others have {", ".join(sorted(extensions))}'
             )
-        if (
-            scenes
-            and not {*IMAGE_FORMATS, *PHOTOS} & extensions
-            and not any(ext.endswith('.npy') for ext in extensions)
-        ):
+        seen = {*IMAGE_FORMATS, *PHOTOS} & extensions or any(ext.endswith('.npy') for ext in extensions)
+        if scenes and not seen:
             key, members = next(iter(scenes.items()))
             raise ValueError(
                 f'{self.path}: no image in scene {key!r} (members '
@@ -647,40 +684,6 @@ class Shard:
                 f'KEY.{", KEY.".join((*IMAGE_FORMATS, *PHOTOS))} or bands as KEY.x.npy, '
                 'where a KEY ends at the first dot that no digit follows'
             )
-        self.keys, self.first = list(scenes), 0
-        self.at = {ext: np.array([scene[ext] for scene in scenes.values()], np.int64) for ext in extensions}
-        with open(self.path, 'rb') as file:
-
-            def read(ext):
-                return [(file.seek(o), file.read(s))[1] for o, s, _ in self.at[ext]]
-
-            def all_of(ext, how):
-                return [self._member(k, ext, how, d) for k, d in zip(self.keys, read(ext))]
-
-            sealed = all_of('json', unseal) if 'json' in extensions else [({}, {})] * len(scenes)
-            notes = [note for note, _ in sealed]
-            labels = (
-                all_of('cls', _class)
-                if 'cls' in extensions
-                else all_of('npy', read_npy)
-                if 'npy' in extensions
-                else None
-            )
-        for row, (_, sums) in enumerate(sealed):
-            for ext, crc in sums.items():
-                if ext not in self.at:
-                    raise ValueError(f'{self.path}: member {self.keys[row]}.{ext} is missing')
-                if ext != 'json':
-                    self.at[ext][row, 2] = crc
-        self._check_labels(labels)
-        self.ids = np.array([str(n.get('id', k)) for n, k in zip(notes, self.keys)])
-        self.captions = (
-            np.array([str(n['caption']) for n in notes]) if notes and all('caption' in n for n in notes) else None
-        )
-        self.labels = None
-        if labels:
-            # numbers, or names
-            self.labels = np.array(labels) if np.ndim(labels[0]) == 0 else np.stack(labels).astype(np.uint8)
 
     def _check_labels(self, labels):
         "labels are small and read at once, so are their checksums"
