@@ -42,7 +42,7 @@ from ..labels import LabelSet, labelset
 from ..patching import PATCH_RECIPES, finetune, interpolate, sweep
 from ..patching.line import line_features
 from ..plots import in_words, save_figure
-from .method import MARGIN, SHAPES, Models
+from .method import MARGIN, POINTS, SHAPES, Models
 from mtmg.quickstart.report import (
     Table,
     answer_sentences,
@@ -256,7 +256,8 @@ def _labelled_run(found: Found, clip, out, controls, seed, options) -> _Trained:
         ),
     )
     curve = timed(
-        'choosing alpha', lambda: sweep(clip, tuned, [world], supported, report='ends', precision='auto', **options)
+        'choosing alpha',
+        lambda: sweep(clip, tuned, [world], supported, POINTS, report='ends', precision='auto', **options),
     )
     patched, student = interpolate(clip, tuned, curve.alpha), None
     if found.wide and _has_colours(world.train.bands):
