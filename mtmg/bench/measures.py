@@ -47,68 +47,67 @@ def _far(x, y) -> str:
 KS = (1, 5, 10, 20, 50)
 
 
-def bench_retrieval(n: int = 4000, dim: int = 512, large: int = 20_000, repeats: int = 3, full: bool = False) -> list:
-    "Return rows on R@k in both directions against CLIP_benchmark, and on a gallery that it cannot hold."
-    g = torch.Generator().manual_seed(0)
-    a = torch.randn(n, dim, generator=g)
-    b = a + 2.5 * torch.randn(n, dim, generator=g)
-    ks = tuple(k for k in KS if k <= n)
+def _pairs(n: int, dim: int, generator) -> tuple:
+    "two modalities (n, dim) of the same scenes"
+    a = torch.randn(n, dim, generator=generator)
+    return a, a + 2.5 * torch.randn(n, dim, generator=generator)
 
-    def ours():
-        return [r[f'R@{k}'] for r in retrieval_both(a, b, ks=ks, resamples=0) for k in ks]
 
-    def plain(chunk=1024):  # what one writes by hand, knowing that a rank is a count
-        u, v = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
-        found = []
-        for x, y in ((u, v), (v, u)):
-            scores = ((i, x[i : i + chunk] @ y.T) for i in range(0, n, chunk))
-            above = torch.cat([(s > s.diagonal(i)[:, None]).sum(1) for i, s in scores])
-            found += [(above < k).float().mean().item() for k in ks]
-        return found
+def _counted_ranks(a, b, ks, chunk: int = 1024) -> list:
+    "R@k both ways as one writes it by hand, knowing that a rank is a count"
+    u, v = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+    found = []
+    for x, y in ((u, v), (v, u)):
+        scores = ((i, x[i : i + chunk] @ y.T) for i in range(0, len(x), chunk))
+        above = torch.cat([(s > s.diagonal(i)[:, None]).sum(1) for i, s in scores])
+        found += [(above < k).float().mean().item() for k in ks]
+    return found
 
-    title = f'R@k both ways, {n:,} x {dim}'
-    seconds, counted, x, y = side_by_side(ours, plain, 2 * repeats)
-    rows = [Row(title, seconds, 'torch, a chunked count of ranks', counted, 1, note=_far(x, y))]
+
+def _beside_clip_benchmark(a, b, ks, ours, seconds: float, result, title: str) -> list:
+    "rows on the time, the result and the memory of `ours` against CLIP_benchmark, where that is installed"
     try:
         from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
     except ImportError:
         warnings.warn(
-            'clip-benchmark is not installed (pip install clip-benchmark): its rows are left out', stacklevel=2
+            'clip-benchmark is not installed (pip install clip-benchmark): its rows are left out', stacklevel=3
         )
-    else:
+        return []
+    n = len(a)
 
-        def theirs(batch=64, queries=n):
-            scores, pairs = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T, torch.eye(n, dtype=torch.bool)
-            return [
-                (batchify(recall_at_k, s[:queries], p[:queries], batch, 'cpu', k=k) > 0).float().mean().item()
-                for s, p in ((scores, pairs), (scores.T, pairs.T))
-                for k in ks
-            ]
+    def theirs(batch, queries=n):
+        scores, pairs = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T, torch.eye(n, dtype=torch.bool)
+        return [
+            (batchify(recall_at_k, s[:queries], p[:queries], batch, 'cpu', k=k) > 0).float().mean().item()
+            for s, p in ((scores, pairs), (scores.T, pairs.T))
+            for k in ks
+        ]
 
-        part = max(1, n // 16)
-        best = min((32, 64, 256), key=lambda batch: seconds_of(lambda: theirs(batch, part))[0])
-        peer, z = seconds_of(lambda: theirs(best))
-        who = named('clip-benchmark', f'batch {best}, the fastest of 32, 64, 256')
-        rows.append(Row(title, seconds, who, peer, 60, note=_far(x, z)))
-        memory, its = extra_memory(ours), extra_memory(lambda: theirs(64, 2 * 64))
-        if memory is not None:
-            rows.append(Row('extra memory of this', memory, named('clip-benchmark', 'batch 64'), its, 3, 'bytes'))
-    if full:
-        large = 118_000
-    a = torch.randn(large, dim, generator=g)
-    b = a + 2.5 * torch.randn(large, dim, generator=g)
-    found = {}
+    part = max(1, n // 16)
+    best = min((32, 64, 256), key=lambda batch: seconds_of(lambda: theirs(batch, part))[0])
+    peer, found = seconds_of(lambda: theirs(best))
+    who = named('clip-benchmark', f'batch {best}, the fastest of 32, 64, 256')
+    rows = [Row(title, seconds, who, peer, 60, note=_far(result, found))]
+    memory, its = extra_memory(ours), extra_memory(lambda: theirs(64, 2 * 64))
+    if memory is not None:
+        rows.append(Row('extra memory of this', memory, named('clip-benchmark', 'batch 64'), its, 3, 'bytes'))
+    return rows
+
+
+def _large_gallery(a, b, ks, full: bool) -> list:
+    "rows on the time and the memory of retrieval among more scenes than the peers can hold"
+    found, (n, dim) = {}, a.shape
     memory = extra_memory(lambda: found.update(seconds=seconds_of(lambda: retrieval_both(a, b, ks=ks, resamples=0))[0]))
-    scale, title = (118_000 / large) ** 2, f'R@k both ways, {large:,} x {dim}'
-    rows.append(
+    scale = (118_000 / n) ** 2
+    rows = [
         Row(
-            title,
+            f'R@k both ways, {n:,} x {dim}',
             found['seconds'],
             goal=240 if full else None,
             sense='amount',
             note='' if full else f'118,000 take {scale:.0f} x as long: {scale * found["seconds"] / 60:.1f} min',
         )
-    )
+    ]
     if memory is not None:
         rows.append(
             Row(
@@ -120,6 +119,19 @@ def bench_retrieval(n: int = 4000, dim: int = 512, large: int = 20_000, repeats:
             )
         )
     return rows
+
+
+def bench_retrieval(n: int = 4000, dim: int = 512, large: int = 20_000, repeats: int = 3, full: bool = False) -> list:
+    "Return rows on R@k in both directions against CLIP_benchmark, and on a gallery that it cannot hold."
+    generator = torch.Generator().manual_seed(0)
+    a, b = _pairs(n, dim, generator)
+    ks = tuple(k for k in KS if k <= n)
+    ours = lambda: [r[f'R@{k}'] for r in retrieval_both(a, b, ks=ks, resamples=0) for k in ks]
+    title = f'R@k both ways, {n:,} x {dim}'
+    seconds, counted, x, y = side_by_side(ours, lambda: _counted_ranks(a, b, ks), 2 * repeats)
+    rows = [Row(title, seconds, 'torch, a chunked count of ranks', counted, 1, note=_far(x, y))]
+    rows += _beside_clip_benchmark(a, b, ks, ours, seconds, x, title)
+    return rows + _large_gallery(*_pairs(118_000 if full else large, dim, generator), ks, full)
 
 # %% ../../nbs/bench/measures.ipynb #401b7913
 def numpy_zero_shot(x, head, labels, resamples: int, recall: str = 'classes', seed: int = 0) -> dict:

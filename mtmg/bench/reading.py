@@ -233,25 +233,32 @@ class Readers:
         return found
 
 # %% ../../nbs/bench/reading.ipynb #f10d0c1e
-def bench_data(scenes: int = 256, seconds: float = 3.0, repeats: int = 3, folder=None, **_) -> list:
-    "Return rows on scenes per second and core from all forms, on two readers, and on memory over the epochs."
-    with tempfile.TemporaryDirectory(dir=folder) as place, warnings.catch_warnings(), Readers(2) as readers:
-        warnings.simplefilter('ignore')
-        write_forms(place, scenes)
-        job = lambda form, rank=0, world=1: dict(folder=str(place), form=form, seconds=seconds, rank=rank, world=world)
-        runs = {form: [] for form in FORMS}
-        one, two = [], []
+def _read_by_turns(folder, seconds: float, repeats: int) -> tuple:
+    "what was read: {form: measurements}, and of shards with RGB by one reader and by two at once: scenes per second"
+    job = lambda form, rank=0, world=1: dict(folder=str(folder), form=form, seconds=seconds, rank=rank, world=world)
+    runs, one, two = {form: [] for form in FORMS}, [], []
+    with Readers(2) as readers:
         for _ in range(repeats):
             for form in FORMS:
                 runs[form] += readers.read(job(form))
-            one += readers.read(job('shards with RGB', 0, 2))
+            one += [r['rate'] for r in readers.read(job('shards with RGB', 0, 2))]
             two.append(sum(r['rate'] for r in readers.read(*(job('shards with RGB', rank, 2) for rank in (0, 1)))))
+    return runs, one, two
+
+
+def _same(runs: dict, *forms) -> str:
+    "whether these forms gave the same pixels, in words"
+    sums = {f: runs[f][0]['sum'] for f in forms}
+    return 'same pixels' if len(set(sums.values())) == 1 else f'PIXELS DIFFER: {sums}'
+
+
+def bench_data(scenes: int = 256, seconds: float = 3.0, repeats: int = 3, folder=None, **_) -> list:
+    "Return rows on scenes per second and core from all forms, on two readers, and on memory over the epochs."
+    with tempfile.TemporaryDirectory(dir=folder) as place, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        write_forms(place, scenes)
+        runs, one, two = _read_by_turns(place, seconds, repeats)
         stored = sum(f.stat().st_size for f in (Path(place) / 'shards' / 'train').glob('*.tar')) / scenes
-
-    def same(*forms):
-        sums = {f: runs[f][0]['sum'] for f in forms}
-        return 'same pixels' if len(set(sums.values())) == 1 else f'PIXELS DIFFER: {sums}'
-
     rate = {form: statistics.median(r['rate'] for r in found) for form, found in runs.items()}
     peers = {
         'tifs': (30, named('torchgeo', 'BigEarthNet, a tif a band')),
@@ -266,12 +273,13 @@ def bench_data(scenes: int = 256, seconds: float = 3.0, repeats: int = 3, folder
             rate[peer],
             goal,
             'scenes/s',
-            note=f'per core; {same(form, peer)}; {stored / 1e3:,.0f} kB a scene, {rate[form] * stored / 1e6:,.0f} MB/s',
+            note=f'per core; {_same(runs, form, peer)}; {stored / 1e3:,.0f} kB a scene, '
+            f'{rate[form] * stored / 1e6:,.0f} MB/s',
         )
         for form, title in what.items()
         for peer, (goal, against) in peers.items()
     ]
-    rows.append(
+    rows += [
         Row(
             "EuroSAT's tifs, 13 x 64 x 64",
             rate['eurosat'],
@@ -279,20 +287,18 @@ def bench_data(scenes: int = 256, seconds: float = 3.0, repeats: int = 3, folder
             rate['eurosat by torchgeo'],
             1.5,
             'scenes/s',
-            note=f'per core; {same("eurosat", "eurosat by torchgeo")}',
-        )
-    )
-    rows.append(
+            note=f'per core; {_same(runs, "eurosat", "eurosat by torchgeo")}',
+        ),
         Row(
             'two readers, RGB composed',
             statistics.median(two),
             'one reader',
-            statistics.median(r['rate'] for r in one),
+            statistics.median(one),
             1.7,
             'scenes/s',
             note='two processes, other shards each',
-        )
-    )
+        ),
+    ]
     last = runs['shards with RGB'][-1]
     if last['before'] is not None:
         rows.append(

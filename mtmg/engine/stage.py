@@ -471,6 +471,31 @@ _OWNED = {
 }
 
 
+def _trainer_options(given: dict, device, out) -> dict:
+    "further arguments of the Trainer: what the launcher says, then what the caller says"
+    options = launched() | given
+    refuse_pickles(options.get('strategy', ''), out)
+    if options.get('strategy') == 'fsdp2':
+        options['strategy'] = fsdp2(options.get('devices', 1) * options.get('num_nodes', 1))
+    if device.type == 'cuda' and device.index is not None and not launched():
+        options.setdefault('devices', [device.index])
+    return options
+
+
+def _run(runner, stage: Stage, scenes, resume, checkpoint: Checkpoint):
+    "the Trainer's `fit`, whose errors are said in words of a user"
+    try:
+        runner.fit(stage, datamodule=scenes, ckpt_path=resume, weights_only=True if resume else None)
+    except SystemExit:  # Lightning turns Ctrl-C into an exit; in a notebook it must stay an interrupt
+        raise KeyboardInterrupt(
+            f'stopped at step {runner.global_step} of {stage.steps}{checkpoint.goes_on(runner.global_step)}'
+        ) from None
+    except RuntimeError as error:
+        if (explained := _explained(error, runner, stage, checkpoint)) is None:
+            raise
+        raise explained from error
+
+
 def fit(
     stage: Stage,
     dataset,  # `SceneDataset` to learn from
@@ -493,17 +518,12 @@ def fit(
         device, recipe = pick_device(device), stage.recipe
         meet(device)
         precision = pick_precision(recipe.precision, device)
-        trainer = launched() | trainer
-        refuse_pickles(trainer.get('strategy', ''), out)
-        if trainer.get('strategy') == 'fsdp2':
-            trainer['strategy'] = fsdp2(trainer.get('devices', 1) * trainer.get('num_nodes', 1))
+        trainer = _trainer_options(trainer, device, out)
         scenes = _Scenes(stage, dataset, num_workers, device.type == 'cuda')
         scenes.steps()  # can batches be split as the recipe says?
         checkpoint = Checkpoint(Path(out) / 'checkpoints' if out else None, checkpoint_every)
         resume = checkpoint.found()
         start = torch.load(resume, map_location='meta', weights_only=True)['global_step'] if resume else 0
-        if device.type == 'cuda' and device.index is not None and not launched():
-            trainer.setdefault('devices', [device.index])
         during.enter_context(attention(device, precision))
         during.callback(checkpoint.release)
         runner = L.Trainer(
@@ -532,16 +552,7 @@ def fit(
         if runner.world_size > 1:
             during.enter_context(whole_batchnorm(stage.net, on_gpu=device.type == 'cuda'))
         stage.net.requires_grad_(True).train()
-        try:
-            runner.fit(stage, datamodule=scenes, ckpt_path=resume, weights_only=True if resume else None)
-        except SystemExit:  # Lightning turns Ctrl-C into an exit; in a notebook it must stay an interrupt
-            raise KeyboardInterrupt(
-                f'stopped at step {runner.global_step} of {stage.steps}{checkpoint.goes_on(runner.global_step)}'
-            ) from None
-        except RuntimeError as error:
-            if (explained := _explained(error, runner, stage, checkpoint)) is None:
-                raise
-            raise explained from error
+        _run(runner, stage, scenes, resume, checkpoint)
         if stage.net is not whole:
             whole.load_state_dict(whole_weights(runner.strategy.model))
             stage.net = whole
