@@ -46,12 +46,28 @@ def _text_of(array) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
-def _placed(positions) -> dict:
-    "all positions on one grid of 16 bits: {modality: text} of each frame"
-    every = np.concatenate([p for frame in positions for p in frame.values()])
+def _some(count: int, n: int, seed: int) -> np.ndarray:
+    "the numbers of at most `n` scenes, in order: all of them, or some drawn at random"
+    return np.arange(count) if count <= n else np.sort(np.random.default_rng(seed).permutation(count)[:n])
+
+
+def _titles(E, names) -> dict:
+    "what a reader calls each modality"
+    return {m: in_words(m, (E.meta or {}).get('bands') or ()) for m in names}
+
+
+def _placed(m: dict, names) -> dict:
+    "a map of `space_maps` as the page reads it: all its positions on one grid of 16 bits"
+    frames = [f | ({} if m['text'] is None else {'': m['text']}) for f in m['frames']]
+    every = np.concatenate([p for frame in frames for p in frame.values()])
     low, size = every.min(0), max(float(np.ptp(every, axis=0).max()), 1e-9)
     grid = lambda p: _text_of(np.round((p - low) / size * 65535).astype('<u2'))
-    return [{m: grid(p) for m, p in frame.items()} for frame in positions]
+    return {
+        'title': m['title'],
+        'labels': m['labels'],
+        'text': grid(frames[0]['']) if '' in frames[0] else None,
+        'frames': [{k: grid(frame[k]) for k in names} for frame in frames],
+    }
 
 
 def _nearest(features: dict, k: int) -> dict:
@@ -69,7 +85,7 @@ def _nearest(features: dict, k: int) -> dict:
     return found
 
 
-def _thumbnails(dataset, chosen, budget: int) -> tuple:  # (jpeg as text, side, columns)
+def _thumbnails(dataset, chosen, budget: int) -> dict:
     "pictures of the scenes in one, as large as the budget allows"
     from PIL import Image
 
@@ -85,16 +101,21 @@ def _thumbnails(dataset, chosen, budget: int) -> tuple:  # (jpeg as text, side, 
         sheet.save(out := io.BytesIO(), 'JPEG', quality=quality, optimize=True)
         if len(out.getvalue()) * 4 / 3 <= budget:
             break
-    return base64.b64encode(out.getvalue()).decode(), side, columns
+    text = base64.b64encode(out.getvalue()).decode()
+    return {'thumbs': f'data:image/jpeg;base64,{text}', 'side': side, 'columns': columns}
 
 
-def _spectra(dataset, chosen) -> tuple:  # ((N, B) band means, wavelengths) or (None, None)
+def _spectra(dataset, chosen) -> dict:
+    "the mean of each band of the scenes, a byte each, and the wavelengths; empty where a band has none"
     waves = [getattr(b, 'wavelength', None) for b in dataset.bands]
     if len(waves) < 4 or any(w is None for w in waves):
-        return None, None
+        return {}
     order = np.argsort(waves, kind='stable')
     means = [batch['image'].float().mean((-2, -1)).numpy() for batch in batches(dataset, 256, indices=chosen)]
-    return np.concatenate(means)[:, order], [float(waves[i]) for i in order]
+    spectra = np.concatenate(means)[:, order]  # (N, B)
+    top = float(np.quantile(spectra, 0.999))
+    share = np.clip(np.round(spectra / top * 255), 0, 255).astype(np.uint8)
+    return {'spectra': _text_of(share), 'waves': [float(waves[i]) for i in order], 'top': top}
 
 
 def _first_class(labels) -> np.ndarray:
@@ -108,6 +129,13 @@ def _correct(x, text, labels) -> np.ndarray:
     answer = (x @ text.T).argmax(1).numpy()
     labels = np.asarray(labels)
     return answer == labels if labels.ndim == 1 else labels[np.arange(len(labels)), answer] > 0
+
+
+def _plane(rows: torch.Tensor):
+    "a function that puts vectors (M, D) on the first two axes of some rows (N, D): (M, 2)"
+    mean = rows.mean(0)
+    axes = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:2].T  # (D, 2)
+    return lambda vectors: ((vectors - mean) @ axes).numpy()
 
 
 def space_maps(
@@ -132,10 +160,7 @@ def space_maps(
                 'text': None if text is None else split[-1],
             }
         )
-    still = torch.cat(list(features.values()))
-    mean = still.mean(0)
-    axes = torch.linalg.svd(still - mean, full_matrices=False).Vh[:2].T  # (D, 2)
-    at = lambda f: ((f - mean) @ axes).numpy()
+    at = _plane(torch.cat(list(features.values())))
     first, *others = names
     frames = []
     # each further modality moves towards the first, which meets the second half way
@@ -155,10 +180,7 @@ def space_maps(
     )
     if line:
         points = {a: unit(f.float()) for a, f in line.items()}
-        every = torch.cat([*points.values(), *list(features.values())[1:]])
-        mean = every.mean(0)
-        axes = torch.linalg.svd(every - mean, full_matrices=False).Vh[:2].T  # (D, 2), of all alphas together
-        at = lambda f: ((f - mean) @ axes).numpy()
+        at = _plane(torch.cat([*points.values(), *list(features.values())[1:]]))  # of all alphas together
         still = {m: at(features[m]) for m in others}
         maps.append(
             {
@@ -387,6 +409,51 @@ window.mtmg = {choose, pick: list => { picked = list; point = -1; tell(); draw()
 
 
 # Path of the file, or an object that a notebook shows
+def _checked(E, dataset, modalities) -> list:
+    "the modalities that are shown; ValueError if they do not fit together, or the data set does not fit them"
+    names = list(E.features) if modalities is None else list(modalities)
+    if lost := [m for m in names if m not in E.features]:
+        raise ValueError(f'modality {lost[0]!r} is not one of {", ".join(map(repr, E.features))}')
+    if len({E[m].shape[1] for m in names}) > 1:
+        raise ValueError(
+            f'one map needs one dimension, got {", ".join(f"{m}: {E[m].shape[1]}" for m in names)}; '
+            f'choose with modalities='
+        )
+    if dataset is not None and len(dataset) != len(E):
+        raise ValueError(f'{len(dataset)} scenes for {len(E)} embeddings; give the data set that was embedded')
+    return names
+
+
+def _classes(E, features, text, chosen) -> dict:
+    "the class, the answers and whether they are right, as far as they are known"
+    found = {}
+    if text is not None:
+        found['answer'] = {m: _text_of((f @ text.T).argmax(1).numpy().astype('<u2')) for m, f in features.items()}
+    if E.labels is not None:
+        labels = np.asarray(E.labels)[chosen]
+        shades = class_colors(0 if E.labelset is None else len(E.labelset.classnames))
+        found['cls'] = _text_of(_first_class(labels).astype('<i2'))
+        found['colors'] = ['#' + ''.join(f'{round(255 * v):02x}' for v in c) for c in shades]
+        if text is not None:
+            found['correct'] = {m: _text_of(_correct(f, text, labels).astype(np.uint8)) for m, f in features.items()}
+    return found
+
+
+def _page(E, data: dict, title: str) -> str:
+    about = (
+        f'{data["n"]:,} scenes'
+        + (f' of {len(E):,}' if data['n'] < len(E) else '')
+        + (f' of {E.dataset}, {E.split}' if E.dataset else '')
+        + ', one point for each scene and modality. '
+        'Drag to draw a lasso, click for one scene, turn the wheel to come nearer, hold shift and drag to move the map.'
+    )
+    return (
+        _PAGE.replace('@TITLE@', escape(title))
+        .replace('@ABOUT@', escape(about))
+        .replace('@DATA@', json.dumps(data, ensure_ascii=False).replace('</', '<\\/'))
+    )
+
+
 def explore(
     E,  # `Embeddings`, all modalities of one dimension
     file=None,  # html file to write; None: shown in the notebook
@@ -402,80 +469,30 @@ def explore(
     seed: int = 0,
 ):
     "The joint space as one html page without a server, with a lasso, pictures, spectra and neighbours."
-    names = list(E.features) if modalities is None else list(modalities)
-    if lost := [m for m in names if m not in E.features]:
-        raise ValueError(f'modality {lost[0]!r} is not one of {", ".join(map(repr, E.features))}')
-    if len({E[m].shape[1] for m in names}) > 1:
-        raise ValueError(
-            f'one map needs one dimension, got {", ".join(f"{m}: {E[m].shape[1]}" for m in names)}; '
-            f'choose with modalities='
-        )
-    if dataset is not None and len(dataset) != len(E):
-        raise ValueError(f'{len(dataset)} scenes for {len(E)} embeddings; give the data set that was embedded')
-    chosen = np.arange(len(E)) if len(E) <= n else np.sort(np.random.default_rng(seed).permutation(len(E))[:n])
+    names, chosen = _checked(E, dataset, modalities), _some(len(E), n, seed)
     features = {m: unit(E[m].float()[chosen]) for m in names}
     text = None if E.text is None else unit(E.text.float())
-    classes = list(E.labelset.classnames) if E.labelset is not None else []
+    line = None if line is None else {a: f[chosen] for a, f in line.items()}
     kind = '<u4' if len(chosen) > 65535 else '<u2'
     data = {
         'n': len(chosen),
         'k': neighbours,
         'modalities': names,
-        'classes': classes,
+        'classes': list(E.labelset.classnames) if E.labelset is not None else [],
         'palette': ['#0072B2', '#D55E00', '#009E73', '#CC79A7'],
-        'titles': {m: in_words(m, (E.meta or {}).get('bands') or ()) for m in names},
+        'titles': _titles(E, names),
         'ids': [str(E.ids[i]) for i in chosen] if E.ids is not None else [str(i) for i in chosen],
         'near': {pair: _text_of(index.astype(kind)) for pair, index in _nearest(features, neighbours).items()},
-        'maps': [],
+        'maps': [_placed(m, names) for m in space_maps(features, text, method, line, seed)],
     }
-    line = None if line is None else {a: f[chosen] for a, f in line.items()}
-    for m in space_maps(features, text, method, line, seed):
-        frames = _placed([f | ({} if m['text'] is None else {'': m['text']}) for f in m['frames']])
-        data['maps'].append(
-            {
-                'title': m['title'],
-                'labels': m['labels'],
-                'text': frames[0].get('') if text is not None else None,
-                'frames': [{k: f[k] for k in names} for f in frames],
-            }
-        )
-    if text is not None:
-        data['answer'] = {m: _text_of((f @ text.T).argmax(1).numpy().astype('<u2')) for m, f in features.items()}
-    if E.labels is not None:
-        labels = np.asarray(E.labels)[chosen]
-        shades = class_colors(len(classes))
-        data |= {
-            'cls': _text_of(_first_class(labels).astype('<i2')),
-            'colors': ['#' + ''.join(f'{round(255 * v):02x}' for v in c) for c in shades],
-        }
-        if text is not None:
-            data['correct'] = {m: _text_of(_correct(f, text, labels).astype(np.uint8)) for m, f in features.items()}
+    data |= _classes(E, features, text, chosen)
     if len(names) > 1:
         data['gap'] = _text_of(gap_contribution(*list(features.values())[:2]).numpy().astype('<f4'))
     if dataset is not None:
-        spectra, waves = _spectra(dataset, chosen)
-        if spectra is not None:
-            top = float(np.quantile(spectra, 0.999))
-            data |= {
-                'spectra': _text_of(np.clip(np.round(spectra / top * 255), 0, 255).astype(np.uint8)),
-                'waves': waves,
-                'top': top,
-            }
+        data |= _spectra(dataset, chosen)
         used = len(json.dumps(data)) + len(_PAGE)
-        sheet, side, columns = _thumbnails(dataset, chosen, max_bytes - used)
-        data |= {'thumbs': f'data:image/jpeg;base64,{sheet}', 'side': side, 'columns': columns}
-    about = (
-        f'{len(chosen):,} scenes'
-        + (f' of {len(E):,}' if len(chosen) < len(E) else '')
-        + (f' of {E.dataset}, {E.split}' if E.dataset else '')
-        + ', one point for each scene and modality. '
-        'Drag to draw a lasso, click for one scene, turn the wheel to come nearer, hold shift and drag to move the map.'
-    )
-    page = (
-        _PAGE.replace('@TITLE@', escape(title))
-        .replace('@ABOUT@', escape(about))
-        .replace('@DATA@', json.dumps(data, ensure_ascii=False).replace('</', '<\\/'))
-    )
+        data |= _thumbnails(dataset, chosen, max_bytes - used)
+    page = _page(E, data, title)
     if file is not None:
         atomic_write_text(file, page)
         return Path(file)
@@ -490,7 +507,7 @@ def point_columns(
     chosen,  # (N,) numbers of these scenes in `E`
 ) -> dict:  # {column: (M N,) array}
     "What is known of each point, as columns: 'modality', and where it is known 'class', 'answer' and 'gap'."
-    titles = {m: in_words(m, (E.meta or {}).get('bands') or ()) for m in features}
+    titles = _titles(E, features)
     columns = {'modality': np.repeat([titles[m] for m in features], len(chosen))}
     if E.labels is not None:
         names = np.array([*E.labelset.classnames, 'none'])
@@ -539,8 +556,7 @@ class JointSpace(W.VBox):
     ):
         self.E, self.dataset, self.k = E, dataset, neighbours
         names = list(modalities or E.features)
-        everything = np.arange(len(E))
-        self.chosen = everything if len(E) <= n else np.sort(np.random.default_rng(seed).permutation(everything)[:n])
+        self.chosen = _some(len(E), n, seed)
         self.features = {m: unit(E[m].float()[self.chosen]) for m in names}
         self.columns = point_columns(E, self.features, self.chosen)
         line = None if line is None else {a: f[self.chosen] for a, f in line.items()}
@@ -683,7 +699,7 @@ class JointSpace(W.VBox):
         self.spectrum.value = self._spectrum(few)
         for (a, b), thumbs in self.near.items():
             found = self.nearest(scenes[0], a, b) if len(scenes) == 1 else []
-            title = {m: in_words(m, (self.E.meta or {}).get('bands') or ()) for m in (a, b)}
+            title = _titles(self.E, (a, b))
             words = f'nearest to its {title[a]} among {title[b]}' if found else ''
             self.near_titles[a, b].value = f'<div class="mtmg-line">{escape(words)}</div>'
             numbers = [i for i, _ in found]

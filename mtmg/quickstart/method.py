@@ -340,6 +340,60 @@ def all_controls(
     return out
 
 
+def _tasks(dataset: str, root, n, progress: bool) -> list:
+    "the satellite task, and the tasks to keep, all in memory"
+    size = SCENES if n is None and dataset.startswith('miniworld') else n
+    world = load_dataset(dataset, root=root, **({} if size is None else {'n': tuple(size)}))
+    supported = [load_dataset('digits'), load_dataset('shapes', n=SHAPES)]
+    if n is not None:  # a smaller run is smaller throughout
+        supported = [Splits(*(d.subset(range(min(len(d), k))) for d, k in zip(task, n))) for task in supported]
+    draw = lambda d: in_memory(d, _drawers(d), f'{d.name} {d.split}' if progress else None)
+    return [Splits(*map(draw, task)) for task in (world, *supported)]
+
+
+def _save(models: Models, world: Splits, dataset: str, out: Path, **options):
+    "the models, and what the demo shows of them: a student of any bands, the line, scenes that cannot be drawn again"
+    models.patched.save(out / 'patched')
+    models.student.save(out / 'student')
+    if _is_optical(models.student):  # for the demo in which bands are switched off
+        begun = time.perf_counter()
+        work = out / 'work' / 'any_bands'
+        any_bands_student(models.patched, world.train, out=work, **options).save(out / 'any_bands')
+        models.seconds['align, any bands'] = time.perf_counter() - begun
+    if models.plain_tuned is not None:
+        models.plain_tuned.save(out / 'plain')  # the other end of the line that the demo walks
+    if not dataset.startswith('miniworld'):  # which can be drawn again at any time
+        keep_scenes(world.test, out, some_scenes(world.test.targets, 240, options['seed']))
+
+
+def _is_optical(student) -> bool:
+    return all(b.wavelength for b in student.bands)
+
+
+def _write_report(models: Models, world: Splits, results: dict, test, dataset: str, out: Path, command: str, seed: int):
+    best = max(results['zero_shot'].values(), key=lambda r: r[r.headline[0]])
+    files = draw_figures(test, world.test, out / 'figures', models.lines, best.get('confusion'), seed)
+    bands = models.student.bands
+    described = repr(models.student).removeprefix('ModalityEncoder(').removesuffix(')')
+    write_page(
+        out,
+        f'mtmg quickstart: {dataset}',
+        f'What does patching add to a CLIP on {dataset}, what does it cost, and what do {len(bands)} bands add?',
+        answer_sentences(results, bands),
+        run_sections(results, files, models.curve, bands, command, LOADING.format(out=out), LIMITS),
+        {
+            'data': f'{dataset}: {len(world.train):,} scenes to train, {len(world.val):,} to choose, '
+            f'{len(world.test):,} to report',
+            'models': f'{models.clip.name}; student: {described}'
+            + '; a small student of any bands (any_bands), for the demo alone' * _is_optical(models.student),
+            'seed': seed,
+            'date': date.today().isoformat(),
+            'versions': ', '.join(f'{k} {v}' for k, v in versions().items()),
+            'time': ', '.join(f'{k} {v:.0f} s' for k, v in models.seconds.items()),
+        },
+    )
+
+
 def quickstart(
     seed: int = 0,
     out='runs/quickstart',  # folder of results, report, figures and models
@@ -368,20 +422,15 @@ def quickstart(
         'align': align_recipe.to_dict(),
         'controls': controls,
     }
+    options = dict(seed=seed, device=device, progress=progress)
     with claimed(out, request, overwrite) as resumed:
         if resumed:
             print(f'going on with the run in {out}')
         clip = load_clip('tinyclip')
-        size = SCENES if n is None and dataset.startswith('miniworld') else n
-        world = load_dataset(dataset, root=root, **({} if size is None else {'n': tuple(size)}))
-        supported = [load_dataset('digits'), load_dataset('shapes', n=SHAPES)]
-        if n is not None:  # a smaller run is smaller throughout
-            supported = [Splits(*(d.subset(range(min(len(d), k))) for d, k in zip(task, n))) for task in supported]
-        draw = lambda d: in_memory(d, _drawers(d), f'{d.name} {d.split}' if progress else None)
-        world, *supported = (Splits(*map(draw, task)) for task in (world, *supported))
-        options = dict(seed=seed, out=out / 'work', device=device, progress=progress)
-        models = run_stages(clip, world, supported, patch_recipe, align_recipe, plain_recipe, **options)
-        results, test = measure(models, world, seed, device, progress)
+        world, *supported = _tasks(dataset, root, n, progress)
+        recipes = patch_recipe, align_recipe, plain_recipe
+        models = run_stages(clip, world, supported, *recipes, out=out / 'work', **options)
+        results, test = measure(models, world, **options)
         results = {
             'table': closing_rows(models, results),
             **results,
@@ -389,7 +438,7 @@ def quickstart(
             'lines': [line_sentence(name, curve) for name, curve in models.lines.items()],
         }
         if controls:
-            results['controls'] = all_controls(models, world, patch_recipe, align_recipe, seed, device, progress)
+            results['controls'] = all_controls(models, world, patch_recipe, align_recipe, **options)
         plain = {
             'request': request,
             'seconds': models.seconds,
@@ -397,41 +446,11 @@ def quickstart(
             'versions': versions(),
             **_plain(results),
         }
-        models.patched.save(out / 'patched')
-        models.student.save(out / 'student')
-        optical = all(b.wavelength for b in models.student.bands)
-        if optical:  # for the demo in which bands are switched off
-            begun, how = time.perf_counter(), options | {'out': out / 'work' / 'any_bands'}
-            any_bands_student(models.patched, world.train, **how).save(out / 'any_bands')
-            models.seconds['align, any bands'] = time.perf_counter() - begun
-        if models.plain_tuned is not None:
-            models.plain_tuned.save(out / 'plain')  # the other end of the line that the demo walks
-        if not dataset.startswith('miniworld'):  # which can be drawn again at any time
-            keep_scenes(world.test, out, some_scenes(world.test.targets, 240, seed))
-        best = max(results['zero_shot'].values(), key=lambda r: r[r.headline[0]])
-        files = draw_figures(test, world.test, out / 'figures', models.lines, best.get('confusion'), seed)
-        bands = models.student.bands
-        described = repr(models.student).removeprefix('ModalityEncoder(').removesuffix(')')
-        command = (
+        _save(models, world, dataset, out, **options)
+        typed = (
             f'mtmg quickstart --dataset {dataset} --root {root} --seed {seed} --out {out}' + ' --controls' * controls
         )
-        write_page(
-            out,
-            f'mtmg quickstart: {dataset}',
-            f'What does patching add to a CLIP on {dataset}, what does it cost, and what do {len(bands)} bands add?',
-            answer_sentences(results, bands),
-            run_sections(results, files, models.curve, bands, command, LOADING.format(out=out), LIMITS),
-            {
-                'data': f'{dataset}: {len(world.train):,} scenes to train, {len(world.val):,} to choose, '
-                f'{len(world.test):,} to report',
-                'models': f'{clip.name}; student: {described}'
-                + '; a small student of any bands (any_bands), for the demo alone' * optical,
-                'seed': seed,
-                'date': date.today().isoformat(),
-                'versions': ', '.join(f'{k} {v}' for k, v in versions().items()),
-                'time': ', '.join(f'{k} {v:.0f} s' for k, v in models.seconds.items()),
-            },
-        )
+        _write_report(models, world, results, test, dataset, out, typed, seed)
         plain['seconds']['all'] = time.perf_counter() - start
         atomic_write_json(out / 'results.json', plain)
         _ = demo_models(out, progress=False).embeddings  # kept in the run, so that the demo's page stands at once

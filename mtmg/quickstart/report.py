@@ -503,6 +503,21 @@ FIGURE_CAPTIONS = {
 }
 
 
+def _controls_section(rows: list) -> Section:
+    text = 'A claim about bands or about the method holds only against something simpler.'
+    caption = 'Each control was trained or fitted on the same scenes and measured on the same test scenes.'
+    if any('student minus this' in row for row in rows):
+        text += (
+            ' "Student minus this" is the paired difference with its 95 % interval; where it covers 0, the '
+            'control does as well.'
+        )
+        caption += (
+            ' In percent. Step 0: the student before training. A row without RGB shows how well the other bands '
+            'alone find the picture of a scene.'
+        )
+    return Section('Controls', [text], [Table('controls', rows, caption)])
+
+
 def run_sections(
     results: dict,  # of `mtmg.quickstart`
     figures: dict,  # {name: path of the png}
@@ -544,19 +559,7 @@ def run_sections(
     if 'gap' in results:
         sections.append(Section('The modality gap', tables=[gap_table(results, bands)], figures=shown('joint_umap')))
     if results.get('controls'):
-        text = ['A claim about bands or about the method holds only against something simpler.']
-        caption = 'Each control was trained or fitted on the same scenes and measured on the same test scenes.'
-        columns = {k for row in results['controls']['table'] for k in row}
-        if 'student minus this' in columns:
-            text[0] += (
-                ' "Student minus this" is the paired difference with its 95 % interval; where it covers 0, the '
-                'control does as well.'
-            )
-            caption += (
-                ' In percent. Step 0: the student before training. A row without RGB shows how well the other bands '
-                'alone find the picture of a scene.'
-            )
-        sections.append(Section('Controls', text, [Table('controls', results['controls']['table'], caption)]))
+        sections.append(_controls_section(results['controls']['table']))
     if 'answers' in results:
         sections.append(
             Section('The answers', results['answers']['text'], results['answers']['tables'], shown('answers'))
