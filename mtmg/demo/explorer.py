@@ -56,6 +56,15 @@ def _titles(E, names) -> dict:
     return {m: in_words(m, (E.meta or {}).get('bands') or ()) for m in names}
 
 
+def _classnames(E) -> list:
+    "the names of the classes; their numbers where nobody has named them"
+    if E.classnames is not None or (E.labels is None and E.text is None):
+        return list(E.classnames or ())
+    several = E.labels is not None and E.labels.ndim == 2
+    count = len(E.text) if E.text is not None else E.labels.shape[1] if several else int(E.labels.max()) + 1
+    return [str(c) for c in range(count)]
+
+
 def _placed(m: dict, names) -> dict:
     "a map of `space_maps` as the page reads it: all its positions on one grid of 16 bits"
     frames = [f | ({} if m['text'] is None else {'': m['text']}) for f in m['frames']]
@@ -411,7 +420,7 @@ window.mtmg = {choose, pick: list => { picked = list; point = -1; tell(); draw()
 # Path of the file, or an object that a notebook shows
 def _checked(E, dataset, modalities) -> list:
     "the modalities that are shown; ValueError if they do not fit together, or the data set does not fit them"
-    names = list(E.features) if modalities is None else list(modalities)
+    names = list(modalities or E.features)
     if lost := [m for m in names if m not in E.features]:
         raise ValueError(f'modality {lost[0]!r} is not one of {", ".join(map(repr, E.features))}')
     if len({E[m].shape[1] for m in names}) > 1:
@@ -431,7 +440,7 @@ def _classes(E, features, text, chosen) -> dict:
         found['answer'] = {m: _text_of((f @ text.T).argmax(1).numpy().astype('<u2')) for m, f in features.items()}
     if E.labels is not None:
         labels = np.asarray(E.labels)[chosen]
-        shades = class_colors(0 if E.labelset is None else len(E.labelset.classnames))
+        shades = class_colors(len(_classnames(E)))
         found['cls'] = _text_of(_first_class(labels).astype('<i2'))
         found['colors'] = ['#' + ''.join(f'{round(255 * v):02x}' for v in c) for c in shades]
         if text is not None:
@@ -478,7 +487,7 @@ def explore(
         'n': len(chosen),
         'k': neighbours,
         'modalities': names,
-        'classes': list(E.labelset.classnames) if E.labelset is not None else [],
+        'classes': _classnames(E),
         'palette': ['#0072B2', '#D55E00', '#009E73', '#CC79A7'],
         'titles': _titles(E, names),
         'ids': [str(E.ids[i]) for i in chosen] if E.ids is not None else [str(i) for i in chosen],
@@ -510,7 +519,7 @@ def point_columns(
     titles = _titles(E, features)
     columns = {'modality': np.repeat([titles[m] for m in features], len(chosen))}
     if E.labels is not None:
-        names = np.array([*E.labelset.classnames, 'none'])
+        names = np.array([*_classnames(E), 'none'])
         labels = np.asarray(E.labels)[chosen]
         columns['class'] = np.tile(names[_first_class(labels)], len(features))
         if E.text is not None:
@@ -555,7 +564,7 @@ class JointSpace(W.VBox):
         seed: int = 0,
     ):
         self.E, self.dataset, self.k = E, dataset, neighbours
-        names = list(modalities or E.features)
+        names = _checked(E, dataset, modalities)
         self.chosen = _some(len(E), n, seed)
         self.features = {m: unit(E[m].float()[self.chosen]) for m in names}
         self.columns = point_columns(E, self.features, self.chosen)
@@ -619,7 +628,7 @@ class JointSpace(W.VBox):
             return dict(zip(dict.fromkeys(self.columns['modality']), PALETTE))
         from matplotlib.colors import to_hex
 
-        names = self.E.labelset.classnames
+        names = _classnames(self.E)
         shades = dict(zip(names, map(to_hex, class_colors(len(names)))))
         return shades | ({'none': GREY} if 'none' in self.columns['class'] else {})
 
