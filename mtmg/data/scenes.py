@@ -442,6 +442,8 @@ def batches(
     progress: str | None = None,  # title of a progress bar, or None for none
 ) -> Iterator[dict]:
     "Batches in order, each with the fields of `collate` and `index` (N,), the position of each scene in `dataset`."
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
     dataset = settle(dataset)
     _ = getattr(dataset, 'meaning', None)  # found here, and not once in every worker
     indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)

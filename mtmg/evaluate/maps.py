@@ -184,6 +184,8 @@ def predict_map(
     **told,  # of a file: file_bands, sensor, offset, nodata and so on, as `open_raster` takes them
 ) -> ClassMap:
     "A `ClassMap`: the likeliest class of each cell of a raster, by the text of the classes."
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
     raster = opened(path, **told)
     size = tile or model.image_size
     grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), pick_device(device)
