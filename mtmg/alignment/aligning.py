@@ -387,7 +387,7 @@ def student_of(task: Task, teacher: Clip, encoder=None, backbone='vit_micro', ba
     student = copy.deepcopy(encoder)
     if encoder is None:
         student = new_student(
-            teacher, task.dataset, backbone, bands, r.start, r.normalization, r.drop_path, task.views, seed
+            teacher, task.dataset, backbone, bands, r.start, r.normalization, r.drop_path, task.views, seed, task.others
         )
     if student.embed_dim != teacher.embed_dim:
         raise ValueError(

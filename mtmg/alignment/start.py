@@ -8,6 +8,7 @@ __all__ = ['named_layer', 'spectral_layer', 'uncut', 'fitted_layer', 'fitting_to
 
 # %% ../../nbs/alignment/start.ipynb #e4230fdb
 import copy
+from typing import Sequence
 import warnings
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..bands.sensors import SENSORS, as_bands
 from ..clip.model import Clip
 from ..data.scenes import batches, naming_scenes
 from ..encoders.encoder import ModalityEncoder, create_encoder, fit_square
-from ..encoders.spectral import CHANNELS, SHARE_MEAN, SHARE_STD
+from ..encoders.spectral import CHANNELS, SHARE_MEAN, SHARE_STD, fit_land
 
 # %% ../../nbs/alignment/start.ipynb #853f9fa6
 def named_layer(
@@ -104,6 +105,9 @@ def fitted_layer(
     return weight.T.reshape(len(rgb), len(encoder.bands), patch, patch).float(), shift.float()
 
 # %% ../../nbs/alignment/start.ipynb #b1a5e2b3
+_SPECTRAL = ('patch_embed.unseen', 'patch_embed._extra_state')  # what a teacher has not
+
+
 def fitting_tower(encoder: ModalityEncoder, teacher: Clip) -> tuple | None:
     "The teacher's tower and last layer under the encoder's names; None if the architectures differ."
     from timm.models.vision_transformer import VisionTransformer, _convert_openai_clip
@@ -113,7 +117,7 @@ def fitting_tower(encoder: ModalityEncoder, teacher: Clip) -> tuple | None:
         return None
     tower = _convert_openai_clip(teacher.visual.state_dict(), net, prefix='')
     head, _ = tower.pop('head.weight', None), tower.pop('head.bias', None)
-    own = {k: v for k, v in net.state_dict().items() if k != 'patch_embed.unseen'}
+    own = {k: v for k, v in net.state_dict().items() if k not in _SPECTRAL}
     if tower.keys() != own.keys() or head is None or head.shape != encoder.proj.weight.shape:
         return None
     shapes = all(own[k].shape == v.shape for k, v in tower.items() if k != first)
@@ -141,7 +145,9 @@ def start_from_teacher(
     weight, shift = layer
     pos = tower['pos_embed'].clone()
     pos[:, net.num_prefix_tokens :] += shift
-    kept = {'patch_embed.unseen': torch.zeros_like(net.patch_embed.unseen)} if encoder.takes_any else {}
+    kept = {k: v for k, v in net.state_dict().items() if k in _SPECTRAL}
+    if encoder.takes_any:
+        kept['patch_embed.unseen'] = torch.zeros_like(net.patch_embed.unseen)
     net.load_state_dict(tower | kept | {'patch_embed.proj.weight': weight, 'pos_embed': pos})
     with torch.no_grad():
         encoder.proj.weight.copy_(head)
@@ -160,10 +166,12 @@ def new_student(
     drop_path: float = 0.0,  # stochastic depth
     views=None,  # what the teacher sees of the same scenes, where it is not `dataset`
     seed: int = 0,
+    others: Sequence = (),  # further data sets, of other sensors, for a student of any bands
 ) -> ModalityEncoder:
     "A student for the bands of a data set, before any training. Warns if it has to start from random weights."
     if backbone.startswith('spectral_'):  # of any bands
         encoder = create_encoder(backbone, any, teacher.embed_dim, seed=seed, drop_path=drop_path)
+        fit_land(encoder.trunk.patch_embed, [dataset, *others])
         if start == 'teacher' and not start_from_teacher(encoder, teacher):
             warnings.warn(
                 f'a {backbone} cannot start from the tower of {teacher.name}; it starts at random', stacklevel=3

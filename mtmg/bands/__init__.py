@@ -32,6 +32,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'S2_L2A',
             'S2B_L1C',
             'S2B_L2A',
+            'S2C_L1C',
+            'S2C_L2A',
             'Sensor',
             'sensor_from_tags',
             'sensor_of',
@@ -66,6 +68,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'unit_of',
             'valid_pixels',
         ],
+        'spectra': ['LABORATORY', 'Land', 'learn_land', 'NOISE', 'response', 'spectral_library', 'WAVELENGTHS'],
         'meaning': [
             'as_named',
             'FILE_ORDERS',

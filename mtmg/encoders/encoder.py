@@ -47,7 +47,7 @@ from mtmg.encoders.foundations import (
     load_satmae,
     satmae_bands,
 )
-from .spectral import build_spectral, by_unit, spectral_mix, unit_of_band, unit_scale
+from .spectral import build_spectral, by_unit, unit_of_band, unit_scale
 from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.scenes import batches, settle
 from ..data.writing import SAVING, alone_in, load_tensors, put_in_place, save_tensors
@@ -235,7 +235,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
 
     def forward(self, x: torch.Tensor, bands: Sequence | None = None) -> torch.Tensor:
         "Raw embeddings (N, D) of preprocessed images (N, C, S, S); `bands` for an encoder of any."
-        return self.proj(self.trunk((x, spectral_mix(as_bands(bands))) if self.takes_any else x))
+        return self.proj(self.trunk((x, as_bands(bands)) if self.takes_any else x))
 
     @torch.no_grad()
     def encode_image(
@@ -332,7 +332,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             raise ValueError(
                 'linear backscatter is taken in decibels; bring the images there with to_db, and name S1_GRD'
             )
-        weight, shift = embed.folded(*spectral_mix(bands))
+        weight, shift = embed.folded(bands)
         state = {k: v for k, v in self.trunk.state_dict().items() if not k.startswith('patch_embed.')}
         if twin.trunk.patch_embed.proj.bias is not None:
             state['patch_embed.proj.bias'] = shift

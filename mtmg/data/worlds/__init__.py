@@ -68,7 +68,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'RAYLEIGH_DEPTH',
             'RAYLEIGH_PATH',
             'resample',
-            'response',
             'seen_by',
             'sentinel1',
             'sentinel2_l1c',
@@ -77,7 +76,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'top_of_atmosphere',
             'Variant',
             'VARIANTS',
-            'WAVELENGTHS',
         ],
         'supported': [
             'caption_mix',
