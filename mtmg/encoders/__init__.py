@@ -59,6 +59,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'GroupChannelViT',
             'load_foundation',
             'load_satmae',
+            'OLMOEARTH_BANDS',
             'satmae_bands',
             'SATMAE_GROUPS',
             'SATMAE_SIZES',
