@@ -158,7 +158,7 @@ B12 2202.4 175 20 swir2
 _OF_2B = (442.3, 492.1, 559.0, 665.0, 703.8, 739.1, 779.7, 833.0, 864.0, 943.2, 1376.9, 1610.4, 2185.7)
 _WIDTHS_OF_2B = (21, 66, 36, 31, 16, 15, 20, 106, 22, 21, 30, 94, 185)
 _MSI_2B = tuple(b.but(wavelength=c, width=w) for b, c, w in zip(_MSI, _OF_2B, _WIDTHS_OF_2B, strict=True))
-_OF_2C = (444, 488.8, 560.6, 666.5, 707.0, 741.0, 784.8, 833.6, 865.7, 947, 1372, 1611.4, 2192.1)
+_OF_2C = (442.7, 488.8, 560.6, 666.5, 707.0, 741.0, 784.8, 833.6, 865.7, 945.1, 1373.5, 1611.4, 2192.1)
 _WIDTHS_OF_2C = (21, 65, 35, 30, 15, 15, 20, 96, 20, 20, 31, 90, 183)
 _MSI_2C = tuple(b.but(wavelength=c, width=w) for b, c, w in zip(_MSI, _OF_2C, _WIDTHS_OF_2C, strict=True))
 _no_cirrus = lambda bands: [b for b in bands if b != 'B10']  # noqa: E731

@@ -218,9 +218,10 @@ def seen_land(
         rows = []
         for batch in batches(d, 64, indices=some):
             x = batch['image'][:, :, 4::8, 4::8]  # one pixel in 64
-            values = x[:, ground].transpose(0, 1).flatten(1)  # (C, M)
-            scaled = by_unit(x.float(), d.bands)[:, ground].transpose(0, 1).flatten(1).double()
-            rows.append(scaled[:, (values != 0).all(0) & values.isfinite().all(0)].numpy())
+            scaled = by_unit(x.float(), d.bands)[:, ground].transpose(0, 1).flatten(1).double()  # (C, M)
+            if (valid := batch['valid']) is not None:  # pixels with data alone
+                scaled = scaled[:, valid[:, 4::8, 4::8].flatten()]
+            rows.append(scaled.numpy())
         slope, offset = (v[ground, None] for v in reflectance_scale(d.bands)[:2])
         rho = slope * np.concatenate(rows, 1) + offset
         bands = [b for b, g in zip(d.bands, ground) if g]
