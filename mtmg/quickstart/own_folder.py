@@ -406,18 +406,18 @@ def _answer(results: dict, found: Found) -> list:
     ]
 
 
-def _facts(found: Found, clip, student, E, seed: int, seconds: float, stages: dict) -> dict:
+def _facts(done: _Trained, found: Found, seed: int, seconds: float) -> dict:
     "what was done, for the report's table"
     of_line = lambda i: found.lines[i].partition(': ')[2]
-    took = ', '.join(f'{name} {s:.0f} s' for name, s in stages.items())
+    took, clip = ', '.join(f'{name} {s:.0f} s' for name, s in done.seconds.items()), done.clip
     return {
         'data': found.lines[0],
         'bands': of_line(1),
         'labels': of_line(2),
         'split': of_line(3),
         'CLIP': clip.name + (f' ({clip.pretrained})' if clip.pretrained else ''),
-        'student': 'none' if student is None else repr(student),
-        'prompts': '; '.join(E.labelset.templates),
+        'student': 'none' if done.student is None else repr(done.student),
+        'prompts': '; '.join(done.E.labelset.templates),
         'seed': seed,
         'date': date.today().isoformat(),
         'versions': ', '.join(f'{k} {v}' for k, v in versions().items()),
@@ -587,7 +587,7 @@ def run(
             _question(done, found, place),
             answer,
             _sections(done, found, figures, place, out, command or f'mtmg run {place}'),
-            _facts(found, clip, done.student, done.E, seed, seconds, done.seconds),
+            _facts(done, found, seed, seconds),
         )
         results = _record(done, found, request, answer, seconds)
         atomic_write_json(out / 'results.json', results)
