@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OURS', 'PRECISIONS', 'world_size', 'rank', 'is_first', 'launched', 'meet', 'from_first', 'sharing', 'is_shared',
-           'share_of', 'add_up', 'gathered', 'as_ranks', 'whole_batchnorm', 'launch', 'peer_lost', 'pick_device',
-           'forward_precision', 'autocast', 'PatchConv', 'patchify', 'lowered', 'agrees', 'lowered_if_right',
-           'scalar_reads']
+           'check_batch_size', 'share_of', 'add_up', 'gathered', 'as_ranks', 'whole_batchnorm', 'launch', 'peer_lost',
+           'pick_device', 'forward_precision', 'autocast', 'PatchConv', 'patchify', 'lowered', 'agrees',
+           'lowered_if_right', 'scalar_reads']
 
 # %% ../nbs/compute.ipynb #b285288d
 import atexit
@@ -24,7 +24,12 @@ import torch.nn.functional as F
 
 # %% ../nbs/compute.ipynb #new15086245
 if 'IN_TEST' in os.environ and 'OMP_NUM_THREADS' not in os.environ:
+    from threadpoolctl import threadpool_limits
+
+    os.environ['OMP_NUM_THREADS'] = '1'  # for what is loaded or started later; Lightning's launchers ask for it, too
+    os.environ.setdefault('NUMBA_NUM_THREADS', '1')
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's
 
 # %% ../nbs/compute.ipynb #ea3be70f
 def world_size() -> int:
@@ -133,8 +138,15 @@ def is_shared() -> bool:
     return _shared.get() and world_size() > 1
 
 
+def check_batch_size(batch_size: int):
+    "ValueError for a batch of fewer than one scene."
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
+
+
 def share_of(scenes: int, batch_size: int) -> np.ndarray:
     "The positions (n,) of the scenes that this process takes, in whole batches and in order."
+    check_batch_size(batch_size)
     starts = range(0, scenes, batch_size)[slice(rank(), None, world_size()) if is_shared() else slice(None)]
     return np.concatenate([np.empty(0, np.int64), *(np.arange(a, min(a + batch_size, scenes)) for a in starts)])
 

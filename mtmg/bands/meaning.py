@@ -682,6 +682,8 @@ def find_meaning(
     if isinstance(sensor, str):
         sensor = sensor_of((), sensor)
     samples, found, assumed = list(samples), [], []
+    if not samples:
+        raise ValueError('no image to look at; give at least one of the data set')
     first = samples[0]
     order = _first_order(first, samples, file_bands, sensor, assumed)
     here = order if len(order) == len(first.pixels) else _layer_bands(first, order, sensor)

@@ -87,10 +87,10 @@ def _asked(model, classnames, labelset, templates, text, device, batch_size) -> 
     "the model, the classes that are asked for, and the CLIP that embeds them"
     if classnames is not None and labelset is not None:
         raise ValueError('give either --classnames or --labelset, not both')
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
+    from mtmg.compute import check_batch_size
     from mtmg.labels.labelsets import labelset as known
 
+    check_batch_size(batch_size)
     encoder, words = load_model(model, device), text and load_model(text, device)
     if classnames is None and labelset is None and getattr(encoder, 'labelset', None) is None:
         raise ValueError('give either --classnames or --labelset')

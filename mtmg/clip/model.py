@@ -28,7 +28,7 @@ from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
 from ..bands.images import as_images, check_image, composite, settle_images
 from .checkpoints import describe_keys, load_weights, read_checkpoint
-from ..compute import lowered, patchify, pick_device
+from ..compute import check_batch_size, lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
 from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.writing import alone_in, atomic_write_json, naming_file, save_tensors
@@ -228,6 +228,7 @@ class Clip:
     @torch.no_grad()
     def encode_image(self, images, bands=None, batch_size: int = 128) -> torch.Tensor:
         "Raw image embeddings (N, D), fp32, of images as `preprocess` takes them."
+        check_batch_size(batch_size)
         images = as_images(images, bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)

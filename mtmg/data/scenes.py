@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..bands.images import are_settled
 from ..bands.meaning import Layers, Meaning, find_meaning, known_meaning
 from ..bands.sensors import Band, RGB, joint_sensor, with_white
-from ..compute import is_first
+from ..compute import check_batch_size, is_first
 
 # %% ../../nbs/data/scenes.ipynb #35af32b0
 class SceneDataset(Dataset):
@@ -442,8 +442,7 @@ def batches(
     progress: str | None = None,  # title of a progress bar, or None for none
 ) -> Iterator[dict]:
     "Batches in order, each with the fields of `collate` and `index` (N,), the position of each scene in `dataset`."
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
+    check_batch_size(batch_size)
     dataset = settle(dataset)
     _ = getattr(dataset, 'meaning', None)  # found here, and not once in every worker
     indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)

@@ -32,7 +32,7 @@ from mtmg.encoders.backbones import (
 from ..clip.cards import push_folder, write_card
 from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands, listed
 from ..bands.images import STATISTICS, are_settled, as_images, check_image, select, settled
-from ..compute import lowered, patchify
+from ..compute import check_batch_size, lowered, patchify
 from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.sources import hub_file
 from ..clip.model import content_hash, evaluating, warn_if_shrunk
@@ -242,6 +242,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         self, images, bands: Sequence | None = None, batch_size: int = 128, missing: str = 'error'
     ) -> torch.Tensor:
         "Raw embeddings (N, D), fp32, of images as `preprocess` takes them."
+        check_batch_size(batch_size)
         images = as_images(images, bands or self.bands)
         if not len(images):
             return torch.zeros(0, self.embed_dim, device=self.device)

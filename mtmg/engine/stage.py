@@ -551,12 +551,12 @@ def fit(
         during.enter_context(made_fast(stage.net, device, compile, checkpoint_activations))
         if runner.world_size > 1:
             during.enter_context(whole_batchnorm(stage.net, on_gpu=device.type == 'cuda'))
+        during.callback(lambda: stage.net.requires_grad_(False).eval())  # also after an interruption
         stage.net.requires_grad_(True).train()
         _run(runner, stage, scenes, resume, checkpoint)
         if stage.net is not whole:
             whole.load_state_dict(whole_weights(runner.strategy.model))
             stage.net = whole
-    stage.net.requires_grad_(False).eval()
     return stage
 
 

@@ -23,7 +23,7 @@ from ..bands.meaning import filled
 from ..data.annotations import Features, read_features
 from ..data.files import TIF_SUFFIXES, layers_of
 from ..data.products import gdal_source, is_raster
-from ..compute import pick_device
+from ..compute import check_batch_size, pick_device
 from ..embed.passes import evaluating
 from ..data.rasters import Raster, open_raster, opened, read_tiles, tile_grid
 from ..data.writing import atomic_path
@@ -184,8 +184,7 @@ def predict_map(
     **told,  # of a file: file_bands, sensor, offset, nodata and so on, as `open_raster` takes them
 ) -> ClassMap:
     "A `ClassMap`: the likeliest class of each cell of a raster, by the text of the classes."
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
+    check_batch_size(batch_size)
     raster = opened(path, **told)
     size = tile or model.image_size
     grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), pick_device(device)

@@ -432,6 +432,8 @@ def few_shot(
     seed: int = 0,
 ) -> Result:
     "The `Result` of linear probes on a few scenes per class; `rows` has shots, mean over draws, interval, each draw."
+    if draws < 1 or not len(shots) or min(shots) < 1:
+        raise ValueError(f'shots={tuple(shots)}, draws={draws}: give one draw or more, of one scene or more per class')
     sets = _Sets(train, test, modality, train_labels, test_labels, 'few_shot')
     metric, rows = 'map' if sets.multilabel else 'acc1', []
     fewest = int((sets.y.sum(0) if sets.multilabel else torch.bincount(sets.y))[sets.present].min())

@@ -294,6 +294,8 @@ def plot_shift(
         for x in (0, 1):
             ax.axvline(x, color=GREY, ls=':', lw=1, zorder=0)
         ax.set(xlabel='shift along the gap', ylabel=label)
+        if all(0 <= r[measure] <= 1 for rows in sweeps.values() for r in rows):
+            honest(ax.yaxis)
     if None not in sweeps:
         axes.flat[0].legend()
     return fig

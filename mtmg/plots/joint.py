@@ -100,6 +100,7 @@ def _umap(x, n_neighbors, min_dist, seed, progress) -> np.ndarray:
     with warnings.catch_warnings():
         # that a seed means one thread, that a precomputed graph cannot transform: both are meant
         warnings.simplefilter('ignore')
+        import torch
         from umap import UMAP
 
         _keep_compiled()
@@ -115,8 +116,12 @@ def _umap(x, n_neighbors, min_dist, seed, progress) -> np.ndarray:
             verbose=progress,
             tqdm_kwds={'desc': f'UMAP of {len(x)} points', 'leave': False, 'disable': not progress},
         )
-        with redirect_stdout(io.StringIO()):
-            return reducer.fit_transform(x)  # its log; the progress bar goes to stderr
+        threads = torch.get_num_threads()
+        try:
+            with redirect_stdout(io.StringIO()):
+                return reducer.fit_transform(x)  # its log; the progress bar goes to stderr
+        finally:
+            torch.set_num_threads(threads)  # numba sets it to all cores, for torch as well
 
 
 def joint_map(

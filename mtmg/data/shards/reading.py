@@ -25,6 +25,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ...bands.sensors import RGB, with_white
 from ...bands.images import composite, settled
 from ...bands.meaning import filled
+from ...compute import check_batch_size
 from ..scenes import SceneDataset, check_targets
 from mtmg.data.shards.layout import (
     PHOTOS,
@@ -439,8 +440,7 @@ class ShardReader(IterableDataset):
     ):
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error={on_error!r} is not one of 'raise', 'skip'")
-        if batch_size < 1:
-            raise ValueError(f'batch_size={batch_size}; give 1 or more')
+        check_batch_size(batch_size)
         if rgb and not (scenes._picture if not scenes._arrays else any(b.answers_to('red') for b in scenes.bands)):
             raise ValueError(f'{scenes.name} has no red, green and blue bands to compose rgb from')
         self.scenes = scenes
