@@ -314,9 +314,10 @@ def feature_scenes(
             stacklevel=2,
         )
     looked = []
-    for number, *corner in (found[i] for i in spread(len(found))):
+    some = [found[i] for i in spread(len(found))]
+    for number in dict.fromkeys(place[0] for place in some):
         with reading(rasters[number]) as file:
-            looked.append(read_window(file, rasters[number], *corner, size, size))
+            looked += [read_window(file, rasters[number], *at, size, size) for n, *at in some if n == number]
     what = find_meaning(looked, sensor, file_bands, bands, **meaning)
     labels = labels or places.table.labelset(own_name(Path(features).parent))
     return RasterScenes(

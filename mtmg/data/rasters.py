@@ -7,10 +7,11 @@ __all__ = ['TOLD', 'Raster', 'reading', 'open_raster', 'opened', 'large_raster',
            'read_window', 'read_tiles', 'RasterScenes', 'raster_scenes']
 
 # %% ../../nbs/data/rasters.ipynb #b70aa995
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
+import os
 from pathlib import Path
+import threading
 import warnings
 
 import numpy as np
@@ -58,16 +59,13 @@ class Raster:
         )
 
 # %% ../../nbs/data/rasters.ipynb #21826542
-@contextmanager
 def reading(path):
-    "A raster, open inside the block; one without coordinates gives no warning."
+    "A raster, open for reading, for a `with` block; one without coordinates gives no warning."
     import rasterio
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-        file = rasterio.open(gdal_source(path))
-    with file:
-        yield file
+        return rasterio.open(gdal_source(path))
 
 
 def _looks(file, path, side: int = 128) -> list:
@@ -324,6 +322,10 @@ class RasterScenes(SceneDataset):
         self.targets = check_targets(targets, labelset, name)
         self.groups = groups
         self._ids = [str(i) for i in ids]
+        self._open = {}
+
+    def __getstate__(self):
+        return {**self.__dict__, '_open': {}}  # a worker opens its own
 
     @property
     def ids(self):
@@ -332,13 +334,22 @@ class RasterScenes(SceneDataset):
     def __len__(self):
         return len(self.windows)
 
+    def _file(self, path):
+        "a raster that stays open, so that GDAL keeps the blocks that it has decoded; one for each process and thread"
+        key = os.getpid(), threading.get_ident(), path
+        if key not in self._open:
+            while len(self._open) >= 8:
+                self._open.pop(next(iter(self._open)), None)
+            self._open[key] = reading(path)
+        return self._open[key]
+
     def __getitem__(self, i):
         i = range(len(self))[i]
         number, top, left = self.windows[i].tolist()
         path = self.rasters[number]
-        with reading(path) as file:
-            height, width = (min(self.size, n) for n in file.shape)
-            pixels, valid = self.meaning.convert(read_window(file, path, top, left, height, width), self.bands)
+        file = self._file(path)
+        height, width = (min(self.size, n) for n in file.shape)
+        pixels, valid = self.meaning.convert(read_window(file, path, top, left, height, width), self.bands)
         pixels, valid = _whole_tile(pixels, valid, (self.size, self.size))
         sample = {'image': torch.from_numpy(np.ascontiguousarray(pixels)), 'id': self.ids[i]}
         if not valid.all():

@@ -164,6 +164,7 @@ def merge(
     device='auto',
     num_workers: int = 0,
     progress: bool = True,
+    precision: str = 'fp32',  # of the forward passes, as in `sweep`
 ) -> tuple:  # (the merged Clip, its Curve)
     "Choose a coefficient for each vector on the validation splits, report on the test splits, and add the vectors up."
     vectors, tasks, rows, results = list(vectors), with_roles(patching, supported), [], {}
@@ -180,7 +181,8 @@ def merge(
         for role, task in tasks:
             data = getattr(task, split)
             note = f'{data.name} {split}' if progress else None
-            features = features_at(clip, points, set_point, data, batch_size, device, num_workers, note)
+            how = dict(num_workers=num_workers, progress=note, precision=precision)
+            features = features_at(clip, points, set_point, data, batch_size, device, **how)
             head = clip.head(data.labelset)
             for point, f in zip(points, features):
                 result, row = scored(data, f, head, clip.logit_scale, alpha=point, role=role, split=split)
