@@ -468,7 +468,7 @@ print(predict(student, image, bands=student.bands)) # image: (C, H, W)'''
 
 #: What a quickstart cannot show.
 LIMITS = (
-    'One seed was run; another one moves scores by about a point.',
+    'One seed was run; another one moves scores by about a point, those of plain fine-tuning by up to fifteen.',
     'Red, green and blue are among the bands of the student, so retrieval can also mean that it copies its teacher; '
     'the controls (--controls) tell the two apart.',
     'The mini-world is drawn by a program. What holds there has to be seen on real scenes before it is claimed.',
