@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['mse_term', 'cosine_term', 'infonce_term', 'relational_term', 'class_directions', 'residual_term', 'Pairs', 'Joined',
-           'draw_bands', 'SensorMix', 'teacher_embeddings', 'AlignStage', 'Task', 'prepare', 'say_what_is_filled',
-           'say_if_few', 'student_of', 'targets_of', 'pairs_of', 'record_alignment', 'align']
+           'draw_bands', 'SensorMix', 'teacher_embeddings', 'AlignStage', 'Task', 'kept', 'prepare',
+           'say_what_is_filled', 'say_if_few', 'student_of', 'targets_of', 'pairs_of', 'record_alignment', 'align']
 
 # %% ../../nbs/alignment/aligning.ipynb #307d9eb3
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 import warnings
 
@@ -22,9 +22,9 @@ from .start import new_student
 from ..bands.images import select
 from ..bands.sensors import as_bands
 from ..clip.model import Clip, content_hash
-from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing
+from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing, world_size
 from ..data.fingerprints import known_images
-from ..data.scenes import SceneDataset, Splits, batches, collate, naming_scenes, settle
+from ..data.scenes import SceneDataset, Splits, batches, collate, kept_in_memory, naming_scenes, settle
 from ..patching.finetuning import class_loss
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
@@ -346,6 +346,15 @@ class Task:
         }
 
 
+def kept(task: Task, running: Running) -> Task:
+    "The task with its scenes in memory, if they fit there. Several processes would keep several copies: then as it is."
+    if world_size() > 1:
+        return task
+    every, n = [task.dataset, *task.others, *task.unlabelled], 1 + len(task.others)
+    every = kept_in_memory(every, num_workers=running.num_workers, progress=running.progress)
+    return replace(task, dataset=every[0], others=tuple(every[1:n]), unlabelled=every[n:])
+
+
 def prepare(dataset, recipe: AlignRecipe, views=None, unlabelled=None, labelset=None) -> Task:
     "The task of an alignment. Raise ValueError if the data cannot be aligned."
     train = lambda d: d.train if isinstance(d, Splits) else d  # noqa: E731
@@ -492,6 +501,7 @@ def align(
     request |= {'seed': running.seed} | task.described()
     running.open(request)
     say_if_far([teacher], task.seen)
+    task = kept(task, running)
     targets = targets_of(task, teacher, running, targets)
     scenes = pairs_of(task, teacher, student.bands, targets, running.seed)
     steps = recipe.steps(len(scenes))
