@@ -66,12 +66,16 @@ class DemoModels:
         if self.scenes.labelset is None:
             raise ValueError(f'{self.scenes.name} has no class names; the demos need some to ask for')
 
+    def truths(self, scene: int) -> list:
+        "The names of the true classes of a scene; none if they are not known."
+        if self.scenes.targets is None:
+            return []
+        label, names = np.asarray(self.scenes.targets)[scene], self.scenes.labelset.classnames
+        return [names[int(label)]] if label.ndim == 0 else [names[c] for c in np.flatnonzero(label)]
+
     def classname(self, scene: int) -> str:
         "The true class of a scene, all of them if there are several, or nothing if it is not known."
-        if self.scenes.targets is None:
-            return ''
-        label, names = np.asarray(self.scenes.targets)[scene], self.scenes.labelset.classnames
-        return names[int(label)] if label.ndim == 0 else ', '.join(names[c] for c in np.flatnonzero(label))
+        return ', '.join(self.truths(scene))
 
     def alike(self, scene: int, other: int) -> bool | None:
         "Whether two scenes have a class in common; None if that is not known."

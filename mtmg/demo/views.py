@@ -91,7 +91,7 @@ button.mtmg-thumb.mtmg-right {{border-color:#1B7F3B}} button.mtmg-thumb.mtmg-wro
 
 def answers_html(
     answers: dict,  # {model: [(class name, probability), …], or why there are none}
-    truth: str = '',  # the right class name, where it is known
+    truths=(),  # names of the classes that the scene has, where they are known
 ) -> str:
     "Bars of each model's answers, with a tick at the right answer and a cross at a wrong first answer."
     parts = []
@@ -102,7 +102,7 @@ def answers_html(
             else ''.join(
                 f'<div class="mtmg-bar" title="{escape(name, quote=True)}"><i style="width:{100 * p:.1f}%;'
                 f'background:{PALETTE[k % 8]}"></i>'
-                f'<span>{"✓ " if truth and name == truth else "✗ " if truth and not place else ""}{escape(name)}'
+                f'<span>{"✓ " if name in truths else "✗ " if truths and not place else ""}{escape(name)}'
                 f'</span><em>{100 * p:.0f} %</em></div>'
                 for place, (name, p) in enumerate(own)
             )

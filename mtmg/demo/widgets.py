@@ -186,8 +186,8 @@ class ZeroShotDemo(Demo):
         )
         self.spectrum.value = spectrum_svg(s.spectrum)
         # where somebody asks with other words than the labels', no answer is right or wrong
-        known = s.truth if s.truth in s.classes.splitlines() else ''
-        self.answers.value = answers_html(s.answers, known)
+        known = s.models.truths(s.scene) if s.truth else []
+        self.answers.value = answers_html(s.answers, known if set(known) <= set(s.classes.splitlines()) else ())
         self.thumbs.frame(None if s.uploaded else s.scene)
 
 # %% ../../nbs/demo/widgets.ipynb #fd3c5370
@@ -265,7 +265,7 @@ class BandsDemo(Demo):
                 f'student, {len(s.on)} of {len(self.boxes)} bands' if m == 'student' else f'{m}, RGB': own
                 for m, own in s.answers.items()
             },
-            s.truth,
+            s.models.truths(s.scene),
         )
         self.sentence.value = f'<div class="mtmg-line">{escape(s.sentence)}</div>'
         right = {('student' if m == 'student' else f'{m}, RGB'): f'{100 * v:.0f} %' for m, v in s.counted.items()}
@@ -348,7 +348,7 @@ class AlphaExplorer(Demo):
             f'style="margin-top:14px">{image_tag(s.picture, f"scene {s.scene}", 128)}<div><b>scene {s.scene}</b>'
             f'<br>{escape(s.truth)}</div></div>'
         )
-        self.answers.value = answers_html(s.answers, s.truth)
+        self.answers.value = answers_html(s.answers, s.models.truths(s.scene))
         self.thumbs.frame(s.scene)
 
 # %% ../../nbs/demo/widgets.ipynb #7b6b2265

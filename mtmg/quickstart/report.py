@@ -408,14 +408,14 @@ def draw_figures(
     names, labels = E.labelset.classnames, None if E.labels is None else np.asarray(E.labels)
     models = {'clip': 'CLIP', 'rgb': 'patched CLIP', 'ms': f'student, {in_words("ms", dataset.bands)}'}
     models = {m: name for m, name in models.items() if m in E.features}
-    what = lambda i: names[labels[i]] if labels.ndim == 1 else ', '.join(names[c] for c in np.flatnonzero(labels[i]))
+    truths = lambda i: [names[labels[i]]] if labels.ndim == 1 else [names[c] for c in np.flatnonzero(labels[i])]
     shown = some_scenes(len(E) if labels is None else labels, 8, seed)
 
     def answers(m):
         p = (E.logit_scale * unit(E[m])[shown] @ unit(E.text).T).softmax(-1).max(-1)
         return [[(names[c], float(v))] for v, c in zip(*p)]
 
-    told = None if labels is None else [what(i) for i in shown]
+    told = None if labels is None else [truths(i) for i in shown]
     drawn = {
         'scenes' if labels is not None else 'answers': plot_scenes(
             true_colour(dataset, shown), {n: answers(m) for m, n in models.items()}, told, top=1
@@ -438,7 +438,7 @@ def draw_figures(
             true_colour(dataset, asked),
             [true_colour(dataset, row) for row in found],
             right,
-            None if labels is None else [what(i) for i in asked],
+            None if labels is None else [', '.join(truths(i)) for i in asked],
         )
     return {name: save_figure(figure, Path(folder) / f'{name}.png') for name, figure in drawn.items()}
 
