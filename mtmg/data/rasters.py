@@ -337,11 +337,16 @@ class RasterScenes(SceneDataset):
     def _file(self, path):
         "a raster that stays open, so that GDAL keeps the blocks that it has decoded; one for each process and thread"
         key = os.getpid(), threading.get_ident(), path
-        if key not in self._open:
-            while len(self._open) >= 8:
-                self._open.pop(next(iter(self._open)), None)
-            self._open[key] = reading(path)
-        return self._open[key]
+        file, before = self._open.get(key, (None, None))
+        stated = path.stat() if path.exists() else None  # another file may have taken its place
+        now = stated and (stated.st_ino, stated.st_size, stated.st_mtime_ns)
+        if file is None or now != before:
+            self._open.pop(key, None)
+            for oldest in list(self._open)[:-7]:
+                self._open.pop(oldest, None)
+            file = reading(path)
+            self._open[key] = file, now
+        return file
 
     def __getitem__(self, i):
         i = range(len(self))[i]
@@ -349,6 +354,11 @@ class RasterScenes(SceneDataset):
         path = self.rasters[number]
         file = self._file(path)
         height, width = (min(self.size, n) for n in file.shape)
+        if top + height > file.shape[0] or left + width > file.shape[1]:
+            raise ValueError(
+                f'{path} has {file.shape[0]} x {file.shape[1]} pixels and none at row {top + height - 1}, '
+                f'column {left + width - 1}: it has changed since its scenes were made; make them again'
+            )
         pixels, valid = self.meaning.convert(read_window(file, path, top, left, height, width), self.bands)
         pixels, valid = _whole_tile(pixels, valid, (self.size, self.size))
         sample = {'image': torch.from_numpy(np.ascontiguousarray(pixels)), 'id': self.ids[i]}

@@ -6,6 +6,7 @@
 __all__ = ['as_tensor', 'as_features', 'unit', 'as_labels', 'names_in', 'prompt_ensemble', 'class_text', 'Embeddings']
 
 # %% ../../nbs/embed/embeddings.ipynb #6a650c30
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 import json
@@ -227,6 +228,11 @@ class Embeddings:
                 raise ValueError(f'id {twice!r} occurs more than once; ids name scenes and must be unique')
         if self.groups is not None:
             self.groups = [str(i) for i in self.groups]
+        for name in ('prompts', 'caption_text', 'valid'):
+            if getattr(self, name) is not None:
+                setattr(self, name, as_tensor(getattr(self, name), name))
+        if self.valid is not None and not bool(((self.valid >= 0) & (self.valid <= 1)).all()):
+            raise ValueError('valid holds other values than shares of data, 0 to 1')
         if self.text is not None:
             self.text = as_features(self.text, 'text')
             if self.labelset is not None and len(self.text) != len(self.labelset):
@@ -476,6 +482,8 @@ def _save(
         if getattr(self, k) is not None
     }
     tensors = {k: _half(v, k, dtype).cpu().contiguous() for k, v in tensors.items()}
+    held = Counter(v.untyped_storage().data_ptr() for v in tensors.values())  # a file holds each tensor by itself
+    tensors = {k: v.clone() if held[v.untyped_storage().data_ptr()] > 1 else v for k, v in tensors.items()}
     tensors |= {k: _pack(getattr(self, k)) for k in _NAMES if getattr(self, k) is not None}
     header = {
         'format': _FORMAT,

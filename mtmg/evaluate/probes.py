@@ -244,6 +244,24 @@ class _Sets:
             )
         warn_if_odd(self, kind)
 
+    def validation(self, given):
+        "Features and labels to choose on, in the space and the classes of train"
+        x, y, names = _side(given, self.of[0], None, 'validation')
+        if None not in (self.names, names) and tuple(names) != tuple(self.names):
+            raise ValueError(
+                f'train and validation have different classes ({", ".join(self.names[:3])}, … '
+                f'and {", ".join(names[:3])}, …)'
+            )
+        y = as_labels(y, self.names, len(x))
+        if x.shape[1] != self.x.shape[1]:
+            raise ValueError(f'train has {self.x.shape[1]} dimensions but validation has {x.shape[1]}')
+        if y.ndim != self.y.ndim:
+            raise ValueError('train and validation have labels of different kinds; give numbers or multi-hot for both')
+        classes = y.shape[1] if self.multilabel else int(y.max()) + 1
+        if classes > self.classes or self.multilabel and classes < self.classes:
+            raise ValueError(f'{self.classes} classes in train and test, {classes} in validation')
+        return x.to(self.x.device), y
+
     def clusters(self, groups):
         return self.embeddings.groups if groups is None and self.embeddings is not None else groups
 
@@ -312,6 +330,13 @@ def _scores(x, w, b, present, classes, multilabel):
     return out
 
 
+def _positive(strengths) -> list:
+    strengths = [float(s) for s in np.atleast_1d(strengths)]
+    if not strengths or not all(0 < s < np.inf for s in strengths):
+        raise ValueError(f'strengths {strengths}: give positive numbers')
+    return strengths
+
+
 def _mean_ap(scores, labels) -> float:
     each = [average_precision(s.cpu().numpy(), y.numpy()) for s, y in zip(scores.T, labels.T)]
     return float(np.nanmean(each))
@@ -345,18 +370,10 @@ def linear_probe(
 ) -> Result:
     "A `Result` of logistic regression on frozen features: accuracy (or mAP); `sweep` has every strength."
     sets = _Sets(train, test, modality, train_labels, test_labels, 'linear_probe')
-    strengths = [float(s) for s in np.atleast_1d(strengths)]
-    if not strengths or min(strengths) <= 0:
-        raise ValueError(f'strengths {strengths}: give positive numbers')
+    strengths = _positive(strengths)
     x, y, refit = sets.x, sets.y, validation is None and len(strengths) > 1
     if validation is not None:
-        vx, vy, others = _side(validation, sets.of[0], None, 'validation')
-        if None not in (sets.names, others) and tuple(others) != tuple(sets.names):
-            raise ValueError(
-                f'train and validation have different classes ({", ".join(sets.names[:3])}, … '
-                f'and {", ".join(others[:3])}, …)'
-            )
-        vy = as_labels(vy, sets.names, len(vx))
+        vx, vy = sets.validation(validation)
     elif len(strengths) > 1:
         held = hold_out(y, seed=seed)
         if not held.any():
@@ -369,7 +386,7 @@ def linear_probe(
     w, b = _fit((x - shift) / scale, y, strengths, sets.present)
     best, rows = 0, []
     if len(strengths) > 1:
-        rows = _choose((vx.to(x.device) - shift) / scale, vy, w, b, sets.present, sets.classes)
+        rows = _choose((vx - shift) / scale, vy, w, b, sets.present, sets.classes)
         best = max(range(len(strengths)), key=rows.__getitem__)
     if refit:
         w, b = _fit((sets.x - shift) / scale, sets.y, [strengths[best]], sets.present)
@@ -432,8 +449,10 @@ def few_shot(
     seed: int = 0,
 ) -> Result:
     "The `Result` of linear probes on a few scenes per class; `rows` has shots, mean over draws, interval, each draw."
-    if draws < 1 or not len(shots) or min(shots) < 1:
+    shots, strengths = np.atleast_1d(shots).tolist(), _positive(strengths)
+    if draws < 1 or not shots or any(k < 1 or k != int(k) for k in shots):
         raise ValueError(f'shots={tuple(shots)}, draws={draws}: give one draw or more, of one scene or more per class')
+    shots = [int(k) for k in shots]
     sets = _Sets(train, test, modality, train_labels, test_labels, 'few_shot')
     metric, rows = 'map' if sets.multilabel else 'acc1', []
     fewest = int((sets.y.sum(0) if sets.multilabel else torch.bincount(sets.y))[sets.present].min())
@@ -504,8 +523,13 @@ def knn(
 ) -> Result:
     "The `Result` of a weighted vote of the k nearest training scenes: accuracy (mAP with several labels)."
     sets = _Sets(train, test, modality, train_labels, test_labels, 'knn')
-    if not 1 <= k <= len(sets.x):
+    if k < 1 or k != int(k):
+        raise ValueError(f'k = {k} neighbours; give a whole number from 1')
+    if k > len(sets.x):
         raise ValueError(f'k = {k} neighbours out of {len(sets.x)} training scenes; give a smaller k')
+    if not 0 < temperature < np.inf:
+        raise ValueError(f'temperature = {temperature}: give a positive number, such as 0.07')
+    k = int(k)
     targets = (sets.y if sets.multilabel else F.one_hot(sets.y, sets.classes)).float().to(sets.x.device)
     step = max(1, min(4096, 32_000_000 // len(sets.x)))
     votes = torch.cat(

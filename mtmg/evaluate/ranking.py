@@ -245,8 +245,8 @@ def recall_by_gallery(ranks: Ranks, n_gallery: int, sizes: Sequence[int], ks: Se
     share = ties if single else share.cumsum()
     above = np.flatnonzero(share > 1e-12)
     share, others, rows = share[above] / len(ranks), n_gallery - 1, []
-    for m in sizes:
-        if not 1 <= m <= n_gallery:
+    for m in np.atleast_1d(sizes).tolist():
+        if not 1 <= m <= n_gallery or m != int(m):
             raise ValueError(f'a gallery of {m} out of {n_gallery}')
         row = {'gallery': int(m)}
         j = torch.arange(max(ks))
@@ -296,7 +296,9 @@ def _positions(positives, n_query, n_gallery):
 
 
 def _check_ks(ks, n):
-    given = ks is not KS
+    given, ks = ks is not KS, np.atleast_1d(ks).tolist()
+    if not ks:
+        raise ValueError('ks is empty: give one k or more')
     if any(int(k) != k or k < 1 for k in ks):
         raise ValueError(f'ks {tuple(ks)}: each k is a whole number from 1')
     if given and max(ks) > n:

@@ -245,7 +245,9 @@ def _predict(blocks, labels: torch.Tensor, ks, scale, exact=None) -> dict:
             above[near], level[near] = found
         for k in ks:
             out[k][rows] = expected_hits(above, level, k).cpu()
-        best = s.amax(1)
+        best = s.amax(1)  # NaN where a row holds one
+        if not bool(torch.isfinite(best).all()):
+            raise ValueError('scores hold NaN or Inf: what do the temperature, the scale and the weights hold?')
         # numpy's is five times as fast
         out['pred'][rows] = s.numpy().argmax(1) if s.device.type == 'cpu' else s.argmax(1).cpu()
         if scale is not None:
