@@ -465,9 +465,49 @@ class Features:
     def __len__(self):
         return len(self.geometries)
 
+    def within(self, crs) -> list:
+        "The geometries in another coordinate system, or as they are in None. ValueError if they cannot be moved there."
+        if crs is None:
+            return list(self.geometries)
+        from rasterio.crs import CRS
+        from rasterio.errors import CRSError
+        from rasterio.warp import transform_geom
+
+        try:
+            degrees = CRS.from_user_input(self.crs).is_geographic
+        except CRSError:
+            raise ValueError(f'{self.table.path}: its coordinate system {self.crs!r} is not known') from None
+        for i, g in enumerate(self.geometries):
+            x, y = _points(g['coordinates'])[0]
+            if degrees and not (abs(x) <= 360 and abs(y) <= 90):
+                raise ValueError(
+                    f'{self.table.path}: feature {i} lies at {x:g}, {y:g}, which is no longitude and latitude; '
+                    f'name the coordinate system of the features as their crs, or export them in EPSG:4326'
+                )
+        return transform_geom(self.crs, crs, list(self.geometries))
+
     def __repr__(self):
         kinds = Counter(g['type'] for g in self.geometries)
         return f'Features({self.table!r}; {", ".join(f"{n} x {k}" for k, n in kinds.items())})'
+
+
+def _points(coordinates) -> np.ndarray:  # (N, 2)
+    "all points of a geometry; ValueError or another error where they are none"
+    if not isinstance(coordinates[0], (list, tuple)):
+        return np.array([coordinates[:2]], float).reshape(1, 2)
+    return np.concatenate([_points(c) for c in coordinates])
+
+
+def _check_geometry(path: Path, number: int, geometry: dict):
+    try:
+        if np.isfinite(_points(geometry['coordinates'])).all():
+            return
+    except (KeyError, TypeError, ValueError, IndexError):
+        pass
+    raise ValueError(
+        f'{path}: the {geometry.get("type", "geometry")} of feature {number} has no coordinates that can be read; '
+        'give it a point, a line or a polygon, or several of one kind, or remove it'
+    )
 
 
 def read_features(
@@ -484,6 +524,8 @@ def read_features(
         raise ValueError(f'{path} is no GeoJSON of features ({error}); expected a FeatureCollection') from None
     if not rows:
         raise ValueError(f'{path} holds no feature with a geometry')
+    for i, f in enumerate(rows):
+        _check_geometry(path, i, f['geometry'])
     properties = [f.get('properties') or {} for f in rows]
     there = list(dict.fromkeys(k for p in properties for k in p))
     by_name = {_plain(k): k for k in there}
@@ -552,17 +594,12 @@ def feature_windows(
     size: int = 64,  # side of a patch in pixels
 ) -> list:  # (top, left) of each feature, or None outside the raster
     "The first row and column of the patch of each feature. A patch at the edge is moved back into the raster."
-    from rasterio.warp import transform_geom
-
     if min(shape) < size:
         raise ValueError(
             f'the raster has {shape[0]} x {shape[1]} pixels, too few for a patch of {size}; give a smaller size'
         )
-    places = list(features.geometries)
-    if crs is not None:
-        places = transform_geom(features.crs, crs, places)
     found = []
-    for g in places:
+    for g in features.within(crs):
         x, y = inner_point(dict(type=g['type'], coordinates=_in_pixels(g['coordinates'], transform)))
         inside = 0 <= x < shape[1] and 0 <= y < shape[0]
         corner = (min(max(0, int(v) - size // 2), n - size) for v, n in ((y, shape[0]), (x, shape[1])))

@@ -34,6 +34,7 @@ from mtmg.data.files import (
     FileScenes,
     expect_folder,
     first_paths,
+    ground_size,
     image_files,
     joint_sensor,
     open_files,
@@ -279,6 +280,20 @@ def _is_features(path: Path) -> bool:
         return b'"FeatureCollection"' in file.read(4096)
 
 
+def _warn_of_pixels(metres: dict, size: int):
+    "warn if pixels of several rasters are of different sizes on the ground"
+    by_size = sorted(metres, key=metres.get)
+    if by_size and max(metres[by_size[-1]]) > 1.1 * max(metres[by_size[0]]):
+        small, large = by_size[0], by_size[-1]
+        warnings.warn(
+            f'{Path(small).name} has pixels of {max(metres[small]):.3g} m and {Path(large).name} of '
+            f'{max(metres[large]):.3g} m: their patches of {size} pixels show ground of different sizes; '
+            'resample one of them, or take one raster a data set',
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def feature_scenes(
     rasters,  # one or several large rasters, or satellite products
     features,  # a GeoJSON of labelled points or polygons
@@ -298,9 +313,11 @@ def feature_scenes(
     found = []
     kept = {}
     groups = []
+    metres = {}
     for number, path in enumerate(rasters):
         with reading(path) as file:
             windows = feature_windows(places, file.transform, file.crs, file.shape, size)
+            metres[number] = ground_size(file.crs, file.transform, file.shape)
         here = [i for i, w in enumerate(windows) if w is not None and i not in kept]
         found += [(number, *windows[i]) for i in here]
         groups += [f'{number}/{g}' for g in overlapping([windows[i] for i in here], size)]
@@ -313,6 +330,7 @@ def feature_scenes(
             UserWarning,
             stacklevel=2,
         )
+    _warn_of_pixels({rasters[n]: metres[n] for n in dict.fromkeys(place[0] for place in found) if metres[n]}, size)
     looked = []
     some = [found[i] for i in spread(len(found))]
     for number in dict.fromkeys(place[0] for place in some):

@@ -508,15 +508,13 @@ def labelled_cells(
 ) -> ClassMap:
     "The map that labelled places make on the cells of `m`; cells outside them are without data. No scores."
     from rasterio.features import rasterize
-    from rasterio.warp import transform_geom
 
     places = places if isinstance(places, Features) else read_features(places)
     numbers = places.table.targets(LabelSet('map', m.classnames, ('{}',)))
     if numbers.ndim > 1:
         raise ValueError(f'{places.table.path} has several labels a place; a map has one class a cell')
-    shapes = transform_geom(places.crs, m.crs, list(places.geometries)) if m.crs else places.geometries
     cells = rasterize(
-        zip(shapes, numbers.tolist(), strict=True),
+        zip(places.within(m.crs), numbers.tolist(), strict=True),
         m.classes.shape,
         fill=m.nodata,
         transform=m.transform,
