@@ -259,7 +259,7 @@ class Clip:
         full = [texts[i] for i in (last != pad).any(1).nonzero().flatten().tolist()]
         said, cut = [], [t for t in full if count(t) > tokens.shape[1]]
         if self.words is not None:
-            words = dict.fromkeys(w for t in texts for w in re.findall('[a-z]+', t.lower()))
+            words = dict.fromkeys(w for t in texts for w in re.findall(r'[^\W\d_]+', t.lower()))
             unknown = ', '.join(repr(w) for w in words if w not in self.words)
             if unknown:
                 said.append(

@@ -56,6 +56,12 @@ def line_ends(clip: Clip, tuned: Clip, alpha: float = 0) -> tuple:  # of two sta
         raise ValueError(
             f'{clip.name} and {tuned.name} have different image towers; both ends must be of one architecture'
         )
+    for name, weight in end.items():
+        # without a copy: towers are large
+        if weight.is_floating_point() and not all(bool(w.isfinite()) for w in weight.aminmax()):
+            raise ValueError(
+                f'{name} of {tuned.name} holds NaN or Inf: its training diverged; train again with a smaller step (lr)'
+            )
     gelu = [bool(m.model_cfg.get('quick_gelu')) for m in (clip, tuned)]
     if gelu[0] != gelu[1]:
         raise ValueError(
@@ -473,8 +479,8 @@ def _points(tuned, alphas) -> list:
     "the points of a sweep: those given, or those of the recipe that `tuned` was made by, and 0"
     if alphas is None:
         alphas = tuned.recipe.get('recipe', {}).get('alphas') or PATCH_RECIPES['default'].alphas
-    alphas = [float(a) for a in alphas]
-    if not alphas or min(alphas) < 0 or max(alphas) > 1:
+    alphas = [float(a) for a in np.atleast_1d(alphas)]
+    if not alphas or not all(0 <= a <= 1 for a in alphas):
         raise ValueError(f'alphas are {alphas}; they must lie between 0 and 1')
     return sorted({0.0, *alphas})
 
