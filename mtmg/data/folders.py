@@ -116,7 +116,8 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def _subfolders(folder):
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.') and not is_product(p))
+    shown = (p for p in folder.iterdir() if not p.name.startswith(('.', '__MACOSX')))  # which zips of a Mac hold
+    return sorted(p for p in shown if p.is_dir() and not is_product(p))
 
 
 def _pretty(folder):
@@ -294,6 +295,25 @@ def _warn_of_pixels(metres: dict, size: int):
         )
 
 
+def _places_apart(grids: dict, found: list, size: int) -> list:
+    "a name for each window (raster, top, left); windows that share ground, of one raster or of two, have one name"
+    from rasterio.warp import transform as moved
+
+    first = grids[found[0][0]]
+    if first[1] is None or any(grids[n][1] is None for n, *_ in found):  # no raster knows where the others lie
+        named = {n: iter(overlapping([at for m, *at in found if m == n], size)) for n, *_ in found}
+        return [f'{n}/{next(named[n])}' for n, *_ in found]
+    windows = []
+    for n in dict.fromkeys(n for n, *_ in found):
+        transform, crs = grids[n]
+        middles = [(left + size / 2, top + size / 2) for m, top, left in found if m == n]
+        x, y = zip(*(transform * at for at in middles), strict=True)
+        x, y = (x, y) if crs == first[1] else moved(crs, first[1], x, y)
+        in_first = [~first[0] * at for at in zip(x, y, strict=True)]
+        windows += [(round(row - size / 2), round(column - size / 2)) for column, row in in_first]
+    return [str(g) for g in overlapping(windows, size)]
+
+
 def feature_scenes(
     rasters,  # one or several large rasters, or satellite products
     features,  # a GeoJSON of labelled points or polygons
@@ -312,15 +332,15 @@ def feature_scenes(
     places = read_features(features, None, labels and labels.classnames)
     found = []
     kept = {}
-    groups = []
+    grids = {}
     metres = {}
     for number, path in enumerate(rasters):
         with reading(path) as file:
             windows = feature_windows(places, file.transform, file.crs, file.shape, size)
             metres[number] = ground_size(file.crs, file.transform, file.shape)
+            grids[number] = file.transform, file.crs
         here = [i for i, w in enumerate(windows) if w is not None and i not in kept]
         found += [(number, *windows[i]) for i in here]
-        groups += [f'{number}/{g}' for g in overlapping([windows[i] for i in here], size)]
         kept |= dict.fromkeys(here)
     if not kept:
         raise ValueError(f'{places.table.path}: no feature lies on {", ".join(str(p) for p in rasters)}')
@@ -350,7 +370,7 @@ def feature_scenes(
         bands=[what.bands[what.bands.index(b)] for b in what.sensor.bands if b in what.bands],
         labelset=labels,
         split=split,
-        groups=groups,
+        groups=_places_apart(grids, found, size),
     )
 
 # %% ../../nbs/data/folders.ipynb #2bb2b091
