@@ -6,14 +6,14 @@
 __all__ = ['OURS', 'PRECISIONS', 'world_size', 'rank', 'is_first', 'launched', 'meet', 'from_first', 'sharing', 'is_shared',
            'check_batch_size', 'share_of', 'add_up', 'gathered', 'as_ranks', 'whole_batchnorm', 'launch', 'peer_lost',
            'pick_device', 'forward_precision', 'autocast', 'PatchConv', 'patchify', 'lowered', 'agrees',
-           'lowered_if_right', 'scalar_reads']
+           'lowered_if_right', 'compiled', 'scalar_reads']
 
 # %% ../nbs/compute.ipynb #b285288d
 import atexit
 from contextlib import contextmanager
 import copy
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 import os
 import warnings
 
@@ -466,6 +466,17 @@ def lowered_if_right(
         return low
     warnings.warn(f'{name} gives wrong embeddings in bf16 on this {x.device.type}; fp32 is used', stacklevel=3)
     return None
+
+# %% ../nbs/compute.ipynb #9b4e1b03
+@cache
+def compiled(function):
+    "The function, compiled by numba; other threads go on while it runs."
+    from numba import njit
+
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder that can be written to
+        return njit(nogil=True)(function)
 
 # %% ../nbs/compute.ipynb #6b655265
 @contextmanager

@@ -24,7 +24,7 @@ from ..bands.sensors import as_bands
 from ..clip.model import Clip, content_hash
 from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing, world_size
 from ..data.fingerprints import known_images
-from ..data.scenes import SceneDataset, Splits, batches, collate, kept_in_memory, naming_scenes, settle
+from ..data.scenes import SceneDataset, Splits, batches, collate, kept_in_memory, naming_scenes, on_device, settle
 from ..patching.finetuning import class_loss
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
@@ -196,7 +196,7 @@ class SensorMix(SceneDataset):
         number, kept = self.draw(step)
         part = self.parts[number]
         places = [i % len(part) for i in indices]  # a shorter part begins again
-        batch = collate(part.__getitems__(places))
+        batch = collate(part.stored(places))
         return batch | {
             'image': batch['image'][:, kept],
             'bands': tuple(part.bands[k] for k in kept),
@@ -220,9 +220,10 @@ def teacher_embeddings(
     teacher = teacher.clone().to(device)
     out = torch.zeros(variants, len(dataset), teacher.embed_dim)
     asked, low = False, None
-    for batch in batches(dataset, batch_size, share_of(len(dataset), batch_size), num_workers, progress):
+    shares = share_of(len(dataset), batch_size)
+    for batch in batches(dataset, batch_size, shares, num_workers, progress, stored=True):
         with naming_scenes(batch):
-            x = teacher.preprocess(batch['image'].to(device), dataset.bands)  # (N, 3, S, S)
+            x = teacher.preprocess(on_device(batch['image'], device), dataset.bands)  # (N, 3, S, S)
         if not asked:
             asked, low = True, lowered_if_right(teacher.visual, x, precision, 'the teacher')  # cast once
         for v in range(variants):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKED_AT', 'MOST_KEPT', 'SceneDataset', 'Splits', 'Subset', 'check_targets', 'as_label', 'spread', 'ArrayDataset',
-           'labelled', 'collate', 'valid_shares', 'Settled', 'settle', 'batches', 'naming_scenes', 'without_data',
-           'described', 'in_memory', 'kept_in_memory', 'joined_groups', 'realdata']
+           'labelled', 'collate', 'valid_shares', 'Settled', 'settle', 'on_device', 'batches', 'naming_scenes',
+           'without_data', 'described', 'in_memory', 'kept_in_memory', 'joined_groups', 'realdata']
 
 # %% ../../nbs/data/scenes.ipynb #3eea3eec
 from contextlib import contextmanager
@@ -49,6 +49,14 @@ class SceneDataset(Dataset):
 
     def __getitems__(self, indices: list) -> list:
         return [self[i] for i in indices]
+
+    def stored(self, indices: list) -> list:
+        "The same scenes; digital numbers that are kept as uint16 stay so, if the data set can hand them out like that."
+        return self.__getitems__(indices)
+
+    def native(self, i: int) -> list | None:
+        "The bands of scene `i` as their files hold them, (h, w) each; None if all of them have the image's size."
+        return None
 
     def subset(self, indices) -> 'Subset':
         "The scenes at `indices`, with everything that describes them."
@@ -127,6 +135,14 @@ class Subset(SceneDataset):
 
     def __getitems__(self, indices):
         return self.dataset.__getitems__([int(self.indices[i]) for i in indices])
+
+    def native(self, i):
+        return self.dataset.native(int(self.indices[i]))
+
+    def stored(self, indices):
+        if type(self).__getitems__ is not Subset.__getitems__:  # a subclass that changes its scenes
+            return self.__getitems__(indices)
+        return self.dataset.stored([int(self.indices[i]) for i in indices])
 
 # %% ../../nbs/data/scenes.ipynb #9ef8889e
 def check_targets(targets, labelset, name: str = 'data set') -> np.ndarray | None:
@@ -281,7 +297,7 @@ class ArrayDataset(SceneDataset):
     def __len__(self):
         return len(self._stored)
 
-    def _in_one(self, indices) -> torch.Tensor | None:
+    def _in_one(self, indices, integers: bool) -> torch.Tensor | None:
         "(N, C, H, W) of scenes that are kept as they are given and hold data everywhere; None if they do not"
         meaning, stored = self.meaning, self._stored
         if self.valid is not None and not self.valid[indices].all():
@@ -292,7 +308,8 @@ class ArrayDataset(SceneDataset):
             as_given = meaning.exact and meaning.nodata is None and meaning.mask is None
             if not as_given or stored.dtype not in (np.uint8, np.uint16) or (picture and not keeps):
                 return None
-        image = np.empty((len(indices), *stored.shape[1:]), np.uint8 if keeps else np.float32)
+        whole = integers and stored.dtype == np.uint16
+        image = np.empty((len(indices), *stored.shape[1:]), stored.dtype if keeps or whole else np.float32)
         for row, i in zip(image, indices, strict=True):
             if meaning is not None and not picture and not stored[i][0].all():
                 return None  # perhaps pixels without data
@@ -314,8 +331,15 @@ class ArrayDataset(SceneDataset):
         return self._sample(i, _sample_image(image), valid)
 
     def __getitems__(self, indices):
+        return self._taken(indices, False)
+
+    def stored(self, indices):
+        changed = type(self).__getitems__ is not ArrayDataset.__getitems__  # by a subclass
+        return self.__getitems__(indices) if changed else self._taken(indices, True)
+
+    def _taken(self, indices, integers: bool) -> list:
         one_by_one = type(self).__getitem__ is not ArrayDataset.__getitem__  # a subclass with scenes of its own
-        images = None if one_by_one or not len(indices) else self._in_one(indices)
+        images = None if one_by_one or not len(indices) else self._in_one(indices, integers)
         if images is None:
             return [self[i] for i in indices]
         return [self._sample(i, image) for i, image in zip(indices, images, strict=True)]
@@ -434,12 +458,32 @@ def settle(dataset):
     return dataset._settled
 
 # %% ../../nbs/data/scenes.ipynb #73280b35
+class _Stored(Dataset):
+    "the scenes of a data set as it keeps them"
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitems__(self, indices):
+        return self.dataset.stored(indices)
+
+
+def on_device(images: torch.Tensor, device) -> torch.Tensor:
+    "Images on a device. Digital numbers travel as the 16-bit integers that they are, and become float32 there."
+    images = images.to(device, non_blocking=True)
+    return images.float() if images.dtype == torch.uint16 else images
+
+
 def batches(
     dataset: SceneDataset,  # scenes
     batch_size: int = 256,
     indices=None,  # read only these, in this order
     num_workers: int = 0,  # processes that decode beside this one
     progress: str | None = None,  # title of a progress bar, or None for none
+    stored: bool = False,  # leave digital numbers in the integers that they are kept in; `on_device` makes floats
 ) -> Iterator[dict]:
     "Batches in order, each with the fields of `collate` and `index` (N,), the position of each scene in `dataset`."
     check_batch_size(batch_size)
@@ -448,7 +492,7 @@ def batches(
     indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
     steps = range(0, len(indices), batch_size)
     loader = DataLoader(
-        dataset,
+        _Stored(dataset) if stored and hasattr(dataset, 'stored') else dataset,
         batch_sampler=[indices[i : i + batch_size].tolist() for i in steps],
         collate_fn=collate,
         num_workers=num_workers,

@@ -26,7 +26,7 @@ from ..data.fingerprints import recognised
 from ..data.files import FileScenes, open_files
 from ..data.folders import folder_scenes
 from ..data.writing import alone_in, atomic_path, load_tensors, save_tensors
-from ..data.scenes import ArrayDataset, batches, naming_scenes, settle, valid_shares
+from ..data.scenes import ArrayDataset, batches, naming_scenes, on_device, settle, valid_shares
 from .embeddings import Embeddings, unit
 from ..labels.labelsets import LabelSet, templates as read_templates
 from ..encoders.brightness import say_if_far
@@ -154,7 +154,7 @@ class Forward:
     def _run(self, model, images, bands, precision):
         cast = precision == 'bf16' and model is not self.model
         with autocast('fp32' if cast else precision, self.device):
-            out = model.encode_image(images.to(self.device), bands)
+            out = model.encode_image(on_device(images, self.device), bands)
         if out.ndim != 2 or len(out) != len(images):
             raise ValueError(
                 f'{type(self.model).__name__}.encode_image gave {tuple(out.shape)} for {len(images)} images; '
@@ -217,7 +217,7 @@ def _stream_alone(forward, dataset, stores, block_size, dtype, read) -> _Columns
                 out.put(key.replace('features', name), slice(*block), rows, dtype if key == 'features' else None)
     waiting = list(todo)
     indices = [i for block in waiting for i in range(*block)]
-    for batch in batches(dataset, indices=indices, **read) if indices else ():
+    for batch in batches(dataset, indices=indices, stored=True, **read) if indices else ():
         at = batch['index']
         if batch['label'] is not None:
             out.put('labels', at, batch['label'])

@@ -49,7 +49,7 @@ from mtmg.encoders.foundations import (
 )
 from .spectral import build_spectral, by_unit, unit_of_band, unit_scale
 from ..data.fingerprints import save_fingerprints, with_fingerprints
-from ..data.scenes import batches, settle
+from ..data.scenes import batches, naming_scenes, settle
 from ..data.writing import SAVING, alone_in, load_tensors, put_in_place, save_tensors
 
 # %% ../../nbs/encoders/encoder.ipynb #ea995f3b
@@ -263,21 +263,22 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         return twin
 
     @torch.no_grad()
-    def fit_normalization(self, images, bands: Sequence | None = None, batch_size: int = 256) -> 'ModalityEncoder':
+    def fit_normalization(self, images, bands: Sequence | None = None, batch_size: int = 64) -> 'ModalityEncoder':
         "Take mean and deviation of each band from an array (N, C, H, W) or a data set. A fixed scale stays."
         if not self.normalization.startswith('zscore'):
             return self
         if hasattr(images, '__getitems__'):
             images = settle(images)
-        parts = (
-            ((b['image'], images.bands, b['valid']) for b in batches(images, batch_size))
-            if hasattr(images, '__getitems__')
-            else ((images[i : i + batch_size], bands, None) for i in range(0, len(images), batch_size))
-        )
+            bands, parts = images.bands, batches(images, batch_size)
+        else:
+            starts = range(0, len(images), batch_size)
+            parts = ({'image': images[i : i + batch_size], 'valid': None, 'id': ()} for i in starts)
         # shifted by the first batch's mean: sums of squares of large numbers lose digits
         count = total = square = 0
-        for part, names, valid in parts:
-            x = self._rooted(self._select(part, names, 'error')).double()
+        for batch in parts:
+            with naming_scenes(batch):
+                x = self._rooted(self._select(batch['image'], bands, 'error')).double()
+            valid = batch['valid']
             if not count:
                 shift = x.mean((0, 2, 3), keepdim=True)
             away = x - shift

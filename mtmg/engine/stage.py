@@ -53,7 +53,7 @@ from mtmg.engine.runs import (
     whole_weights,
     withdrawing,
 )
-from ..data.scenes import collate, naming_scenes
+from ..data.scenes import collate, naming_scenes, on_device
 from ..data.writing import check_zip, put_in_place
 from .recipes import VARIANTS, Recipe, pick
 
@@ -137,6 +137,8 @@ class Stage(L.LightningModule):
         "The batch on the device, but for the places of its scenes, which the CPU is asked for."
         index = batch.get('index')
         batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if 'image' in batch:
+            batch['image'] = on_device(batch['image'], device)  # digital numbers came as integers
         return batch if index is None else batch | {'index': index}
 
     def together(self, batch: dict, *tensors) -> tuple:
@@ -321,10 +323,10 @@ class _Numbered(Dataset):
         if hasattr(self.dataset, 'at_step'):  # what a batch shows depends on its step
             batch = self.dataset.at_step(step, indices)
         else:
-            batch = collate(self.dataset.__getitems__(indices)) | {'index': torch.tensor(indices)}
+            batch = collate(self.dataset.stored(indices)) | {'index': torch.tensor(indices)}
         batch |= {'step': step, 'whole': self.whole}
         bands = batch.get('bands', self.dataset.bands)
-        if are_settled(bands):  # looked at here, where nothing waits for it
+        if are_settled(bands) and batch['image'].dtype != torch.uint16:  # looked at here, where nothing waits for it
             try:
                 with naming_scenes(batch):
                     batch['image'] = check_image(batch['image'], bands)

@@ -16,7 +16,7 @@ import torch
 from ..clip.model import Clip
 from ..compute import add_up, agrees, autocast, forward_precision, lowered, pick_device, share_of
 from ..data.fingerprints import Fingerprints
-from ..data.scenes import Splits, batches, labelled
+from ..data.scenes import Splits, batches, labelled, on_device
 from ..evaluate.results import Result, kept, quantiles, resampled_means, scene_weights
 from ..evaluate.zeroshot import zero_shot
 from ..labels.labelsets import Exposure
@@ -304,8 +304,8 @@ def features_at(
     low = lowered(moving.visual) if mode == 'bf16' else None  # rounded once a point, and not in every layer anew
     out = torch.zeros(len(points), len(dataset), clip.embed_dim)
     shares = share_of(len(dataset), batch_size)
-    for step, batch in enumerate(batches(dataset, batch_size, shares, num_workers, progress)):
-        x = moving.preprocess(batch['image'].to(moving.device), dataset.bands)
+    for step, batch in enumerate(batches(dataset, batch_size, shares, num_workers, progress, stored=True)):
+        x = moving.preprocess(on_device(batch['image'], moving.device), dataset.bands)
         if step == 0 and precision == 'auto' and low is not None and not agrees(low(x.bfloat16()), moving.visual(x)):
             low = None  # this tower cannot be rounded
         for features, point in zip(out, points):

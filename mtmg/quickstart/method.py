@@ -38,7 +38,7 @@ from ..labels.labelsets import is_zero_shot
 from ..patching.line import Curve, interpolate, sweep
 from ..engine.runs import claimed
 from ..plots.style import in_words
-from ..data.scenes import Splits, batches, in_memory
+from ..data.scenes import Splits, in_memory
 from ..data.writing import atomic_write_json
 
 # %% ../../nbs/quickstart/method.ipynb #bcfeab30
@@ -108,7 +108,7 @@ def measure(
     "Zero-shot, retrieval, linear probe (its strength chosen on validation data) and gap on the test split."
     untrained = create_encoder('vit_micro', models.student.bands, models.student.embed_dim, seed=seed)
     some = np.random.default_rng(seed).permutation(len(world.train))[:512]
-    untrained.fit_normalization(next(batches(world.train, 512, indices=some))['image'], world.train.bands)
+    untrained.fit_normalization(world.train.subset(some))
     every = {'clip': models.clip, 'rgb': models.patched, 'ms': models.student, 'untrained': untrained}
     options = dict(text=models.patched, device=device, progress=progress, precision='auto')
     test = embed(every, world.test, **options)

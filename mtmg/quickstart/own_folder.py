@@ -22,7 +22,7 @@ from ..data import Splits, find_features, load_dataset
 from ..data.files import IMAGE_SUFFIXES
 from ..data.rasters import TOLD, Raster, large_raster, open_raster, raster_scenes
 from ..data.writing import atomic_write_json
-from ..data.scenes import batches, in_memory
+from ..data.scenes import in_memory
 from ..demo import demo_models, explore, keep_scenes
 from ..embed import SATELLITE_TEMPLATES, Predictions, embed, unit, versions
 from ..encoders import ModalityEncoder, create_encoder
@@ -196,7 +196,7 @@ def _measures(models: Models, world: Splits, seed, options) -> tuple:  # (result
             'ms': models.student,
             'untrained': create_encoder('vit_micro', models.student.bands, models.student.embed_dim, seed=seed),
         }
-        every['untrained'].fit_normalization(next(batches(world.train, 512))['image'], world.train.bands)
+        every['untrained'].fit_normalization(world.train.subset(range(min(512, len(world.train)))))
     judged = [m for m in every if m != 'untrained']
     test = embed(every, world.test, text=models.patched, **options)
     train, val = (

@@ -23,6 +23,7 @@ from ...bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
 from ..scenes import check_targets
 from ..writing import check_zip, naming_file
 from ..files import joint_sensor
+from ..published import Magnifier
 from ...labels.labelsets import LabelSet, labelset
 from ..scenes import ArrayDataset, SceneDataset, collate
 from ..writing import atomic_path
@@ -55,6 +56,25 @@ def _class(data: bytes, labels) -> int:
     return labels.index(text)
 
 
+def _one_image(arrays: dict, channels: dict | None) -> np.ndarray:
+    "(C, H, W) float32 of arrays {extension: (c, h, w)}; `channels`: where the bands of each belong"
+    if channels is None:
+        if small := [ext for ext in arrays if ext.endswith('px.npy')]:
+            raise ValueError(f'.{small[0]} without the json that says which bands it holds')
+        return np.concatenate([arrays[e] for e in sorted(arrays)]).astype(np.float32)
+    try:
+        parts = [(list(channels[ext.removesuffix('.npy')]), array) for ext, array in arrays.items()]
+        if sorted(c for at, _ in parts for c in at) != list(range(sum(len(array) for _, array in parts))):
+            raise ValueError('bands that are missing or named twice')
+        size = max(array.shape[-1] for _, array in parts)
+        image = np.empty((sum(len(array) for _, array in parts), size, size), np.float32)
+        for at, array in parts:
+            image[at] = array if array.shape[-1] == size else Magnifier(array.shape, size)(array)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise ValueError(f'its arrays do not fit what its json says of them ({error})') from None
+    return image
+
+
 def decode_scene(
     members: dict,  # extension -> bytes, as webdataset groups them
     nomenclature: int | None = None,  # which labels_*.pth to take; None: the only one, or cls
@@ -65,7 +85,7 @@ def decode_scene(
     for ext, crc in sums.items():
         if ext != 'json' and zlib.crc32(members.get(ext, b'')) != crc:
             raise ValueError(f'.{ext} has changed since it was written' if ext in members else f'.{ext} is missing')
-    arrays = {ext: read_npy(data) for ext, data in members.items() if ext in ('s1.npy', 's2.npy', 'x.npy')}
+    arrays = {ext: read_npy(data) for ext, data in members.items() if re.fullmatch(r'(s1|s2|x)(_\d+px)?\.npy', ext)}
     arrays |= {ext: _tensor(data).numpy() for ext, data in members.items() if ext in ('s1_patch.pth', 's2_patch.pth')}
     picture = next((e for e in (*IMAGE_FORMATS, *PHOTOS) if e in members), None)
     if not arrays and picture is None:
@@ -75,7 +95,7 @@ def decode_scene(
             '.s2.npy, .s1.npy, .x.npy'
         )
     if arrays:
-        image, valid = np.concatenate([arrays[e] for e in sorted(arrays)]).astype(np.float32), None
+        image, valid = _one_image(arrays, note.get('channels')), None
     else:
         image, valid = decode_picture(members[picture])
     if not np.isfinite(image).all():

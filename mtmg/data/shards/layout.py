@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from ...bands.images import composite
 from ...bands.sensors import Band, RGB, Sensor, SENSORS
 from ..files import joint_sensor
+from ..published import Magnifier
 from ..writing import AT_WORK, alone_in, atomic_path, atomic_write_json, atomic_write_text, clear_aside
 from ..scenes import SceneDataset, Splits, settle, without_data
 
@@ -164,13 +165,17 @@ class ArrayReader:
         self._check(data, size, offset, crc)
         return data
 
-    def into(self, offset: int, out: np.ndarray, crc: int | None = None):
-        "Read the array of a member into `out` and convert it to its type. ValueError if it is cut short or changed."
+    def read(self, offset: int, crc: int | None = None) -> np.ndarray:
+        "The array of a member, which holds until the next is read. ValueError if it is cut short or changed."
         got = os.preadv(self.open(), [self._buffer], offset)
         self._check(memoryview(self._buffer)[:got], self.size, offset, crc)
         if not self._buffer.startswith(self.header):
             raise ValueError(f'{self.path}: the member at byte {offset} is no array {self.shape} of {self.dtype}')
-        np.copyto(out, self._array, casting='unsafe')
+        return self._array
+
+    def into(self, offset: int, out: np.ndarray, crc: int | None = None):
+        "Read the array of a member into `out` and convert it to its type. ValueError as from `read`."
+        np.copyto(out, self.read(offset, crc), casting='unsafe')
 
 # %% ../../../nbs/data/shards/layout.ipynb #40756d2c
 def sensor_to_dict(sensor: Sensor) -> dict:
@@ -196,8 +201,8 @@ def sensor_from_dict(d: dict) -> Sensor:
     return Sensor(d['name'], [Band(**b) for b in d['bands']], d['unit'], d.get('title', ''))
 
 
-def _arrays(bands, sensor) -> list[dict]:
-    "the arrays of a scene: extension, channels, type"
+def _arrays(bands, sensor, native: list | None = None) -> list[dict]:
+    "the arrays of a scene: extension, channels, type, and `shape` of those that are kept smaller than the image"
     groups = {}
     for c, band in enumerate(bands):
         owner = SENSORS.get(band.sensor, sensor)
@@ -211,11 +216,26 @@ def _arrays(bands, sensor) -> list[dict]:
             else 'x'
         )
         groups.setdefault(ext, []).append(c)
-    return [
+    arrays = [
         dict(ext=ext, channels=c, dtype='uint16' if ext == 's2' else 'float32')
         for ext, c in groups.items()
         if ext != 'rgb' or len(groups) > 1
     ]
+    return arrays if native is None else [part for array in arrays for part in _by_size(array, native)]
+
+
+def _by_size(array: dict, native: list) -> list[dict]:
+    "an array of integers, cut into one for each size of its bands"
+    shapes = {native[c].shape for c in array['channels']}
+    largest = max(grid.shape for grid in native)
+    if array['dtype'] != 'uint16' or shapes == {largest}:
+        return [array]
+    parts = []
+    for shape in sorted(shapes, reverse=True):
+        part = array | dict(channels=[c for c in array['channels'] if native[c].shape == shape])
+        small = dict(ext=f"{array['ext']}_{shape[0]}px", shape=list(shape))
+        parts.append(part if shape == largest else part | small)
+    return parts
 
 # %% ../../../nbs/data/shards/layout.ipynb #77e9acd4
 IMAGE_FORMATS = ('png', 'webp')
@@ -302,8 +322,18 @@ def _stored(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
     return np.rint(values).astype(np.uint16)  # a fraction of a digital number is 0.0001 % reflectance
 
 
-def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
-    "[(extension, bytes)] of the members of a scene."
+def _small(image, native: list, shape, where: str) -> np.ndarray:
+    "bands as their files hold them, if they magnify to those of the image"
+    if any(grid.shape != tuple(shape) for grid in native):
+        raise ValueError(f'{where}: bands of {native[0].shape}, in the first scene they are {tuple(shape)}')
+    bands = np.stack(native)
+    if not np.array_equal(Magnifier(bands.shape, image.shape[-1])(bands), image):
+        raise ValueError(f'{where}: its small bands do not magnify to those of its image; they are not of one scene')
+    return bands
+
+
+def scene_members(sample: dict, layout: dict, native: list | None = None) -> list[tuple[str, bytes]]:
+    "[(extension, bytes)] of the members of a scene; `native`: its bands as `SceneDataset.native` gives them."
     image, where = sample['image'].numpy(), sample['id']
     members = []
     if layout['image']:
@@ -314,7 +344,10 @@ def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
         )
     image = without_data(sample['image'], sample.get('valid')).numpy()  # 0 in every band says the same on disk
     for array in layout['arrays']:
-        members.append((f"{array['ext']}.npy", npy_bytes(_stored(image[array['channels']], array['dtype'], where))))
+        bands = image[array['channels']]
+        if 'shape' in array:
+            bands = _small(bands, [native[c] for c in array['channels']], array['shape'], where)
+        members.append((f"{array['ext']}.npy", npy_bytes(_stored(bands, array['dtype'], where))))
     label = sample.get('label')
     if label is not None:
         members.append(
@@ -323,6 +356,8 @@ def scene_members(sample: dict, layout: dict) -> list[tuple[str, bytes]]:
             else ('npy', npy_bytes(np.asarray(label).astype(np.uint8)))
         )
     note = {'id': where} | ({'caption': sample['caption']} if sample.get('caption') is not None else {})
+    if any('shape' in array for array in layout['arrays']):
+        note['channels'] = {array['ext']: array['channels'] for array in layout['arrays']}  # a stream has this alone
     return members + [('json', seal(note, members))]
 
 # %% ../../../nbs/data/shards/layout.ipynb #e5290cec
@@ -372,7 +407,8 @@ def _write_shard(dataset, folder: Path, i: int, rows: range, layout: dict) -> in
                         f'the first was {tuple(layout["_shape"])}; '
                         'give load_dataset a size'
                     )
-                for ext, data in scene_members(sample, layout):
+                native = dataset.native(row) if any('shape' in a for a in layout['arrays']) else None
+                for ext, data in scene_members(sample, layout, native):
                     tar.add(f'{row:08d}.{ext}', data)
                     places.setdefault(ext, []).append(tar.members[-1][1:])
                 ids.append(sample['id'])
@@ -419,7 +455,7 @@ def _describe_folder(dataset, folder: Path, layout: dict, overwrite: bool):
     "the files at the top; other data in the folder is an error"
     labels = dataset.labelset
     top = dict(
-        format='mtmg shards 1',
+        format=f'mtmg shards {2 if any("shape" in a for a in layout["arrays"]) else 1}',
         name=dataset.name,
         source=dataset.source,
         sensor=sensor_to_dict(dataset.sensor),
@@ -497,15 +533,15 @@ def write_shards(
         raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes to write')
     if scenes_per_shard is not None and scenes_per_shard < 1:
         raise ValueError(f'scenes_per_shard={scenes_per_shard}; give 1 or more')
-    first = dataset[0]
-    arrays = _arrays(dataset.bands, dataset.sensor)
+    first, native = dataset[0], dataset.native(0)
+    arrays = _arrays(dataset.bands, dataset.sensor, native)
     if not arrays and image_format is None:
         raise ValueError(
             f'{dataset.name} is RGB, and its picture is all there is: image_format=None would keep nothing'
         )
     shows = image_format if _picture(first['image'].numpy(), dataset.bands) is not None else None
     layout = dict(image=shows, arrays=arrays, _bands=dataset.bands, _shape=tuple(first['image'].shape))
-    scene_bytes = sum(512 + len(data) + (-len(data) % 512) for _, data in scene_members(first, layout))
+    scene_bytes = sum(512 + len(data) + (-len(data) % 512) for _, data in scene_members(first, layout, native))
     n = scenes_per_shard or max(1, int(256e6 // scene_bytes))
     rows = [range(a, min(a + n, len(dataset))) for a in range(0, len(dataset), n)]
     ids = dataset.ids

@@ -25,7 +25,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ...bands.sensors import RGB, with_white
 from ...bands.images import composite, settled
 from ...bands.meaning import filled
-from ...compute import check_batch_size
+from ...compute import check_batch_size, compiled
 from ..scenes import SceneDataset, check_targets
 from mtmg.data.shards.layout import (
     PHOTOS,
@@ -38,6 +38,7 @@ from mtmg.data.shards.layout import (
     sensor_to_dict,
     write_shards,
 )
+from ..published import Magnifier, magnifies
 from ...labels.labelsets import LabelSet
 
 # %% ../../../nbs/data/shards/reading.ipynb #bfe0b867
@@ -122,6 +123,12 @@ def _count(part: Path, plan) -> int:
     return n
 
 
+def _look_up(table, numbers, out):  # compiled: numpy makes indices of 8 bytes first
+    for y in range(numbers.shape[0]):
+        for x in range(numbers.shape[1]):
+            out[y, x] = table[numbers[y, x]]
+
+
 class ShardScenes(SceneDataset):
     "A split of shards, scene by scene."
 
@@ -148,7 +155,7 @@ class ShardScenes(SceneDataset):
         self.targets = self._read_targets()
         if self.targets is None:
             self.labelset = None
-        self._open, self._tables = {}, None
+        self._open, self._tables, self._magnifiers, self._by_table = {}, None, {}, self._with_colours()
 
     def _describe(self, folder, labels):
         "what dataset.json says, or what is known of others' shards"
@@ -171,6 +178,8 @@ class ShardScenes(SceneDataset):
                 raise ValueError('channels that are no bands')
             if len(array['ext']) > 20:
                 raise ValueError(f'arrays called {array["ext"][:20]}…')
+            if 'shape' in array and not all(type(n) is int and n > 0 for n in array['shape']):
+                raise ValueError(f'bands of {array["shape"]} pixels')
 
     def _check_shards(self, plan):
         "every shard has what a scene of this data set needs, and all scenes are there"
@@ -199,11 +208,9 @@ class ShardScenes(SceneDataset):
         "members of another size than this shape has are of another data set"
         fits = shape == self._first_shape() if not self._arrays else shape[0] == len(self.bands)
         for array in self._arrays:
-            values = len(array['channels']) * shape[1] * shape[2]
-            size = (
-                len(npy_header((len(array['channels']), *shape[1:]), array['dtype']))
-                + values * np.dtype(array['dtype']).itemsize
-            )
+            own = (len(array['channels']), *array.get('shape', shape[1:]))
+            fits = fits and ('shape' not in array or magnifies(own[1:], array['dtype'], shape[-1]))
+            size = len(npy_header(own, array['dtype'])) + int(np.prod(own)) * np.dtype(array['dtype']).itemsize
             fits = fits and all((shard.at[f'{array["ext"]}.npy'][:, 1] == size).all() for shard in self.shards)
         if not fits:
             raise ValueError(
@@ -243,7 +250,7 @@ class ShardScenes(SceneDataset):
             reader.close()
 
     def __getstate__(self):
-        return {**self.__dict__, '_open': {}}
+        return {**self.__dict__, '_open': {}, '_magnifiers': {}}
 
     @property
     def ids(self):
@@ -266,22 +273,37 @@ class ShardScenes(SceneDataset):
         if s not in self._open:
             while len(self._open) >= 8:
                 self._open.pop(next(iter(self._open)), None)
-            shapes = [((len(a['channels']), *self.shape[1:]), a['dtype']) for a in self._arrays] or [((1,), 'uint8')]
-            self._open[s] = [ArrayReader(self.shards[s].path, *shape) for shape in shapes]
+            self._open[s] = [
+                ArrayReader(self.shards[s].path, (len(a['channels']), *a.get('shape', self.shape[1:])), a['dtype'])
+                for a in self._arrays
+            ] or [ArrayReader(self.shards[s].path, (1,), 'uint8')]
         return self._open[s]
 
     def _rgb_tables(self):
         "for R, G, B: the channel and, for each of the 65,536 digital numbers, the 8 bits that `composite` gives"
         if self._tables is None:
             every = np.arange(65536, dtype=np.float32).reshape(1, 256, 256).repeat(len(self.bands), 0)
-            roles = [
-                next(c for c, b in enumerate(self.bands) if b.answers_to(role)) for role in ('red', 'green', 'blue')
-            ]
-            self._tables = list(zip(roles, composite(every, self.bands).reshape(3, -1)))
+            self._tables = list(zip(self._colours(), composite(every, self.bands).reshape(3, -1)))
         return self._tables
 
-    def _by_table(self, array):
-        return array['dtype'] == 'uint16' and any(self.bands[c].answers_to('red') for c in array['channels'])
+    def _colours(self) -> list:  # of channels, None for a colour that is not there
+        return [
+            next((c for c, b in enumerate(self.bands) if b.answers_to(role)), None) for role in ('red', 'green', 'blue')
+        ]
+
+    def _with_colours(self) -> int | None:
+        "the number of the array that holds all three colours, in digital numbers and at the size of the image"
+        for a, array in enumerate(self._arrays):
+            if array['dtype'] == 'uint16' and 'shape' not in array and set(self._colours()) <= set(array['channels']):
+                return a
+        return None
+
+    def _magnifier(self, a: int) -> Magnifier:
+        "that of array `a`; readers in other threads have others"
+        if a not in self._magnifiers:
+            array = self._arrays[a]
+            self._magnifiers[a] = Magnifier((len(array['channels']), *array['shape']), self.shape[-1])
+        return self._magnifiers[a]
 
     def read(self, s: int, row: int, out: np.ndarray, rgb: np.ndarray | None = None, readers=None):
         """Scene `row` of shard `s` into `out` (C, H, W), its true colour into `rgb` (3, H, W) uint8.
@@ -300,23 +322,21 @@ class ShardScenes(SceneDataset):
             if rgb is not None:
                 rgb[:] = out
             return valid
-        for array, reader in zip(self._arrays, readers):
-            channels = array['channels']
-            together = channels == list(range(channels[0], channels[-1] + 1))
-            ext = array['ext'] + '.npy'
+        for a, (array, reader) in enumerate(zip(self._arrays, readers)):
+            channels, ext = array['channels'], array['ext'] + '.npy'
             offset, _, crc = shard.place(ext, row)
-            into = (
-                out[channels[0] : channels[-1] + 1]
-                if together
-                else np.empty((len(channels), *self.shape[1:]), out.dtype)
-            )
-            reader.into(offset, into, crc)
+            kept = reader.read(offset, crc)
             shard.checked[ext][row] = True
-            if not together:
-                out[channels] = into
-            if rgb is not None and self._by_table(array):
-                for c, (channel, table) in enumerate(self._rgb_tables()):
-                    np.take(table, reader._array[channels.index(channel)], out=rgb[c], mode='clip')
+            if 'shape' in array:
+                kept = self._magnifier(a)(kept)
+            if channels == list(range(channels[0], channels[-1] + 1)):
+                np.copyto(out[channels[0] : channels[-1] + 1], kept, casting='unsafe')
+            else:
+                for c, band in zip(channels, kept):
+                    np.copyto(out[c], band, casting='unsafe')
+            if rgb is not None and a == self._by_table:
+                for shown, (channel, table) in zip(rgb, self._rgb_tables()):
+                    compiled(_look_up)(table, kept[channels.index(channel)], shown)
         if out[0].all():
             return None
         valid = (out != 0).any(0)  # 0 in every band: no data, here as in every reader
@@ -331,7 +351,14 @@ class ShardScenes(SceneDataset):
         return self.__getitems__([i])[0]
 
     def __getitems__(self, indices):
-        images = np.empty((len(indices), *self.shape), np.uint8 if not self._arrays else np.float32)
+        return self._taken(indices, np.float32)
+
+    def stored(self, indices):
+        whole = all(array['dtype'] == 'uint16' for array in self._arrays)
+        return self._taken(indices, np.uint16 if whole else np.float32)
+
+    def _taken(self, indices, dtype) -> list:
+        images = np.empty((len(indices), *self.shape), np.uint8 if not self._arrays else dtype)
         whole, samples = torch.from_numpy(images), []  # one tensor, of which a batch is made without a copy
         for i, image, given in zip(indices, images, whole, strict=True):
             s, row = self.place(range(len(self))[i])
@@ -340,6 +367,8 @@ class ShardScenes(SceneDataset):
                 valid = self.read(s, row, image)
             except (ValueError, OSError) as error:
                 raise ValueError(f'{shard.path}: scene {shard.keys[row]} cannot be read ({error})') from error
+            if valid is not None and dtype == np.uint16:
+                return self.__getitems__(indices)  # pixels without data are filled with what need not be whole
             sample = {'image': given, 'id': str(shard.ids[row])}
             if valid is not None:
                 sample['valid'] = torch.from_numpy(valid)
@@ -479,7 +508,7 @@ class ShardReader(IterableDataset):
         "this thread's own open files of shard `s`"
         if not hasattr(self._local, 'scenes'):
             self._local.scenes = object.__new__(ShardScenes)
-            self._local.scenes.__dict__.update(self.scenes.__dict__, _open={})
+            self._local.scenes.__dict__.update(self.scenes.__dict__, _open={}, _magnifiers={})
         return self._local.scenes._readers(s)
 
     def _read(self, places: np.ndarray) -> dict:
@@ -521,7 +550,7 @@ class ShardReader(IterableDataset):
             label = scenes.targets[index]
             batch['label'] = torch.from_numpy(label if label.ndim == 1 else label.astype(np.float32))
         if rgb is not None:
-            if scenes._arrays and not any(map(scenes._by_table, scenes._arrays)):
+            if scenes._arrays and scenes._by_table is None:
                 rgb[:n] = composite(image[:n], scenes.bands)  # sensors of one's own
             batch['rgb'] = torch.from_numpy(rgb[:n])
         return batch
