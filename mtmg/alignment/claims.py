@@ -96,7 +96,7 @@ class Controls:
         return self._interval(a - b)
 
     def verdict(self, control: str, measure: str | None = None) -> str:
-        "Is the claim 'better' or 'worse' than a control, or are there 'too few to say'?"
+        "'better' or 'worse' than a control, or 'too few to say' if the interval of the difference contains zero."
         _, low, high = self.difference(control, measure)
         return 'better' if low > 0 else 'worse' if high < 0 else 'too few to say'
 

@@ -640,8 +640,8 @@ def _check_told(scale, offset, bands, sensor):
     kept = {_sensor_unit(b, sensor) for b in bands}
     if (offset and not kept & {'DN', 'reflectance'}) or (scale is not None and kept <= {'uint8', 'other'}):
         raise ValueError(
-            f'{"offset" if offset else "scale"}={offset or scale:g} is of digital numbers, and '
-            f'{", ".join(bands)} are none; leave it out'
+            f'{"offset" if offset else "scale"}={offset or scale:g} is for digital numbers, and '
+            f'{", ".join(bands)} are not; leave it out'
         )
 
 

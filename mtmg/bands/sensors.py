@@ -68,7 +68,7 @@ UNITS = {
 
 
 def listed(names) -> str:
-    "names for an error message, a long row of them by its ends"
+    "The names as text for an error message; of a long list only the first and the last ones."
     names = [str(n) for n in names]
     return ', '.join(names) if len(names) < 8 else f'{names[0]} … {names[-1]}'
 

@@ -42,7 +42,7 @@ def load_model(
 
 # %% ../../nbs/cli/options.ipynb #a57bd858
 def prompts_of(templates):
-    "one word is the name of a prompt set"
+    "The prompts of a flag: a single word is the name of a prompt set."
     return templates[0] if templates and len(templates) == 1 else templates
 
 
@@ -195,7 +195,7 @@ class Training:
 
 # %% ../../nbs/cli/options.ipynb #9e3b2ce5
 def clip_of(spec, device):
-    "a `Clip`; ValueError for the folder of an encoder"
+    "The `Clip` of a flag. ValueError for the folder of an encoder."
     from mtmg.clip.model import Clip
 
     model = load_model(spec, device)

@@ -169,7 +169,7 @@ class Fingerprints:
 
 # %% ../../nbs/data/fingerprints.ipynb #c0a1a902
 def without(dataset, other, num_workers: int = 0):
-    "The scenes of `dataset` that are no image of `other`, to the last bit or by their looks; plain ones are kept."
+    "The scenes of `dataset` whose images are not in `other`, to the last bit or by their looks; plain ones are kept."
     rows, seen = (_rows(d, np.arange(len(d)), num_workers) for d in (dataset, other))
     same, alike, _, distinct = _found(rows, seen)
     return dataset.subset(np.flatnonzero(~(same | alike & distinct)).tolist())

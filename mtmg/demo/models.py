@@ -343,13 +343,13 @@ class RunModels(DemoModels):
 
     @_once
     def clip(self) -> Clip:
-        "alpha 0"
+        "The CLIP that the run started from (alpha 0)."
         name, _, weights = self._name.partition(',')
         return load_clip(name, pretrained=weights or None)
 
     @_once
     def patched(self) -> Clip:
-        "the chosen alpha"
+        "The CLIP at the chosen alpha."
         if not self.has_line:
             return self.clip
         point = load_clip(str(self.folder / 'patched'))
@@ -363,12 +363,12 @@ class RunModels(DemoModels):
 
     @_once
     def tuned(self) -> Clip:
-        "alpha 1"
+        "The fine-tuned CLIP (alpha 1)."
         return far_end(self.clip, self.patched, self.alpha) if self.has_line else self.clip
 
     @_once
     def plain(self) -> Clip | None:
-        "alpha 1 of the other fine-tuning, where the run kept it"
+        "The CLIP of the other fine-tuning (alpha 1), if the run kept it."
         kept = self.folder / 'plain'
         there = self.has_line and 'plain' in self._curves and (kept / 'open_clip_config.json').is_file()
         return load_clip(str(kept)) if there else None
@@ -379,18 +379,18 @@ class RunModels(DemoModels):
 
     @_once
     def student(self) -> ModalityEncoder | None:
-        "the encoder of another sensor, where the run has one"
+        "The encoder of another sensor, if the run has one."
         return ModalityEncoder.from_pretrained(self.folder / 'student') if self.has_student else None
 
     @_once
     def any_bands(self) -> ModalityEncoder | None:
-        "the student of any bands, where the run has one"
+        "The student of any bands, if the run has one."
         there = (self.folder / 'any_bands' / 'config.json').is_file()
         return ModalityEncoder.from_pretrained(self.folder / 'any_bands') if there else None
 
     @_once
     def supported(self) -> tuple:
-        "the tasks to keep"
+        "The tasks to keep."
         if not self.has_line:
             return ()
         digits = Digits('test')

@@ -18,7 +18,7 @@ from ..embed.embeddings import unit
 
 # %% ../../nbs/gap/measures.ipynb #24090e63
 def unit_pair(x, y, paired=True) -> tuple:
-    "unit rows of both, of one dimension and, for pairs, of one length"
+    "The unit rows of both. ValueError if they differ in dimension or, for pairs, in length."
     x, y = unit(x, 'x'), unit(y, 'y')
     if x.shape[1] != y.shape[1]:
         raise ValueError(f'x has {x.shape[1]} dimensions and y {y.shape[1]}; they must share a space')

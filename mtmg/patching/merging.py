@@ -106,7 +106,7 @@ def _put(tower: dict, start: dict, moves, coefficients):
 
 
 def apply(clip: Clip, vector: TaskVector) -> Clip:
-    "`clip` with `vector` added to its image tower; the text tower stays what it is."
+    "`clip` with `vector` added to its image tower; the text tower stays as it is."
     start = clip.visual.state_dict()
     if {k for k, w in start.items() if w.is_floating_point()} != vector.weights.keys():
         raise ValueError(f'the task vector is not one of the image tower of {clip.name}')

@@ -72,7 +72,7 @@ def styled(plot):
 
 @cache
 def chart_class():
-    "made on first use, as matplotlib is imported late"
+    "The class of our figures, which is made on first use because matplotlib is imported late."
     from matplotlib.figure import Figure
 
     class Chart(Figure):
@@ -90,7 +90,7 @@ def chart_class():
 
 
 def axes_for(ax, figsize):
-    "`ax`, or the axes of a new figure"
+    "`ax`, or the axes of a new figure."
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -99,7 +99,7 @@ def axes_for(ax, figsize):
 
 
 def figure_grid(rows, columns, figsize, **kwargs):
-    "a figure and its (rows, columns) array of axes"
+    "A figure and its (rows, columns) array of axes."
     import matplotlib.pyplot as plt
 
     return plt.subplots(
@@ -108,7 +108,7 @@ def figure_grid(rows, columns, figsize, **kwargs):
 
 
 def as_array(values, dtype=None) -> np.ndarray:
-    "numpy from numpy, lists or a tensor on any device"
+    "The values as a numpy array, from numpy, lists or a tensor on any device."
     if hasattr(values, 'detach'):
         values = values.detach().float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
     return np.asarray(values, dtype=dtype)
