@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..bands.images import are_settled
 from ..bands.meaning import Layers, Meaning, find_meaning, known_meaning
 from ..bands.sensors import Band, RGB, joint_sensor, with_white
-from ..compute import check_batch_size, is_first
+from ..compute import check_batch_size, is_first, one_thread
 
 # %% ../../nbs/data/scenes.ipynb #35af32b0
 class SceneDataset(Dataset):
@@ -496,6 +496,7 @@ def batches(
         batch_sampler=[indices[i : i + batch_size].tolist() for i in steps],
         collate_fn=collate,
         num_workers=num_workers,
+        worker_init_fn=one_thread,
     )
     if progress and is_first():
         from tqdm.auto import tqdm

@@ -31,6 +31,7 @@ from mtmg.compute import (
     gathered,
     launched,
     meet,
+    one_thread,
     peer_lost,
     pick_device,
     rank,
@@ -367,7 +368,8 @@ class _Scenes(L.LightningDataModule):
         steps = self.steps(
             start=self.trainer.global_step * self.stage.recipe.accumulate, rank=rank(), world=world_size()
         )
-        return DataLoader(_Numbered(self.dataset, steps.micro), batch_sampler=steps, collate_fn=_same, **self.options)
+        scenes = _Numbered(self.dataset, steps.micro)
+        return DataLoader(scenes, batch_sampler=steps, collate_fn=_same, worker_init_fn=one_thread, **self.options)
 
 # %% ../../nbs/engine/stage.ipynb #8da98038
 @contextmanager

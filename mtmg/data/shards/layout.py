@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...bands.images import composite
 from ...bands.sensors import Band, RGB, Sensor, SENSORS
+from ...compute import one_thread
 from ..files import joint_sensor
 from ..published import Magnifier
 from ..writing import AT_WORK, alone_in, atomic_path, atomic_write_json, atomic_write_text, clear_aside
@@ -601,7 +602,8 @@ def _write_all(jobs, n_shards, num_workers, progress):
         unit='scene',
         disable=not progress,
     ) as bar:
-        for n, error in DataLoader(jobs, batch_size=None, num_workers=min(num_workers, len(jobs))) if len(jobs) else ():
+        workers = dict(num_workers=min(num_workers, len(jobs)), worker_init_fn=one_thread)
+        for n, error in DataLoader(jobs, batch_size=None, **workers) if len(jobs) else ():
             if error is not None:
                 raise type(error)(
                     f'{error} ({whole} of {n_shards} shards are whole; mend it and run again to go on)'
