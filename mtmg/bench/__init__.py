@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'timing': ['amount', 'extra_memory', 'named', 'resident', 'Row', 'seconds_of', 'side_by_side', 'table'],
         'reading': [
             'bench_data',
+            'COLD',
+            'forget',
             'FORMS',
             'images',
             'read_for',

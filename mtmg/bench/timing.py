@@ -53,7 +53,7 @@ def amount(x: float | None, unit: str) -> str:
     if x is None:
         return ''
     if unit == 'bytes':
-        return f'{x / 1e9:.2f} GB' if abs(x) >= 1e9 else f'{x / 1e6:.1f} MB'
+        return f'{x / 1e9:.2f} GB' if abs(x) >= 1e9 else f'{x / 1e6:.1f} MB' if abs(x) >= 1e6 else f'{x / 1e3:.0f} kB'
     if unit == 's':
         return f'{1e3 * x:.3g} ms' if abs(x) < 0.1 else f'{x:.1f} s' if abs(x) >= 10 else f'{x:.2f} s'
     return (f'{x:,.0f}' if abs(x) >= 100 else f'{x:.3g}') + f' {unit}'
