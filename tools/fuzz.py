@@ -169,6 +169,7 @@ def formats(folder: Path) -> dict:
     import torch
 
     from mtmg.bands import S2_L2A
+    from mtmg.bench import write_bigearthnet
     from mtmg.cli.entry import Command
     from mtmg.cli.options import Data, Run
     from mtmg.clip import load_clip
@@ -185,13 +186,13 @@ def formats(folder: Path) -> dict:
     from mtmg.evaluate.results import Result, load_result
 
     rng, generator, found = np.random.default_rng(0), torch.Generator().manual_seed(0), {}
-    place = {k: folder / k for k in ('shards', 'lone', 'foreign', 'clip', 'encoder', 'run', 'paper', 'emb')}
+    place = {k: folder / k for k in ('shards', 'lone', 'sizes', 'foreign', 'clip', 'encoder', 'run', 'paper', 'emb')}
     world = load_dataset('miniworld', n=6, split='test')
 
     # shards
-    def scenes(root):
+    def scenes(root, split='test'):
         def read(_):
-            return [plain(s) for s in ShardScenes(root, 'test')]
+            return [plain(s) for s in ShardScenes(root, split)]
 
         return read
 
@@ -218,6 +219,17 @@ def formats(folder: Path) -> dict:
     found['tar-stream'] = Format(place['lone'] / 'stream.tar', stream, True)
     shutil.copy(place['lone'] / 'test' / '0.tar', place['lone'] / 'stream.tar')
     found['tar.gz'] = Format(write_paper_shards(world, place['paper'], compresslevel=1)[0], stream, True)
+
+    write_bigearthnet(folder / 'tifs', 4)  # bands of three sizes
+    write_shards(load_dataset('bigearthnet-v1', folder / 'tifs', split='train'), place['sizes'], progress=False)
+    shutil.copy(place['sizes'] / 'train' / '0.tar', place['sizes'] / 'stream.tar')
+    shutil.copytree(place['sizes'], folder / 'sizes-lone')
+    (folder / 'sizes-lone' / 'train' / '0.npz').unlink()
+    lone = scenes(folder / 'sizes-lone', 'train')
+    found['tar-of-sizes'] = Format(folder / 'sizes-lone' / 'train' / '0.tar', lone, True)
+    found['stream-of-sizes'] = Format(place['sizes'] / 'stream.tar', stream, True)
+    described = scenes(place['sizes'], 'train')
+    found['dataset.json-of-sizes'] = Format(place['sizes'] / 'dataset.json', described, False, text=True)
 
     # pictures and rasters
     picture = Image.fromarray(rng.integers(0, 255, (24, 24, 3)).astype(np.uint8))

@@ -191,10 +191,13 @@ def demo(
             '--show_tracebacks=False',
             f'--MappingKernelManager.cull_idle_timeout={_IDLE}',  # kernels of which no page is open any more
             f'--MappingKernelManager.cull_interval={_IDLE // 4}',
+            # sockets that are files: nobody else on this machine can read along
+            *(['--KernelManager.transport=ipc'] if os.name == 'posix' else []),
             *([] if browser else ['--no-browser']),
         ]
         from voila.app import Voila
 
         # a page of another site that resolves to this machine asks with a foreign Host header: refused
         settings = {'websocket_max_message_size': 2 * MAX_BYTES, 'allow_remote_access': False}
+        settings['ws_ping_timeout'] = 30_000  # not above the interval, of which tornado would warn
         Voila.launch_instance(arguments, tornado_settings=settings)

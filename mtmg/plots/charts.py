@@ -372,12 +372,17 @@ def _plain(ax, grid=False):
 
 @styled
 def plot_confusion(
-    confusion,  # (C, C) counts, a row for each true class
-    classnames=None,
+    confusion,  # (C, C) counts, a row for each true class; or a result that has them, as that of `zero_shot`
+    classnames=None,  # None: those of the result, else numbers
     normalize: bool = True,  # shares of each true class; else counts
     ax=None,
 ):
     "The confusion matrix, with its numbers written in it up to 20 classes."
+    if isinstance(confusion, dict):
+        classnames = classnames or confusion.get('classnames')
+        confusion = confusion.get('confusion')
+        if confusion is None:
+            raise ValueError('this result has no confusion matrix; scores of scenes with one label each have one')
     counts = as_array(confusion, float)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(f'a confusion matrix of shape {counts.shape}; give (C, C)')

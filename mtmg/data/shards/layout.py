@@ -384,7 +384,7 @@ def read_index(
             index = dict(found)
         if int(index['tar_size']) != tar.stat().st_size:
             return None
-        return index if 'digest' not in index or str(index['digest']) == _digest(index) else None
+        return index if str(index['digest']) == _digest(index) else None
     except Exception:
         return None  # a damaged zip makes its reader say many things
 

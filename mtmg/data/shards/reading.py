@@ -178,8 +178,9 @@ class ShardScenes(SceneDataset):
                 raise ValueError('channels that are no bands')
             if len(array['ext']) > 20:
                 raise ValueError(f'arrays called {array["ext"][:20]}…')
-            if 'shape' in array and not all(type(n) is int and n > 0 for n in array['shape']):
-                raise ValueError(f'bands of {array["shape"]} pixels')
+            own = array.get('shape', (1, 1))
+            if len(own) != 2 or not all(type(n) is int and n > 0 for n in own):
+                raise ValueError(f'bands of {own} pixels')
 
     def _check_shards(self, plan):
         "every shard has what a scene of this data set needs, and all scenes are there"
