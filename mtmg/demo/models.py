@@ -295,6 +295,24 @@ def _once(load):
     return property(get, doc=load.__doc__)
 
 
+class _Drawn(MiniWorld):
+    "scenes that are drawn when they are first asked for: a page shows a tenth of them"
+
+    def __init__(self, n: int):
+        super().__init__('test', n=n)
+        self._there = {}
+
+    def __getitem__(self, i):
+        i = range(len(self))[i]
+        if i not in self._there:
+            self._there[i] = super().__getitem__(i)
+        return self._there[i]
+
+    @cached_property
+    def image(self) -> np.ndarray:  # (N, C, H, W)
+        return np.stack([self[i]['image'] for i in range(len(self))])
+
+
 class RunModels(DemoModels):
     "The models of a run. Each is read when it is first asked for."
 
@@ -323,7 +341,7 @@ class RunModels(DemoModels):
         self._walked, self._aligned = bool(curve), (self.folder / 'student' / 'config.json').is_file()
         self.origin = results.get('origin', f'the run {folder}')
         own = (self.folder / 'scenes.npz').is_file()
-        self.scenes = kept_scenes(folder, scenes) if own else in_memory(MiniWorld('test', n=scenes))
+        self.scenes = kept_scenes(folder, scenes) if own else _Drawn(scenes)
         self.__post_init__()
 
     def _content(self) -> str:
