@@ -196,7 +196,7 @@ class SensorMix(SceneDataset):
         number, kept = self.draw(step)
         part = self.parts[number]
         places = [i % len(part) for i in indices]  # a shorter part begins again
-        batch = collate(part.stored(places))
+        batch = collate((getattr(part, 'stored', None) or part.__getitems__)(places))
         return batch | {
             'image': batch['image'][:, kept],
             'bands': tuple(part.bands[k] for k in kept),

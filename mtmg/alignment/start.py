@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..bands.sensors import SENSORS, as_bands
 from ..clip.model import Clip
-from ..data.scenes import batches, naming_scenes, settle
+from ..data.scenes import Subset, batches, naming_scenes, settle
 from ..encoders.encoder import ModalityEncoder, create_encoder, fit_square
 from ..encoders.spectral import CHANNELS, SHARE_MEAN, SHARE_STD, fit_land
 
@@ -185,7 +185,7 @@ def new_student(
     scale = scale or ('zscore' if start == 'teacher' else None)
     encoder = create_encoder(backbone, names, teacher.embed_dim, seed=seed, drop_path=drop_path, normalization=scale)
     some = np.random.default_rng(seed).permutation(len(dataset))[:512]
-    encoder.fit_normalization(settle(dataset).subset(some))
+    encoder.fit_normalization(Subset(settle(dataset), some))
     if start == 'teacher' and not start_from_teacher(encoder, teacher, dataset, views):
         warnings.warn(
             f"a {backbone} of {', '.join(names)} at scale '{encoder.normalization}' cannot start from the tower of "

@@ -12,6 +12,7 @@ import json
 import os
 from pathlib import Path
 import socket
+import sys
 import tempfile
 
 from .. import __version__
@@ -128,7 +129,7 @@ def app_files(folder, run) -> Path:
     folder = Path(folder)
     code = f'from mtmg.demo.widgets import app\n\napp({str(Path(run).resolve())!r})'
     cell = {'cell_type': 'code', 'id': 'app', 'metadata': {}, 'execution_count': None, 'outputs': [], 'source': code}
-    kernel = {'name': 'python3', 'display_name': 'python3', 'language': 'python'}
+    kernel = {'name': 'mtmg', 'display_name': 'mtmg', 'language': 'python'}
     (folder / 'mtmg.ipynb').write_text(
         json.dumps(
             {
@@ -140,6 +141,10 @@ def app_files(folder, run) -> Path:
         ),
         encoding='utf-8',
     )
+    launch = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}', '--log-level=ERROR']
+    spec = folder / 'kernels' / 'mtmg' / 'kernel.json'  # this Python, whatever kernel is called python3 here
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps(kernel | {'argv': launch}), encoding='utf-8')
     template = folder / 'voila' / 'templates' / 'mtmg'
     template.mkdir(parents=True)
     (template / 'conf.json').write_text('{"base_template": "lab"}', encoding='utf-8')
@@ -191,8 +196,6 @@ def demo(
             '--show_tracebacks=False',
             f'--MappingKernelManager.cull_idle_timeout={_IDLE}',  # kernels of which no page is open any more
             f'--MappingKernelManager.cull_interval={_IDLE // 4}',
-            # sockets that are files: nobody else on this machine can read along
-            *(['--KernelManager.transport=ipc'] if os.name == 'posix' else []),
             *([] if browser else ['--no-browser']),
         ]
         from voila.app import Voila

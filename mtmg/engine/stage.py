@@ -324,7 +324,8 @@ class _Numbered(Dataset):
         if hasattr(self.dataset, 'at_step'):  # what a batch shows depends on its step
             batch = self.dataset.at_step(step, indices)
         else:
-            batch = collate(self.dataset.stored(indices)) | {'index': torch.tensor(indices)}
+            take = getattr(self.dataset, 'stored', None) or self.dataset.__getitems__
+            batch = collate(take(indices)) | {'index': torch.tensor(indices)}
         batch |= {'step': step, 'whole': self.whole}
         bands = batch.get('bands', self.dataset.bands)
         if are_settled(bands) and batch['image'].dtype != torch.uint16:  # looked at here, where nothing waits for it

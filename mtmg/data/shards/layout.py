@@ -534,7 +534,7 @@ def write_shards(
         raise ValueError(f'{dataset.name} ({dataset.split}) has no scenes to write')
     if scenes_per_shard is not None and scenes_per_shard < 1:
         raise ValueError(f'scenes_per_shard={scenes_per_shard}; give 1 or more')
-    first, native = dataset[0], dataset.native(0)
+    first, native = dataset[0], dataset.native(0) if hasattr(dataset, 'native') else None
     arrays = _arrays(dataset.bands, dataset.sensor, native)
     if not arrays and image_format is None:
         raise ValueError(
