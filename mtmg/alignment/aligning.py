@@ -25,6 +25,7 @@ from ..clip.model import Clip, content_hash
 from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing, world_size
 from ..data.fingerprints import known_images
 from ..data.scenes import SceneDataset, Splits, batches, collate, kept_in_memory, naming_scenes, on_device, settle
+from ..data.scenes import stored_scenes
 from ..patching.finetuning import class_loss
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
@@ -196,7 +197,7 @@ class SensorMix(SceneDataset):
         number, kept = self.draw(step)
         part = self.parts[number]
         places = [i % len(part) for i in indices]  # a shorter part begins again
-        batch = collate((getattr(part, 'stored', None) or part.__getitems__)(places))
+        batch = collate(stored_scenes(part, places))
         return batch | {
             'image': batch['image'][:, kept],
             'bands': tuple(part.bands[k] for k in kept),

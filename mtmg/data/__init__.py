@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'realdata',
             'SceneDataset',
             'settle',
+            'stored_scenes',
             'Settled',
             'Splits',
             'spread',

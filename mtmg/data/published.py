@@ -186,7 +186,7 @@ def magnifies(shape, dtype, size: int) -> bool:
     return dtype == 'uint16' and shape[0] == shape[1] and size % shape[0] == 0 and 2 <= size // shape[0] <= 8
 
 
-def _double(bands, row, out):  # compiled: in numpy the same takes four times as long
+def _double(bands, row, out):  # a loop over pixels, to be compiled
     count, h, w = bands.shape
     for c in range(count):
         for y in range(2 * h):

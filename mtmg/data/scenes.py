@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKED_AT', 'MOST_KEPT', 'SceneDataset', 'Splits', 'Subset', 'check_targets', 'as_label', 'spread', 'ArrayDataset',
-           'labelled', 'collate', 'valid_shares', 'Settled', 'settle', 'on_device', 'batches', 'naming_scenes',
-           'without_data', 'described', 'in_memory', 'kept_in_memory', 'joined_groups', 'realdata']
+           'labelled', 'collate', 'valid_shares', 'Settled', 'settle', 'stored_scenes', 'on_device', 'batches',
+           'naming_scenes', 'without_data', 'described', 'in_memory', 'kept_in_memory', 'joined_groups', 'realdata']
 
 # %% ../../nbs/data/scenes.ipynb #3eea3eec
 from contextlib import contextmanager
@@ -458,6 +458,11 @@ def settle(dataset):
     return dataset._settled
 
 # %% ../../nbs/data/scenes.ipynb #73280b35
+def stored_scenes(dataset, indices: list) -> list:
+    "`dataset.stored(indices)`; the plain scenes of a data set that is not a `SceneDataset`."
+    return (getattr(dataset, 'stored', None) or dataset.__getitems__)(indices)
+
+
 class _Stored(Dataset):
     "the scenes of a data set as it keeps them"
 
@@ -468,7 +473,7 @@ class _Stored(Dataset):
         return len(self.dataset)
 
     def __getitems__(self, indices):
-        return self.dataset.stored(indices)
+        return stored_scenes(self.dataset, indices)
 
 
 def on_device(images: torch.Tensor, device) -> torch.Tensor:
@@ -492,7 +497,7 @@ def batches(
     indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
     steps = range(0, len(indices), batch_size)
     loader = DataLoader(
-        _Stored(dataset) if stored and hasattr(dataset, 'stored') else dataset,
+        _Stored(dataset) if stored else dataset,
         batch_sampler=[indices[i : i + batch_size].tolist() for i in steps],
         collate_fn=collate,
         num_workers=num_workers,

@@ -201,6 +201,9 @@ def demo(
         from voila.app import Voila
 
         # a page of another site that resolves to this machine asks with a foreign Host header: refused
-        settings = {'websocket_max_message_size': 2 * MAX_BYTES, 'allow_remote_access': False}
-        settings['ws_ping_timeout'] = 30_000  # not above the interval, of which tornado would warn
+        settings = {
+            'websocket_max_message_size': 2 * MAX_BYTES,
+            'allow_remote_access': False,
+            'ws_ping_timeout': 30_000,  # not above the interval, of which tornado would warn
+        }
         Voila.launch_instance(arguments, tornado_settings=settings)

@@ -54,7 +54,7 @@ from mtmg.engine.runs import (
     whole_weights,
     withdrawing,
 )
-from ..data.scenes import collate, naming_scenes, on_device
+from ..data.scenes import collate, naming_scenes, on_device, stored_scenes
 from ..data.writing import check_zip, put_in_place
 from .recipes import VARIANTS, Recipe, pick
 
@@ -324,8 +324,7 @@ class _Numbered(Dataset):
         if hasattr(self.dataset, 'at_step'):  # what a batch shows depends on its step
             batch = self.dataset.at_step(step, indices)
         else:
-            take = getattr(self.dataset, 'stored', None) or self.dataset.__getitems__
-            batch = collate(take(indices)) | {'index': torch.tensor(indices)}
+            batch = collate(stored_scenes(self.dataset, indices)) | {'index': torch.tensor(indices)}
         batch |= {'step': step, 'whole': self.whole}
         bands = batch.get('bands', self.dataset.bands)
         if are_settled(bands) and batch['image'].dtype != torch.uint16:  # looked at here, where nothing waits for it

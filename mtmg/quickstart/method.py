@@ -478,7 +478,7 @@ LIMITS = (
 SCENES = (4000, 500, 1000)
 #: Scenes of the shapes task (train, val, test): 2,000 fresh ones to choose by, and 5,000 to judge what was kept.
 SHAPES = (8, 2000, 5000)
-#: Points of both lines: half of the time of a quickstart goes into them. `sweep` by itself looks at eleven.
+#: Points of both lines: a third of the time of a quickstart goes into them. `sweep` by itself looks at eleven.
 POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Largest loss of a supported task that is still called kept.
 MARGIN = 0.01

@@ -23,7 +23,7 @@ from ...bands.sensors import RGB, S1_GRD, S2_L1C, S2_L2A, as_bands
 from ..scenes import check_targets
 from ..writing import check_zip, naming_file
 from ..files import joint_sensor
-from ..published import Magnifier
+from ..published import on_one_grid
 from ...labels.labelsets import LabelSet, labelset
 from ..scenes import ArrayDataset, SceneDataset, collate
 from ..writing import atomic_path
@@ -66,13 +66,10 @@ def _one_image(arrays: dict, channels: dict | None) -> np.ndarray:
         parts = [(list(channels[ext.removesuffix('.npy')]), array) for ext, array in arrays.items()]
         if sorted(c for at, _ in parts for c in at) != list(range(sum(len(array) for _, array in parts))):
             raise ValueError('bands that are missing or named twice')
-        size = max(array.shape[-1] for _, array in parts)
-        image = np.empty((sum(len(array) for _, array in parts), size, size), np.float32)
-        for at, array in parts:
-            image[at] = array if array.shape[-1] == size else Magnifier(array.shape, size)(array)
+        bands = dict(pair for at, array in parts for pair in zip(at, array, strict=True))
+        return on_one_grid([bands[c] for c in sorted(bands)], max(array.shape[-1] for _, array in parts))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise ValueError(f'its arrays do not fit what its json says of them ({error})') from None
-    return image
 
 
 def decode_scene(

@@ -174,10 +174,6 @@ class ArrayReader:
             raise ValueError(f'{self.path}: the member at byte {offset} is no array {self.shape} of {self.dtype}')
         return self._array
 
-    def into(self, offset: int, out: np.ndarray, crc: int | None = None):
-        "Read the array of a member into `out` and convert it to its type. ValueError as from `read`."
-        np.copyto(out, self.read(offset, crc), casting='unsafe')
-
 # %% ../../../nbs/data/shards/layout.ipynb #40756d2c
 def sensor_to_dict(sensor: Sensor) -> dict:
     "A sensor in plain types, for json; `sensor_from_dict` reads it."
