@@ -50,6 +50,20 @@ def _mixing(x, y, k=10) -> float:
     expected = np.where(other, len(x), len(y)) / (len(both) - 1)
     return float((crossed / expected).mean())
 
+
+def _class_shares(labels, n) -> np.ndarray:
+    "(n,) share of each class among labels (N,) or multi-hot (N, n); all alike where there is no label"
+    if labels is None:
+        count = np.zeros(n)
+    else:
+        count = labels.sum(0) if labels.ndim == 2 else np.bincount(labels[labels >= 0].astype(int), minlength=n)
+    return count / count.sum() if count.sum() else np.full(n, 1 / n)
+
+
+def _text_gap(x, text, labels) -> float:
+    "distance of the centroid of the scenes to the mean of the class texts, each weighted by its share of the scenes"
+    return float(np.linalg.norm(x.mean(0) - _class_shares(labels, len(text)) @ text))
+
 # %% ../../nbs/plots/joint.ipynb #3298ef40
 _FEWEST = 12  # points below which UMAP has no neighbourhoods to speak of
 
@@ -231,8 +245,9 @@ def class_colors(n: int) -> list:  # of (r, g, b) in 0..1
     return [mix(to_rgb(PALETTE[i % 8]), shades[i // 8 % 3]) for i in range(max(n, 1))]
 
 
-def _facet_note(points, stage, names, bands=(), pairs=3) -> str:
-    "gap and mixing of the first pairs of modalities"
+def _facet_note(points, stage, names, e, text=None, pairs=3) -> str:
+    "gap and mixing of the first pairs of modalities, and the gap of the class texts to each modality"
+    bands = _bands_of(e)
     own = [m for m in names if (stage, m) in points and len(points[stage, m][0])]
     lines = []
     for i, a in enumerate(own):
@@ -241,7 +256,13 @@ def _facet_note(points, stage, names, bands=(), pairs=3) -> str:
             lines.append(
                 f'{in_words(a, bands)} – {in_words(b, bands)}: gap {_gap(x, y):.2f}, mixing {_mixing(x, y):.2f}'
             )
-    return '\n'.join(lines[:pairs] + (['…'] if len(lines) > pairs else []))
+    lines = lines[:pairs] + (['…'] if len(lines) > pairs else [])
+    labels = getattr(e, 'labels', None)
+    for m in own if text is not None else ():
+        x, rows = points[stage, m]
+        gap = _text_gap(x, text, None if labels is None else as_array(labels)[rows])
+        lines.append(f'class names – {in_words(m, bands)}: gap {gap:.2f}')
+    return '\n'.join(['Measured in the joint space, not on the map:', *lines] if lines else [])
 
 
 def _draw_facet(ax, points, positions, texts, stage, stages, names, color, arrows):
@@ -297,7 +318,7 @@ def plot_joint_umap(
     seed: int = 0,
     progress: bool = True,
 ):
-    "A figure with one map of all modalities, stages and text prototypes, in facets, with gap and mixing."
+    "One map of all modalities, stages and class names, in facets; under each the gaps measured in the joint space."
     if color not in ('modality', 'class'):
         raise ValueError(f"color {color!r} is not one of 'modality', 'class'")
     stages = _stages(embeddings)
@@ -320,7 +341,8 @@ def plot_joint_umap(
         texts = (parts[len(points) + own_head[stage]], heads[own_head[stage]][1]) if stage in own_head else None
         _draw_facet(ax, points, positions, texts, stage, stages, names, color, arrows)
         ax.set_title(': '.join(t for t in (str(stage), done) if t))
-        ax.set_xlabel(_facet_note(points, stage, names, _bands_of(stages[stage])), loc='left', fontsize=8)
+        text = heads[own_head[stage]][0] if stage in own_head else None
+        ax.set_xlabel(_facet_note(points, stage, names, stages[stage], text), loc='left', fontsize=8)
         ax.margins(0.06)
     for ax in list(axes.flat)[len(cells) :]:
         ax.set_axis_off()

@@ -486,11 +486,10 @@ FIGURE_CAPTIONS = {
     'scores with 95 % intervals; the axes show at least 20 points.',
     'joint_umap': 'Each point is a scene in one modality, placed by UMAP so that neighbours in the joint space are '
     'neighbours here; stars '
-    'are the class names. Both panels share one map. Class names lie where the text tower puts the prompts of the '
-    'class: near the '
-    'scenes only where the modality gap is small, because UMAP keeps neighbours and not distances. The arrow leads '
-    'from the centre of '
-    'one modality to that of the other.',
+    'are the class names. Both panels share one map. UMAP keeps neighbours and not distances, so a class name is drawn '
+    'beside its nearest scenes even where they are far away. The lines under a panel give the distances that were '
+    'measured in the joint space, those of the class names included. The arrow leads from the centre of one modality '
+    'to that of the other.',
     'retrieval': 'Each row: a scene as the query (all bands), then the RGB scenes that lie nearest. A solid frame '
     'marks the class of the '
     'query, a dashed one another class.',
