@@ -2,7 +2,7 @@
 # make test:       set up .venv and run the modules' tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format walkthroughs browser fuzz kills wheel readme docs export clean
+.PHONY: help setup quickstart test check format walkthroughs browser fuzz kills wheel audit readme docs export clean
 
 # Set up once: the stamp's name holds a checksum of the files that say what to install.
 STAMP := .venv/installed-$(shell cat settings.ini setup.py pyproject.toml | cksum | cut -d' ' -f1)
@@ -50,6 +50,12 @@ kills: $(STAMP) ## kill commands while they write, cut files short, run them aga
 
 wheel: $(STAMP) ## build the wheel and try it in a clean environment, from another folder
 	@$(RUN) tools/wheel.py
+
+audit: $(STAMP) ## look up what is installed among the published vulnerabilities (pip-audit, asks osv.dev)
+	@test -x .venv/audit/bin/pip-audit || \
+		{ $(RUN) -m venv .venv/audit && .venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit; }
+	@.venv/audit/bin/pip-audit --path "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		--skip-editable --vulnerability-service osv
 
 export: $(STAMP) ## notebooks -> mtmg/, and clean the notebooks
 	@.venv/bin/nbdev_export && .venv/bin/nbdev_clean
