@@ -10,8 +10,10 @@ import ctypes
 from dataclasses import asdict, dataclass
 from importlib import metadata
 import gc
+from itertools import zip_longest
 from pathlib import Path
 import statistics
+from textwrap import wrap
 import time
 
 # %% ../../nbs/bench/timing.ipynb #f24175b0
@@ -59,10 +61,28 @@ def amount(x: float | None, unit: str) -> str:
     return (f'{x:,.0f}' if abs(x) >= 100 else f'{x:.3g}') + f' {unit}'
 
 
+def _laid_out(lines, width=105) -> str:
+    "rows of seven cells and a note as text: long names are broken, and the note stands below its row"
+    widths = [max(len(line[i]) for line in lines) for i in range(7)]
+    room = width - 2 * 6 - sum(widths[i] for i in range(7) if i not in (0, 2))  # for the two names
+    widths[0] = min(widths[0], room - min(widths[2], room // 2))
+    widths[2] = min(widths[2], room - widths[0])
+    right, out, above = (1, 3, 4), [], None
+    for *cells, note in lines:
+        shown = ['', '', *cells[2:]] if cells[:2] == above else cells  # the same work beside something else
+        above = cells[:2]
+        parts = [wrap(c, max(w, 1)) for c, w in zip(shown, widths)]
+        for line in zip_longest(*parts, fillvalue=''):
+            placed = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths))]
+            out.append('  '.join(placed).rstrip())
+        out += wrap(note, width, initial_indent='    ', subsequent_indent='    ')
+    return '\n'.join(out)
+
+
 def table(
     rows,  # `Row`s
 ) -> str:
-    "Return the rows as text: the work, both ways, the ratio, the goal, whether it is met, and the note."
+    "Return the rows as text of at most 105 columns: work, both ways, ratio, goal, whether it is met; notes below."
     bound = lambda r: (
         ''
         if r.goal is None
@@ -91,12 +111,7 @@ def table(
         ]
         for r in rows
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(7)]
-    right = (1, 3, 4)
-    return '\n'.join(
-        '  '.join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, [*widths, 0]))).rstrip()
-        for line in lines
-    )
+    return _laid_out(lines)
 
 # %% ../../nbs/bench/timing.ipynb #76db797c
 def side_by_side(
