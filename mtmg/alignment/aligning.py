@@ -25,7 +25,7 @@ from ..clip.model import Clip, content_hash
 from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing, world_size
 from ..data.fingerprints import known_images
 from ..data.scenes import SceneDataset, Splits, batches, collate, kept_in_memory, naming_scenes, on_device, settle
-from ..data.scenes import stored_scenes
+from ..data.scenes import scenes_of, stored_scenes
 from ..patching.finetuning import class_loss
 from ..embed.passes import dataset_hash
 from ..encoders.brightness import say_if_far
@@ -103,7 +103,7 @@ class Pairs(SceneDataset):
 
     def __getitems__(self, indices):
         out = []
-        for i, s in zip(indices, self.dataset.__getitems__(list(indices))):
+        for i, s in zip(indices, scenes_of(self.dataset, list(indices))):
             label = self._unlabelled() if self.labels is None else torch.as_tensor(self.labels[i])
             out.append(
                 {

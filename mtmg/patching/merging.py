@@ -34,7 +34,7 @@ from mtmg.patching.line import (
     sweep,
     with_roles,
 )
-from ..data.scenes import SceneDataset, Splits, labelled
+from ..data.scenes import SceneDataset, Splits, labelled, scenes_of
 
 # %% ../../nbs/patching/merging.ipynb #2dea5c51
 @dataclass(frozen=True, repr=False)
@@ -242,7 +242,7 @@ class Union(SceneDataset):
         found = [None] * len(task)
         for t in np.unique(task):
             rows = np.flatnonzero(task == t)
-            for row, sample in zip(rows, self.datasets[t].__getitems__(position[rows].tolist())):
+            for row, sample in zip(rows, scenes_of(self.datasets[t], position[rows].tolist())):
                 # all of one size; labels of several tasks do not stack: the stage looks them up
                 picture = self.clip.compose(sample['image'][None], self.datasets[t].bands)[0]
                 found[row] = {'image': picture, 'id': sample['id']}

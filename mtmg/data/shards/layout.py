@@ -25,9 +25,9 @@ from ...bands.images import composite
 from ...bands.sensors import Band, RGB, Sensor, SENSORS
 from ...compute import one_thread
 from ..files import joint_sensor
-from ..published import Magnifier
+from ..published import Magnifier, magnifies
 from ..writing import AT_WORK, alone_in, atomic_path, atomic_write_json, atomic_write_text, clear_aside
-from ..scenes import SceneDataset, Splits, settle, without_data
+from ..scenes import SceneDataset, Splits, settle, spread, without_data
 
 # %% ../../../nbs/data/shards/layout.ipynb #3080c540
 def split_member(name: str) -> tuple:  # key, extension
@@ -198,7 +198,7 @@ def sensor_from_dict(d: dict) -> Sensor:
     return Sensor(d['name'], [Band(**b) for b in d['bands']], d['unit'], d.get('title', ''))
 
 
-def _arrays(bands, sensor, native: list | None = None) -> list[dict]:
+def _arrays(bands, sensor, native: list | None = None, size: int = 0) -> list[dict]:
     "the arrays of a scene: extension, channels, type, and `shape` of those that are kept smaller than the image"
     groups = {}
     for c, band in enumerate(bands):
@@ -218,20 +218,20 @@ def _arrays(bands, sensor, native: list | None = None) -> list[dict]:
         for ext, c in groups.items()
         if ext != 'rgb' or len(groups) > 1
     ]
-    return arrays if native is None else [part for array in arrays for part in _by_size(array, native)]
+    return arrays if native is None else [part for array in arrays for part in _by_size(array, native, size)]
 
 
-def _by_size(array: dict, native: list) -> list[dict]:
-    "an array of integers, cut into one for each size of its bands"
-    shapes = {native[c].shape for c in array['channels']}
-    largest = max(grid.shape for grid in native)
-    if array['dtype'] != 'uint16' or shapes == {largest}:
+def _by_size(array: dict, native: list, size: int) -> list[dict]:
+    "an array of integers, cut into one for each size of its bands that can be magnified to `size`"
+    if array['dtype'] != 'uint16':
         return [array]
+    grids = {c: native[c] for c in array['channels']}
+    sides = {c: len(g) if magnifies(g.shape, g.dtype, size) else size for c, g in grids.items()}
     parts = []
-    for shape in sorted(shapes, reverse=True):
-        part = array | dict(channels=[c for c in array['channels'] if native[c].shape == shape])
-        small = dict(ext=f"{array['ext']}_{shape[0]}px", shape=list(shape))
-        parts.append(part if shape == largest else part | small)
+    for side in sorted(set(sides.values()), reverse=True):
+        part = array | dict(channels=[c for c in array['channels'] if sides[c] == side])
+        small = dict(ext=f"{array['ext']}_{side}px", shape=[side, side])
+        parts.append(part if side == size else part | small)
     return parts
 
 # %% ../../../nbs/data/shards/layout.ipynb #77e9acd4
@@ -321,8 +321,12 @@ def _stored(values: np.ndarray, dtype: str, where: str) -> np.ndarray:
 
 def _small(image, native: list, shape, where: str) -> np.ndarray:
     "bands as their files hold them, if they magnify to those of the image"
-    if any(grid.shape != tuple(shape) for grid in native):
-        raise ValueError(f'{where}: bands of {native[0].shape}, in the first scene they are {tuple(shape)}')
+    other = next((grid for grid in native if grid.shape != tuple(shape) or grid.dtype != np.uint16), None)
+    if other is not None:
+        raise ValueError(
+            f'{where}: bands of {other.shape} pixels in {other.dtype}, in the first scene they are {tuple(shape)} in '
+            'uint16; give load_dataset a size, and all bands are kept at that size'
+        )
     bands = np.stack(native)
     if not np.array_equal(Magnifier(bands.shape, image.shape[-1])(bands), image):
         raise ValueError(f'{where}: its small bands do not magnify to those of its image; they are not of one scene')
@@ -343,7 +347,8 @@ def scene_members(sample: dict, layout: dict, native: list | None = None) -> lis
     for array in layout['arrays']:
         bands = image[array['channels']]
         if 'shape' in array:
-            bands = _small(bands, [native[c] for c in array['channels']], array['shape'], where)
+            grids = image if native is None else native  # None: all of the image's size
+            bands = _small(bands, [grids[c] for c in array['channels']], array['shape'], where)
         members.append((f"{array['ext']}.npy", npy_bytes(_stored(bands, array['dtype'], where))))
     label = sample.get('label')
     if label is not None:
@@ -531,7 +536,7 @@ def write_shards(
     if scenes_per_shard is not None and scenes_per_shard < 1:
         raise ValueError(f'scenes_per_shard={scenes_per_shard}; give 1 or more')
     first, native = dataset[0], dataset.native(0) if hasattr(dataset, 'native') else None
-    arrays = _arrays(dataset.bands, dataset.sensor, native)
+    arrays = _arrays(dataset.bands, dataset.sensor, native, first['image'].shape[-1])
     if not arrays and image_format is None:
         raise ValueError(
             f'{dataset.name} is RGB, and its picture is all there is: image_format=None would keep nothing'
@@ -548,26 +553,42 @@ def write_shards(
         shape=list(layout['_shape']),
         ids_sha256=hashlib.sha256('\n'.join(ids).encode()).hexdigest(),
         captions=first.get('caption') is not None,
+        content_sha256=_content(dataset, layout),
     )
     with alone_in(folder):
         return _write_alone(dataset, folder, layout, plan, rows, scene_bytes, num_workers, overwrite, progress)
 
 
-def _begun(part: Path):
-    "the plan of the shards that are there, or None if it cannot be read"
+def _content(dataset, layout: dict) -> str:
+    "names all labels and captions, and the pixels of eight scenes"
+    sha, labels = hashlib.sha256(), getattr(dataset, 'targets', None)
+    if labels is not None:
+        sha.update(np.ascontiguousarray(labels).astype(np.int64).tobytes())
+    sha.update('\n'.join(map(str, getattr(dataset, 'captions', None) or ())).encode())
+    for i in spread(len(dataset), 8):
+        native = dataset.native(i) if any('shape' in a for a in layout['arrays']) else None
+        for ext, data in scene_members(dataset[i], layout, native):
+            sha.update(ext.encode() + data)
+    return sha.hexdigest()
+
+
+def _is_planned(part: Path, plan: dict) -> bool:
+    "whether the shards that are there have this plan; what an older split.json does not say is not compared"
     try:
-        return json.loads((part / 'split.json').read_text())
+        begun = json.loads((part / 'split.json').read_text())
     except ValueError:
-        return None
+        return False
+    return isinstance(begun, dict) and plan | begun == plan and {*plan} - {*begun} <= {'content_sha256'}
 
 
 def _write_alone(dataset, folder: Path, layout, plan, rows, scene_bytes, num_workers, overwrite, progress) -> Path:
     _describe_folder(dataset, folder, layout, overwrite)
     part = folder / dataset.split
-    if (part / 'split.json').exists() and _begun(part) != plan:
+    if (part / 'split.json').exists() and not _is_planned(part, plan):
         if not overwrite:
             raise ValueError(
-                f'{part} was begun with other scenes or another scenes_per_shard; take another --out, or --overwrite it'
+                f'{part} was begun with other scenes, labels or captions, or with another scenes_per_shard; '
+                'take another --out, or --overwrite it'
             )
         shutil.rmtree(part)
     elif overwrite and part.exists() and not (part / 'split.json').exists():

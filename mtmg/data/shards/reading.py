@@ -26,7 +26,7 @@ from ...bands.sensors import RGB, with_white
 from ...bands.images import composite, settled
 from ...bands.meaning import filled
 from ...compute import check_batch_size, compiled
-from ..scenes import SceneDataset, check_targets
+from ..scenes import SceneDataset, check_targets, rows_of
 from mtmg.data.shards.layout import (
     PHOTOS,
     ArrayReader,
@@ -155,7 +155,7 @@ class ShardScenes(SceneDataset):
         self.targets = self._read_targets()
         if self.targets is None:
             self.labelset = None
-        self._open, self._tables, self._magnifiers, self._by_table = {}, None, {}, self._with_colours()
+        self._own, self._tables, self._by_table = threading.local(), None, self._with_colours()
 
     def _describe(self, folder, labels):
         "what dataset.json says, or what is known of others' shards"
@@ -181,6 +181,9 @@ class ShardScenes(SceneDataset):
             own = array.get('shape', (1, 1))
             if len(own) != 2 or not all(type(n) is int and n > 0 for n in own):
                 raise ValueError(f'bands of {own} pixels')
+        held = sorted(c for array in self._arrays for c in array['channels'])
+        if self._arrays and held != list(range(len(self.bands))):
+            raise ValueError(f'channels {held} in its arrays, where each of {len(self.bands)} bands is held once')
 
     def _check_shards(self, plan):
         "every shard has what a scene of this data set needs, and all scenes are there"
@@ -251,7 +254,10 @@ class ShardScenes(SceneDataset):
             reader.close()
 
     def __getstate__(self):
-        return {**self.__dict__, '_open': {}, '_magnifiers': {}}
+        return {**self.__dict__, '_own': None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _own=threading.local())
 
     @property
     def ids(self):
@@ -270,15 +276,16 @@ class ShardScenes(SceneDataset):
         return s, int(i - (self._ends[s - 1] if s else 0))
 
     def _readers(self, s: int) -> list:
-        "open readers of shard `s`, one an array (or one for pictures); the eight used last stay open"
-        if s not in self._open:
-            while len(self._open) >= 8:
-                self._open.pop(next(iter(self._open)), None)
-            self._open[s] = [
+        "this thread's open readers of shard `s`, one an array (or one for pictures); the eight used last stay open"
+        opened = self._own.__dict__.setdefault('readers', {})
+        if s not in opened:
+            while len(opened) >= 8:
+                opened.pop(next(iter(opened)), None)
+            opened[s] = [
                 ArrayReader(self.shards[s].path, (len(a['channels']), *a.get('shape', self.shape[1:])), a['dtype'])
                 for a in self._arrays
             ] or [ArrayReader(self.shards[s].path, (1,), 'uint8')]
-        return self._open[s]
+        return opened[s]
 
     def _rgb_tables(self):
         "for R, G, B: the channel and, for each of the 65,536 digital numbers, the 8 bits that `composite` gives"
@@ -300,17 +307,18 @@ class ShardScenes(SceneDataset):
         return None
 
     def _magnifier(self, a: int) -> Magnifier:
-        "that of array `a`; readers in other threads have others"
-        if a not in self._magnifiers:
+        "this thread's own for array `a`"
+        own = self._own.__dict__.setdefault('magnifiers', {})
+        if a not in own:
             array = self._arrays[a]
-            self._magnifiers[a] = Magnifier((len(array['channels']), *array['shape']), self.shape[-1])
-        return self._magnifiers[a]
+            own[a] = Magnifier((len(array['channels']), *array['shape']), self.shape[-1])
+        return own[a]
 
-    def read(self, s: int, row: int, out: np.ndarray, rgb: np.ndarray | None = None, readers=None):
+    def read(self, s: int, row: int, out: np.ndarray, rgb: np.ndarray | None = None):
         """Scene `row` of shard `s` into `out` (C, H, W), its true colour into `rgb` (3, H, W) uint8.
 
         Returns where it holds data (H, W), or None for everywhere."""
-        shard, readers = self.shards[s], readers or self._readers(s)
+        shard, readers = self.shards[s], self._readers(s)
         if not self._arrays:  # pictures
             offset, size, crc = shard.place(self._picture, row)
             picture, valid = decode_picture(readers[0].raw(offset, size, crc))
@@ -349,7 +357,7 @@ class ShardScenes(SceneDataset):
         return valid
 
     def __getitem__(self, i):
-        return self.__getitems__([i])[0]
+        return self._taken([i], np.float32)[0]
 
     def __getitems__(self, indices):
         return self._taken(indices, np.float32)
@@ -360,8 +368,8 @@ class ShardScenes(SceneDataset):
 
     def _taken(self, indices, dtype) -> list:
         images = np.empty((len(indices), *self.shape), np.uint8 if not self._arrays else dtype)
-        whole, samples = torch.from_numpy(images), []  # one tensor, of which a batch is made without a copy
-        for i, image, given in zip(indices, images, whole, strict=True):
+        given, samples = rows_of(torch.from_numpy(images)), []
+        for i, image, row_image in zip(indices, images, given, strict=True):
             s, row = self.place(range(len(self))[i])
             shard = self.shards[s]
             try:
@@ -369,8 +377,8 @@ class ShardScenes(SceneDataset):
             except (ValueError, OSError) as error:
                 raise ValueError(f'{shard.path}: scene {shard.keys[row]} cannot be read ({error})') from error
             if valid is not None and dtype == np.uint16:
-                return self.__getitems__(indices)  # pixels without data are filled with what need not be whole
-            sample = {'image': given, 'id': str(shard.ids[row])}
+                return self._taken(indices, np.float32)  # pixels without data are filled with what need not be whole
+            sample = {'image': row_image, 'id': str(shard.ids[row])}
             if valid is not None:
                 sample['valid'] = torch.from_numpy(valid)
             if self.targets is not None:
@@ -484,15 +492,15 @@ class ShardReader(IterableDataset):
         self.rank, self.world_size = here[0] if rank is None else rank, here[1] if world_size is None else world_size
         self.stretch = node_stretch(len(scenes), self.rank, self.world_size, even=shuffle)
         self.n_batches = len(self.stretch) // batch_size if drop_last else -(-len(self.stretch) // batch_size)
-        self.broken, self._pool, self._local = [], BufferPool(), threading.local()
+        self.broken, self._pool = [], BufferPool()
         if not 0 <= start <= self.n_batches:
             raise ValueError(f'start={start} is not one of 0 to {self.n_batches}, the batches of an epoch')
 
     def __getstate__(self):
-        return {**self.__dict__, '_pool': None, '_local': None}
+        return {**self.__dict__, '_pool': None}
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _pool=BufferPool(), _local=threading.local())
+        self.__dict__.update(state, _pool=BufferPool())
 
     def __len__(self):
         return self.n_batches
@@ -505,13 +513,6 @@ class ShardReader(IterableDataset):
         "Continue with the batch that `state_dict` recorded."
         self.epoch, self.start, self.seed = state['epoch'], state['start'], state['seed']
 
-    def _readers(self, s):
-        "this thread's own open files of shard `s`"
-        if not hasattr(self._local, 'scenes'):
-            self._local.scenes = object.__new__(ShardScenes)
-            self._local.scenes.__dict__.update(self.scenes.__dict__, _open={}, _magnifiers={})
-        return self._local.scenes._readers(s)
-
     def _read(self, places: np.ndarray) -> dict:
         "one batch"
         scenes, n = self.scenes, 0
@@ -521,7 +522,7 @@ class ShardReader(IterableDataset):
         kept, masks = [], {}
         for s, row in places:
             try:
-                valid = scenes.read(s, row, image[n], None if rgb is None else rgb[n], self._readers(s))
+                valid = scenes.read(s, row, image[n], None if rgb is None else rgb[n])
             except (ValueError, OSError) as error:
                 broken = Broken(str(scenes.shards[s].path), scenes.shards[s].keys[row], str(error))
                 if self.on_error == 'raise':

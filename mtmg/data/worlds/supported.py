@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ...bands.sensors import RGB
-from ..scenes import ArrayDataset, SceneDataset
+from ..scenes import ArrayDataset, SceneDataset, rows_of
 from ...labels.labelsets import labelset
 
 # %% ../../../nbs/data/worlds/supported.ipynb #404cf7b0
@@ -184,7 +184,7 @@ class Shapes(SceneDataset):
         return len(self._u)
 
     def __getitem__(self, i):
-        return self.__getitems__([range(len(self))[i]])[0]
+        return Shapes.__getitems__(self, [range(len(self))[i]])[0]
 
     def __getitems__(self, indices):
         grain = np.empty((len(indices), SIZE, SIZE), np.float32)
@@ -195,7 +195,7 @@ class Shapes(SceneDataset):
         images = torch.from_numpy(draw_shapes(self._u[indices], grain))
         return [
             dict(image=image, label=int(self._targets[i]), id=self._id(i), caption=self.captions[i])
-            for image, i in zip(images, indices)
+            for image, i in zip(rows_of(images), indices)
         ]
 
 # %% ../../../nbs/data/worlds/supported.ipynb #e5e74c47
