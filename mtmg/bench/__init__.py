@@ -11,7 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'timing': ['amount', 'extra_memory', 'named', 'resident', 'Row', 'seconds_of', 'side_by_side', 'table'],
+        'timing': ['amount', 'bench_table', 'extra_memory', 'named', 'resident', 'Row', 'seconds_of', 'side_by_side'],
         'reading': [
             'bench_data',
             'COLD',

@@ -37,7 +37,7 @@ from ..patching.line import interpolate, line_features, sweep
 from ..data.scenes import ArrayDataset, batches, collate, in_memory
 from .measures import bench_evaluate
 from .reading import bench_data
-from .timing import Row, amount, side_by_side, table
+from .timing import Row, amount, side_by_side, bench_table
 
 # %% ../../nbs/bench/training.ipynb #be6ff9eb
 def picture_folder(folder, n: int, side: int):
@@ -464,4 +464,4 @@ def bench(
                 'full': full,
             },
         )
-    return table([r for part in rows.values() for r in part])
+    return bench_table([r for part in rows.values() for r in part])

@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'cards': ['local_hub', 'model_card', 'push_folder', 'write_card'],
         'checkpoints': ['architectures', 'describe_keys', 'load_weights', 'LoadReport', 'read_checkpoint'],
         'sources': ['as_published', 'find_source', 'hub_file', 'Source', 'without_retries'],
-        'model': ['Clip', 'content_hash', 'evaluating', 'load_clip', 'resize', 'warn_if_shrunk'],
+        'model': ['Clip', 'content_hash', 'in_eval_mode', 'load_clip', 'resize', 'warn_if_shrunk'],
     },
 )

@@ -35,7 +35,7 @@ from ..bands.images import STATISTICS, are_settled, as_images, check_image, sele
 from ..compute import check_batch_size, lowered, patchify
 from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.sources import hub_file
-from ..clip.model import content_hash, evaluating, warn_if_shrunk
+from ..clip.model import content_hash, in_eval_mode, warn_if_shrunk
 from ..labels.labelsets import Exposure, LabelSet
 from mtmg.encoders.foundations import (
     FOUNDATIONS,
@@ -248,7 +248,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
             return torch.zeros(0, self.embed_dim, device=self.device)
         images = self._select(images, bands, missing)  # the unit of all images together, whatever the size of a batch
         bands = settled(as_bands(bands) if self.takes_any else self.bands)
-        with evaluating(self):
+        with in_eval_mode(self):
             dtype = self.proj.weight.dtype
             rows = [
                 self(self.preprocess(part.to(self.device), bands).to(dtype), bands).float()

@@ -54,7 +54,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'retrieval',
             'retrieval_both',
         ],
-        'probes': ['draw_shots', 'few_shot', 'hold_out', 'knn', 'linear_probe', 'logistic_regression', 'STRENGTHS'],
+        'probes': [
+            'draw_shots',
+            'few_shot',
+            'held_out_mask',
+            'knn',
+            'linear_probe',
+            'logistic_regression',
+            'STRENGTHS',
+        ],
         'maps': [
             'class_colours',
             'ClassMap',

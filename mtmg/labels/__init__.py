@@ -14,7 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'nomenclatures': [
             'ben43_to_19',
             'ben43_to_5',
-            'ClassMap',
             'CLC_CODES',
             'EUROSAT_FOLDERS',
             'igbp_scene_label',
@@ -24,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'igbp_to_sen12ms9',
             'LANDCOVER_OF_EUROSAT',
             'NOMENCLATURES',
+            'Renumbering',
         ],
         'labelsets': [
             'check_template',
@@ -34,11 +34,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'LABELSETS',
             'LazyTable',
             'read_lines',
+            'readable',
             'SCORES',
             'STAGES',
             'TEMPLATES',
             'templates',
-            'readable',
         ],
     },
 )

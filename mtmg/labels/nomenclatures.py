@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOMENCLATURES', 'EUROSAT_FOLDERS', 'LANDCOVER_OF_EUROSAT', 'CLC_CODES', 'ben43_to_19', 'ben43_to_5',
-           'igbp_to_sen12ms', 'igbp_to_sen12ms9', 'ClassMap', 'igbp_shares', 'igbp_scene_labels', 'igbp_scene_label']
+           'igbp_to_sen12ms', 'igbp_to_sen12ms9', 'Renumbering', 'igbp_shares', 'igbp_scene_labels', 'igbp_scene_label']
 
 # %% ../../nbs/labels/nomenclatures.ipynb #df77b44d
 import numpy as np
@@ -137,7 +137,7 @@ NOMENCLATURES |= {
 }
 
 # %% ../../nbs/labels/nomenclatures.ipynb #4a073650
-class ClassMap(dict):
+class Renumbering(dict):
     "{class number in one nomenclature: class number in another}. Call it to translate multi-hot labels."
 
     def __init__(self, numbers: dict, before: int, after: int):
@@ -157,11 +157,13 @@ class ClassMap(dict):
         return torch.stack(merged, -1).to(multihot.dtype)
 
     def __reduce__(self):
-        return ClassMap, (dict(self), self.before, self.after)
+        return Renumbering, (dict(self), self.before, self.after)
 
 # %% ../../nbs/labels/nomenclatures.ipynb #f245eb17
-ben43_to_19 = ClassMap({CLC_CODES.index(code): k for k, codes in enumerate(_BEN19.values()) for code in codes}, 43, 19)
-ben43_to_5 = ClassMap({i: code // 100 - 1 for i, code in enumerate(CLC_CODES)}, 43, 5)
+ben43_to_19 = Renumbering(
+    {CLC_CODES.index(code): k for k, codes in enumerate(_BEN19.values()) for code in codes}, 43, 19
+)
+ben43_to_5 = Renumbering({i: code // 100 - 1 for i, code in enumerate(CLC_CODES)}, 43, 5)
 
 # %% ../../nbs/labels/nomenclatures.ipynb #9352d3bd
 _SEN12MS = _words('Forest, Shrubland, Savanna, Grassland, Wetlands, Croplands, Urban/Built-up, Snow/Ice, Barren, Water')

@@ -39,7 +39,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'named_after',
             'scored',
             'sweep',
-            'with_roles',
+            'tasks_by_role',
         ],
         'merging': [
             'apply',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['interpolate', 'Alpha', 'line_ends', 'named_after', 'deviations', 'paired_error', 'choose_alpha', 'Curve',
-           'features_at', 'line_features', 'with_roles', 'chosen_on', 'scored', 'with_pairs', 'sweep',
+           'features_at', 'line_features', 'tasks_by_role', 'chosen_on', 'scored', 'with_pairs', 'sweep',
            'embedding_shift']
 
 # %% ../../nbs/patching/line.ipynb #0d9cd1d3
@@ -344,7 +344,7 @@ def line_features(
     return features_at(clip, alphas, set_alpha, dataset, batch_size, device, num_workers, progress, precision)
 
 # %% ../../nbs/patching/line.ipynb #defc748c
-def with_roles(patching, supported=()) -> list:
+def tasks_by_role(patching, supported=()) -> list:
     "[(role, task)]; ValueError for a task that is one split, or named like another."
     tasks = [('patching', t) for t in patching] + [('supported', t) for t in supported]
     for _, task in tasks:
@@ -425,7 +425,7 @@ def sweep(
     | None = None,  # another line from `clip`, with the same tasks: their scores at alpha 0 are taken over
 ) -> Curve:
     "Score the line from `clip` to `tuned`: alpha is chosen on the validation splits and reported on the test splits."
-    alphas, tasks = _points(tuned, alphas), with_roles(patching, supported)
+    alphas, tasks = _points(tuned, alphas), tasks_by_role(patching, supported)
     if report not in ('all', 'ends'):
         raise ValueError(f"report {report!r} is not 'all' or 'ends'")
     rows = []

@@ -32,7 +32,7 @@ from mtmg.patching.line import (
     line_ends,
     scored,
     sweep,
-    with_roles,
+    tasks_by_role,
 )
 from ..data.scenes import SceneDataset, Splits, labelled, scenes_of
 
@@ -167,7 +167,7 @@ def merge(
     precision: str = 'fp32',  # of the forward passes, as in `sweep`
 ) -> tuple:  # (the merged Clip, its Curve)
     "Choose a coefficient for each vector on the validation splits, report on the test splits, and add the vectors up."
-    vectors, tasks, rows, results = list(vectors), with_roles(patching, supported), [], {}
+    vectors, tasks, rows, results = list(vectors), tasks_by_role(patching, supported), [], {}
     if not vectors:
         raise ValueError('no task vector to merge; give at least one (task_vector(clip, tuned))')
     values = sorted({0.0, *map(float, PATCH_RECIPES['default'].alphas if values is None else values)})
@@ -364,7 +364,7 @@ def patch_tasks(
         raise ValueError(f'how {how!r} is not one of joint, sequential, parallel')
     recipe = pick(recipe, PATCH_RECIPES, **changes)
     run = dict(device=device, num_workers=num_workers, progress=progress)
-    with_roles(tasks, supported)  # says what is wrong with them
+    tasks_by_role(tasks, supported)  # says what is wrong with them
     if out:
         open_run(
             out,

@@ -22,7 +22,7 @@ from ..engine.recipes import ALIGN_RECIPES, PATCH_RECIPES, VARIANTS, AlignRecipe
 from ..alignment.aligning import align, teacher_embeddings
 from ..clip.model import Clip, load_clip
 from ..alignment.claims import ALL_ROWS, colours_of, controls as judged
-from .report import answer_sentences, draw_figures, run_sections, some_scenes, write_page
+from .report import answer_sentences, draw_figures, run_sections, scenes_in_turn, write_page
 from ..data.loading import drop_classes, load_dataset
 from ..demo.models import demo_models, keep_scenes
 from ..demo.serving import any_bands_student
@@ -363,7 +363,7 @@ def _save(models: Models, world: Splits, dataset: str, out: Path, **options):
     if models.plain_tuned is not None:
         models.plain_tuned.save(out / 'plain')  # the other end of the line that the demo walks
     if not dataset.startswith('miniworld'):  # which can be drawn again at any time
-        keep_scenes(world.test, out, some_scenes(world.test.targets, 240, options['seed']))
+        keep_scenes(world.test, out, scenes_in_turn(world.test.targets, 240, options['seed']))
 
 
 def _is_optical(student) -> bool:

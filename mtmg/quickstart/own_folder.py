@@ -48,7 +48,7 @@ from mtmg.quickstart.report import (
     answer_sentences,
     draw_figures,
     run_sections,
-    some_scenes,
+    scenes_in_turn,
     write_page,
 )
 
@@ -478,7 +478,7 @@ def _walked(models, scenes) -> dict | None:  # {alpha: (N, D)}
 def _for_the_demo(done: _Trained, out: Path, title: str, seed: int):
     "what the demo and the page of the joint space show"
     E, scenes = done.E, done.scenes
-    kept = some_scenes(len(scenes) if scenes.targets is None else scenes.targets, 240, seed)
+    kept = scenes_in_turn(len(scenes) if scenes.targets is None else scenes.targets, 240, seed)
     keep_scenes(scenes, out, np.sort(kept))
     two = [m for m in ('rgb', 'ms', 'clip') if m in E.features][:2]
     line = _walked(done.models, scenes)

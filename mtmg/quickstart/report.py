@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCORE_MEANINGS', 'KEPT_WORDS', 'GLOSSARY', 'FIGURE_CAPTIONS', 'percent_text', 'points_text', 'verdict',
            'answer_sentences', 'an', 'Table', 'score_table', 'kept_table', 'retrieval_table', 'gap_table', 'table_csv',
-           'Section', 'write_page', 'true_colour', 'some_scenes', 'draw_figures', 'glossary', 'run_sections']
+           'Section', 'write_page', 'true_colour', 'scenes_in_turn', 'draw_figures', 'glossary', 'run_sections']
 
 # %% ../../nbs/quickstart/report.ipynb #4a8a16f3
 import base64
@@ -378,7 +378,7 @@ def true_colour(dataset, indices) -> np.ndarray:  # (N, 3, H, W) uint8
     return np.clip((1.6 if len(dataset.bands) > 3 else 1) * rgb, 0, 255).astype(np.uint8)
 
 
-def some_scenes(
+def scenes_in_turn(
     targets,  # (N,) classes, (N, K) multi-hot, or the number of unlabelled scenes
     n: int,
     seed: int = 0,
@@ -409,7 +409,7 @@ def draw_figures(
     models = {'clip': 'CLIP', 'rgb': 'patched CLIP', 'ms': f'student, {in_words("ms", dataset.bands)}'}
     models = {m: name for m, name in models.items() if m in E.features}
     truths = lambda i: [names[labels[i]]] if labels.ndim == 1 else [names[c] for c in np.flatnonzero(labels[i])]
-    shown = some_scenes(len(E) if labels is None else labels, 8, seed)
+    shown = scenes_in_turn(len(E) if labels is None else labels, 8, seed)
 
     def answers(m):
         p = (E.logit_scale * unit(E[m])[shown] @ unit(E.text).T).softmax(-1).max(-1)
