@@ -46,6 +46,7 @@ def commands() -> dict:
     from mtmg.clip import load_clip
     from mtmg.data import load_dataset
     from mtmg.data.shards import write_shards
+    from mtmg.data.writing import ASIDE
     from mtmg.embed import embed
     from mtmg.patching import finetune
 
@@ -68,7 +69,7 @@ def commands() -> dict:
         return {'hash': load_clip(str(folder / 'tuned')).hash(), **digest(folder / 'tuned')}
 
     return {
-        'shards': Command(shards, digest, '0.tar'),
+        'shards': Command(shards, digest, ASIDE),
         'blocks': Command(blocks, digest),
         'checkpoint': Command(trained, weights, 'last.part'),
     }

@@ -101,12 +101,14 @@ def dataset_hash(dataset, probes: int = 32) -> str:
     own = next((b.white for b in getattr(getattr(dataset, 'sensor', None), 'bands', ()) if b.answers_to('red')), None)
     if getattr(dataset, 'white', own) != own:  # the same scenes, shown brighter
         described['white'] = dataset.white
-    images = getattr(dataset, 'image', None)
-    if not isinstance(images, np.ndarray):
+    images, masks = getattr(dataset, 'image', None), getattr(dataset, 'valid', None)
+    changed = isinstance(dataset, ArrayDataset) and type(dataset).stored is not ArrayDataset.stored  # by a subclass
+    if changed or not isinstance(images, np.ndarray):
         at = np.unique(np.linspace(0, len(dataset) - 1, min(probes, len(dataset))).astype(int))
         images = np.concatenate([b['image'].numpy() for b in batches(dataset, indices=at, batch_size=probes)])
     targets, ids = getattr(dataset, 'targets', None), getattr(dataset, 'ids', None)
-    return _digest(described, len(dataset), ids, images, np.asarray(targets) if targets is not None else '')
+    masked = [] if masks is None else [np.asarray(masks)]  # which pixels hold data decides what the others hold
+    return _digest(described, len(dataset), ids, images, np.asarray(targets) if targets is not None else '', *masked)
 
 # %% ../../nbs/embed/passes.ipynb #c5157f0b
 class _Blocks:
@@ -367,6 +369,8 @@ def embed(
         raise ValueError("'labels' cannot name a modality")
     if len(dataset) == 0:
         raise ValueError(f'{getattr(dataset, "name", "the data set")} has no scenes')
+    if block_size < 1:
+        raise ValueError(f'block_size is {block_size}; it must be 1 or more')
     dataset = settle(dataset)
     device, stores = pick_device(device), {}
     precision = forward_precision(precision, device)
