@@ -218,7 +218,7 @@ def teacher_embeddings(
     precision: str = 'fp32',
 ) -> torch.Tensor:  # (N, variants, D)
     "The teacher's raw embedding of every scene in every variant."
-    device = pick_device(device)
+    device, dataset = pick_device(device), settle(dataset)
     teacher = teacher.clone().to(device)
     out = torch.zeros(variants, len(dataset), teacher.embed_dim)
     asked, low = False, None
@@ -360,7 +360,8 @@ def task_in_memory(task: AlignTask, running: Running) -> AlignTask:
 
 def prepare(dataset, recipe: AlignRecipe, views=None, unlabelled=None, labelset=None) -> AlignTask:
     "The task of an alignment. Raise ValueError if the data cannot be aligned."
-    train = lambda d: d.train if isinstance(d, Splits) else d  # noqa: E731
+    one = lambda d: d.train if isinstance(d, Splits) else d  # noqa: E731
+    train = lambda d: None if one(d) is None else settle(one(d))  # noqa: E731
     several = lambda d: isinstance(d, (list, tuple)) and not isinstance(d, Splits)  # noqa: E731
     listed = lambda d: [train(x) for x in (d if several(d) else [d]) if x is not None]  # noqa: E731
     (dataset, *others), views, further = listed(dataset), train(views), listed(unlabelled)
@@ -449,8 +450,8 @@ def pairs_of(task: AlignTask, teacher: Clip, bands, targets: torch.Tensor, seed:
     n, labels = len(task.dataset), 'own'
     if task.recipe.pseudo:
         labels = pseudo_labels(teacher, task.dataset, targets[:n], task.labelset, task.recipe.shares or None)
-    first = Pairs(settle(task.dataset), bands, task.labelset, labels=labels)
-    further = [Pairs(settle(d), bands, task.labelset, missing='zeros', labels=None) for d in task.unlabelled]
+    first = Pairs(task.dataset, bands, task.labelset, labels=labels)
+    further = [Pairs(d, bands, task.labelset, missing='zeros', labels=None) for d in task.unlabelled]
     return JoinedPairs([first, *further]) if further else first
 
 

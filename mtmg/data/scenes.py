@@ -373,7 +373,7 @@ class ArrayDataset(SceneDataset):
 
 # %% ../../nbs/data/scenes.ipynb #a484d2bb
 def labelled(dataset, what: str = 'patching'):
-    "`dataset` itself. ValueError if it has no scenes, no labels or no class names."
+    "`dataset`, in the units of its sensor. ValueError if it has no scenes, no labels or no class names."
     if not len(dataset):
         raise ValueError(f'{dataset.name} has no scenes')
     if dataset.labelset is None or dataset.targets is None:
@@ -383,7 +383,7 @@ def labelled(dataset, what: str = 'patching'):
             f"the labelset of {dataset.name} is the name '{dataset.labelset}'; "
             f"give it as labelset('{dataset.labelset}') of mtmg.labels"
         )
-    return dataset
+    return settle(dataset)
 
 # %% ../../nbs/data/scenes.ipynb #65d8b704
 def rows_of(batch: torch.Tensor) -> list:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import copy
 from dataclasses import dataclass, fields, replace
 import logging
+from numbers import Integral
 import os
 from pathlib import Path
 import signal
@@ -594,6 +595,10 @@ class Running:
     progress: bool = True
     overwrite: bool = False  # replace what another call left in `out`
     trainer: dict | None = None  # further arguments of `fit` and of Lightning's Trainer
+
+    def __post_init__(self):
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
+            raise ValueError(f'seed is {self.seed!r}; give a whole number, 0 or more')
 
     def shown(self, what: str) -> str | None:
         "The name of a progress bar; None if none is wanted."

@@ -23,7 +23,7 @@ from ..engine.stage import Stage, settings
 from ..embed.passes import dataset_hash
 from ..compute import add_up, gathered, rank, share_of, sharing, world_size
 from ..data.fingerprints import Fingerprints
-from ..data.scenes import ArrayDataset, Splits, batches, described, labelled, naming_scenes
+from ..data.scenes import ArrayDataset, Splits, batches, described, labelled, naming_scenes, settle
 from ..engine.runs import derived_seed, step_seed
 from ..engine.recipes import PatchRecipe, PATCH_RECIPES
 
@@ -243,6 +243,7 @@ def composites(
     progress: str | None = None,
 ):
     "The data set as RGB composites (uint8) in memory, at the smaller of both sizes; unchanged where it is too large."
+    dataset = settle(dataset)
     size, shape = clip.image_size, tuple(dataset[0]['image'].shape[-2:])
     small = shape[0] * shape[1] <= size * size
     shape = shape if small else (size, size)

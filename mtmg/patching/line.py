@@ -9,6 +9,7 @@ __all__ = ['interpolate', 'Alpha', 'line_ends', 'named_after', 'deviations', 'pa
 
 # %% ../../nbs/patching/line.ipynb #0d9cd1d3
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from ..clip.model import Clip
 from ..compute import add_up, agrees, autocast, forward_precision, lowered, pick_device, share_of
 from ..data.fingerprints import Fingerprints
-from ..data.scenes import Splits, batches, labelled, on_device
+from ..data.scenes import Splits, batches, labelled, on_device, settle
 from ..evaluate.results import Result, kept, quantiles, resampled_means, scene_weights
 from ..evaluate.zeroshot import zero_shot
 from ..labels.labelsets import Exposure
@@ -49,7 +50,7 @@ class Alpha(float):
 
 def line_ends(clip: Clip, tuned: Clip, alpha: float = 0) -> tuple:  # of two state dicts
     "The image towers of two CLIPs. Raise ValueError if no line joins them, or if `alpha` is not on it."
-    if not 0 <= alpha <= 1:
+    if not isinstance(alpha, (Real, torch.Tensor)) or not 0 <= alpha <= 1:
         raise ValueError(f'alpha is {alpha}; it must lie between 0 (zero-shot) and 1 (fine-tuned)')
     start, end = clip.visual.state_dict(), tuned.visual.state_dict()
     if {k: w.shape for k, w in start.items()} != {k: w.shape for k, w in end.items()}:
@@ -298,7 +299,7 @@ def features_at(
     precision='fp32',
 ) -> torch.Tensor:
     "Embeddings (points, N, D) of every scene at every point. Each batch is decoded and prepared once."
-    moving = clip.clone().to(pick_device(device))
+    moving, dataset = clip.clone().to(pick_device(device)), settle(dataset)
     tower = moving.visual.state_dict()
     mode = forward_precision(precision, moving.device)
     low = lowered(moving.visual) if mode == 'bf16' else None  # rounded once a point, and not in every layer anew
