@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OURS', 'PRECISIONS', 'one_thread', 'world_size', 'rank', 'is_first', 'launched', 'meet', 'from_first', 'sharing',
-           'is_shared', 'check_batch_size', 'share_of', 'add_up', 'gathered', 'as_ranks', 'whole_batchnorm', 'launch',
-           'peer_lost', 'pick_device', 'forward_precision', 'autocast', 'PatchConv', 'patchify', 'lowered', 'agrees',
-           'lowered_if_right', 'compiled', 'scalar_reads']
+           'is_shared', 'check_count', 'check_batch_size', 'share_of', 'add_up', 'gathered', 'as_ranks',
+           'whole_batchnorm', 'launch', 'peer_lost', 'pick_device', 'forward_precision', 'autocast', 'PatchConv',
+           'patchify', 'lowered', 'agrees', 'lowered_if_right', 'compiled', 'scalar_reads']
 
 # %% ../nbs/compute.ipynb #b285288d
 import atexit
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import copy
 from contextvars import ContextVar
 from functools import cache, partial
+from numbers import Integral
 import os
 import warnings
 
@@ -145,10 +146,15 @@ def is_shared() -> bool:
     return _shared.get() and world_size() > 1
 
 
+def check_count(n: int, name: str, least: int = 1):
+    "ValueError, with the name of the argument, if `n` is no whole number or below `least`."
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
+        raise ValueError(f'{name} is {n}; it must be {least} or more, a whole number')
+
+
 def check_batch_size(batch_size: int):
     "ValueError for a batch of fewer than one scene."
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}; it must be 1 or more')
+    check_count(batch_size, 'batch_size')
 
 
 def share_of(scenes: int, batch_size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..compute import check_count
 from ..embed.embeddings import Embeddings, as_labels, unit
 from ..embed.embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
@@ -369,6 +370,7 @@ def linear_probe(
     seed: int = 0,
 ) -> Result:
     "A `Result` of logistic regression on frozen features: accuracy (or mAP); `sweep` has every strength."
+    check_count(resamples, 'resamples', least=0)
     sets = _Sets(train, test, modality, train_labels, test_labels, 'linear_probe')
     strengths = _positive(strengths)
     x, y, refit = sets.x, sets.y, validation is None and len(strengths) > 1
@@ -449,6 +451,7 @@ def few_shot(
     seed: int = 0,
 ) -> Result:
     "The `Result` of linear probes on a few scenes per class; `rows` has shots, mean over draws, interval, each draw."
+    check_count(resamples, 'resamples', least=0)
     shots, strengths = np.atleast_1d(shots).tolist(), _positive(strengths)
     if draws < 1 or not shots or any(k < 1 or k != int(k) for k in shots):
         raise ValueError(f'shots={tuple(shots)}, draws={draws}: give one draw or more, of one scene or more per class')
@@ -522,6 +525,7 @@ def knn(
     seed: int = 0,
 ) -> Result:
     "The `Result` of a weighted vote of the k nearest training scenes: accuracy (mAP with several labels)."
+    check_count(resamples, 'resamples', least=0)
     sets = _Sets(train, test, modality, train_labels, test_labels, 'knn')
     if k < 1 or k != int(k):
         raise ValueError(f'k = {k} neighbours; give a whole number from 1')

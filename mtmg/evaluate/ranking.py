@@ -11,6 +11,7 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from ..compute import check_count
 from ..embed.embeddings import Embeddings, as_labels, unit
 from ..embed.embeddings import names_in
 from .results import Result, circumstances, quantiles, resampled_means
@@ -463,6 +464,7 @@ def retrieval(
     seed: int = 0,
 ) -> Result:
     "Exact retrieval by cosine: R@k and ranks for pairs; mAP, mAP@k and P@k for labels, and nDCG@k with several labels."
+    check_count(resamples, 'resamples', least=0)
     sides = _Sides(embeddings, query, gallery, relevance, positives, query_labels, gallery_labels)
     ks = _check_ks(ks, len(sides.gallery) - (sides.same and sides.relevance == 'labels'))
     E = sides.embeddings
@@ -499,6 +501,7 @@ def retrieval_both(
     seed: int = 0,
 ) -> tuple:  # (Result of a -> b, Result of b -> a)
     "R@k of pairs in both directions from one matrix product: half the time of two calls of `retrieval`."
+    check_count(resamples, 'resamples', least=0)
     sides = _Sides(embeddings, a, b, 'pairs', None, None, None)
     kw = dict(gallery_sizes=gallery_sizes, groups=groups, resamples=resamples, seed=seed)
     if sides.right is not None:  # the same caption for several scenes

@@ -16,6 +16,7 @@ from typing import Callable, Sequence
 import numpy as np
 import torch
 
+from ..compute import check_count
 from ..embed.embeddings import Embeddings
 from ..embed.passes import versions
 from ..labels.labelsets import Exposure, LabelSet, is_zero_shot, labelset
@@ -31,6 +32,7 @@ def scene_weights(
     memory: int = 32_000_000,  # most numbers at once
 ):
     "Yields blocks (b, n) of weights: how often each scene is in each of `resamples` bootstrap samples."
+    check_count(resamples, 'resamples')
     rng = np.random.default_rng(seed)
     cluster = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
     if len(cluster) != n:
@@ -50,6 +52,7 @@ def resampled_means(
     seed: int = 0,
 ) -> np.ndarray:  # (resamples,)
     "Means of bootstrap samples of `values`."
+    check_count(resamples, 'resamples')
     values = np.asarray(values, np.float64)
     n, rng = values.shape[-1], np.random.default_rng(seed + 1)
     if values.ndim == 1 and groups is None:
@@ -432,6 +435,7 @@ def compare(
     seed: int = 0,
 ) -> Result:
     "`b` minus `a` as a `Result`, by paired bootstrap, hierarchical over runs; `p` is two-sided."
+    check_count(resamples, 'resamples')
     a, b = ([r] if isinstance(r, Result) else list(r) for r in (a, b))
     metric = metric or next(m for m in a[0]['metrics'] if m in b[0]['metrics'])
     if len(a) != len(b) and 1 not in (len(a), len(b)):

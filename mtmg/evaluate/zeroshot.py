@@ -13,6 +13,7 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from ..compute import check_count
 from ..embed.embeddings import as_labels, class_text, Embeddings, unit
 from .results import circumstances, quantiles, resampled_means, Result, scene_weights
 from ..labels.labelsets import LabelSet
@@ -485,6 +486,7 @@ def zero_shot(
     seed: int = 0,
 ) -> Result:
     "Zero-shot scores of images, as a `Result`: accuracy, or mAP with several labels. ValueError for ambiguous input."
+    check_count(resamples, 'resamples', least=0)
     task = Task(images, modality, labels, text, classnames, label_names, multilabel, logit_scale)
     warn_if_odd(task, 'zero_shot')
     groups = task.groups if groups is None else groups
@@ -629,6 +631,7 @@ def transductive(
     seed: int = 0,
 ) -> Result:
     "Zero-shot classification of a whole unlabelled test set at once (TransCLIP); `inductive` is one image at a time."
+    check_count(resamples, 'resamples', least=0)
     task = Task(images, modality, labels, text, classnames, label_names, None, logit_scale)
     if task.multilabel:
         raise ValueError('transductive zero-shot gives each image one class; these labels are multi-hot')

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..compute import check_count
 from ..embed.embeddings import unit
 
 # %% ../../nbs/gap/measures.ipynb #24090e63
@@ -253,6 +254,7 @@ def half_samples(
     size: int | None = None,  # scenes of a subsample: half of them
 ) -> torch.Tensor:  # (draws, n) float32
     "Rows of 1 for the scenes of a subsample without replacement, 0 for the others."
+    check_count(draws, 'draws')
     size = n // 2 if size is None else size
     if not 1 <= size < n:
         raise ValueError(f'a subsample of {size} out of {n} scenes; take 1 … {n - 1}')
