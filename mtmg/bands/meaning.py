@@ -580,7 +580,7 @@ def _numbers_of(group, wanted: dict, order, bands, sensor, scale, nodata, mask, 
     return {owner: np.concatenate(parts) if parts else np.zeros(0) for owner, parts in numbers.items()}, stated, shares
 
 
-def _decided_unit(numbers, first: Layers, owner, wanted, stated, unit, scale) -> tuple:
+def _decided_unit(numbers, first: Layers, types: set, owner, wanted, stated, unit, scale) -> tuple:
     "(unit of the numbers of one sensor, why): what the caller says, then what the files say, then what numbers show"
     fits = (
         unit is None
@@ -596,9 +596,9 @@ def _decided_unit(numbers, first: Layers, owner, wanted, stated, unit, scale) ->
         return 'reflectance', f'{scale:g} of reflectance a number, as the caller says'
     if stated:
         return stated, 'as the file says'
-    if first.kind == 'whole' and wanted == 'DN' and first.pixels.dtype == np.uint8:
+    if first.kind == 'whole' and wanted == 'DN' and np.uint8 in types:
         raise ValueError(
-            f'{first.where}: 8-bit numbers for bands of {owner}, which want reflectance x 10000: an 8-bit '
+            f'8-bit numbers for bands of {owner}, which want reflectance x 10000: an 8-bit '
             'export has lost its unit; give scale=, the reflectance of a stored 1'
         )
     if first.kind == 'whole' and wanted in ('DN', 'reflectance', 'other'):
@@ -607,17 +607,36 @@ def _decided_unit(numbers, first: Layers, owner, wanted, stated, unit, scale) ->
     return unit_of(numbers, wanted), f'as the numbers show{below}'
 
 
+def _naming_image(error: ValueError, group, decide) -> ValueError:
+    "the error of the first image for which `decide` fails, with its name; `error` if it fails for none alone"
+    for s in group if len(group) > 1 or str(group[0].where) else ():
+        try:
+            decide([s])
+        except ValueError as own:
+            return ValueError(f'{s.where}: {own}' if s.where else str(own))
+    return error
+
+
 def _units_of(samples, order, bands, sensor, unit, scale, nodata, mask, names, found, assumed) -> tuple:
     "for each kind of numbers, in which unit the bands of each sensor are; and the share of pixels without data"
     wanted, kinds, units, shares = {b.sensor: _sensor_unit(b, sensor) for b in bands}, {}, [], []
     for s in samples:
         kinds.setdefault(s.kind, []).append(s)
-    for kind, group in kinds.items():
+
+    def decide(group) -> list:  # of (sensor, unit, why)
         numbers, stated, missing = _numbers_of(group, wanted, order, bands, sensor, scale, nodata, mask, names)
-        shares += missing
+        shares.extend(missing)
+        types = {s.pixels.dtype.type for s in group}
+        about = lambda owner: (owner, wanted[owner], stated.get(owner), unit, scale)
+        return [(owner, *_decided_unit(x, group[0], types, *about(owner))) for owner, x in numbers.items()]
+
+    for kind, group in kinds.items():
         decided = []
-        for owner, x in numbers.items():
-            here, why = _decided_unit(x, group[0], owner, wanted[owner], stated.get(owner), unit, scale)
+        try:
+            decisions = decide(group)
+        except ValueError as error:
+            raise _naming_image(error, group, decide) from None
+        for owner, here, why in decisions:
             decided.append((owner, here))
             if here != wanted[owner]:
                 said = f'{UNITS[here]} ({why}), brought to {UNITS[wanted[owner]]}'

@@ -7,6 +7,7 @@ __all__ = ['stratified_split', 'hold_out', 'split_folders', 'own_name', 'folder_
            'complete_splits', 'folder_splits', 'cifar10_splits', 'imagenet_splits', 'npz_scenes', 'TorchgeoScenes']
 
 # %% ../../nbs/data/folders.ipynb #a77f57cb
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -314,6 +315,18 @@ def _places_apart(grids: dict, found: list, size: int) -> list:
     return [str(g) for g in overlapping(windows, size)]
 
 
+@contextmanager
+def _naming_raster(path, table=None):
+    "what is wrong with one of several rasters is said with its name"
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (ValueError, RasterioError) as error:
+        what = ' '.join(str(error.__cause__ or error).split())
+        raise ValueError(what if what.startswith((f'{path}: ', f'{table}: ')) else f'{path}: {what}') from None
+
+
 def feature_scenes(
     rasters,  # one or several large rasters, or satellite products
     features,  # a GeoJSON of labelled points or polygons
@@ -335,7 +348,7 @@ def feature_scenes(
     grids = {}
     metres = {}
     for number, path in enumerate(rasters):
-        with reading(path) as file:
+        with _naming_raster(path, places.table.path), reading(path) as file:
             windows = feature_windows(places, file.transform, file.crs, file.shape, size)
             metres[number] = ground_size(file.crs, file.transform, file.shape)
             grids[number] = file.transform, file.crs
@@ -354,9 +367,12 @@ def feature_scenes(
     looked = []
     some = [found[i] for i in spread(len(found))]
     for number in dict.fromkeys(place[0] for place in some):
-        with reading(rasters[number]) as file:
+        with _naming_raster(rasters[number]), reading(rasters[number]) as file:
             looked += [read_window(file, rasters[number], *at, size, size) for n, *at in some if n == number]
     what = find_meaning(looked, sensor, file_bands, bands, **meaning)
+    for one in looked:
+        with _naming_raster(one.where):
+            what.places(one)  # every raster has the bands
     labels = labels or places.table.labelset(own_name(Path(features).parent))
     return RasterScenes(
         rasters,

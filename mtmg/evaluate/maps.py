@@ -25,7 +25,7 @@ from ..data.files import TIF_SUFFIXES, layers_of
 from ..data.products import gdal_source, is_raster
 from ..compute import check_batch_size, pick_device
 from ..embed.passes import evaluating
-from ..data.rasters import Raster, open_raster, opened, read_tiles, tile_grid
+from ..data.rasters import Raster, open_raster, opened, raster_grid, read_tiles
 from ..data.writing import atomic_path
 from ..labels.labelsets import LabelSet
 from ..plots.style import PALETTE, axes_for, figure_grid, styled
@@ -187,7 +187,7 @@ def predict_map(
     check_batch_size(batch_size)
     raster = opened(path, **told)
     size = tile or model.image_size
-    grid, device = tile_grid(raster.shape, size, stride, _scale(raster, gsd, model)), pick_device(device)
+    grid, device = raster_grid(raster, size, stride, _scale(raster, gsd, model)), pick_device(device)
     if raster.crs is None:
         warnings.warn(
             f'{raster.path.name} has no coordinates (CRS): the map has none either', UserWarning, stacklevel=2
