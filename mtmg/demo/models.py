@@ -26,7 +26,7 @@ from ..encoders.encoder import ModalityEncoder, create_encoder
 from ..data.worlds.miniworld import MiniWorld
 from ..labels.labelsets import LabelSet
 from ..patching.line import interpolate, line_features
-from ..data.scenes import ArrayDataset, batches, in_memory
+from ..data.scenes import ArrayDataset, batches, in_memory, without_data
 from ..data.writing import atomic_path, load_tensors, naming_file, save_tensors
 from ..data.worlds.supported import Digits, Shapes
 from .serving import find_run
@@ -247,7 +247,7 @@ def keep_scenes(
     "Write some scenes into a run."
     chosen = np.asarray(chosen)
     batch = next(batches(dataset, len(chosen), indices=chosen))
-    image = batch['image'].numpy()
+    image = without_data(batch['image'], batch['valid']).numpy()  # 0 in every band says the same on disk
     if image.dtype != np.uint8 and (image == np.round(image)).all() and image.min() >= 0 and image.max() <= 65535:
         image = image.astype(np.uint16)
     about = {'sensor': dataset.sensor.name, 'split': dataset.split, 'name': dataset.name}
@@ -306,7 +306,7 @@ class _Drawn(MiniWorld):
         i = range(len(self))[i]
         if i not in self._there:
             self._there[i] = super().__getitem__(i)
-        return self._there[i]
+        return self._there[i] | {'image': self._there[i]['image'].clone()}
 
     @cached_property
     def image(self) -> np.ndarray:  # (N, C, H, W)

@@ -446,7 +446,7 @@ class MiniWorld(SceneDataset):
         return LANDCOVER_OF_EUROSAT[plan.label] if self.name == 'miniworld-landcover' else plan.label
 
     def _caption(self, plan: Plan) -> str:
-        if plan.air.aerosol < HAZY or self.sensor is not S2_L1C:
+        if plan.air.aerosol < HAZY or self.sensor != S2_L1C:
             return plan.caption  # a corrected image and radar see no haze
         return 'a hazy ' + plan.caption.split(' ', 1)[1]
 
@@ -482,9 +482,9 @@ class MiniWorld(SceneDataset):
         if self.name == 'miniworld-s1':
             return sentinel1(ground, noise)
         null = self.name == 'miniworld-null'
-        if self.sensor is S2_L2A and not null:
+        if self.sensor == S2_L2A and not null:
             return sentinel2_l2a(ground, plan.air, noise)
-        if self.sensor is not S2_L1C:
+        if self.sensor != S2_L1C:
             return sensor_view(ground, plan.air, self.sensor, noise, null)
         image = sentinel2_l1c(ground, plan.air, noise)
         return null_bands(image, noise) if null else image
