@@ -23,7 +23,7 @@ from .start import new_student
 from ..bands.images import select
 from ..bands.sensors import as_bands
 from ..clip.model import Clip, content_hash
-from ..compute import add_up, lowered_if_right, pick_device, share_of, sharing, world_size
+from ..compute import add_up, in_pieces, lowered_if_right, pick_device, share_of, sharing, world_size
 from ..data.fingerprints import known_images
 from ..data.scenes import SceneDataset, Splits, batches, collate, kept_in_memory, naming_scenes, on_device, settle
 from ..data.scenes import scenes_of, stored_scenes
@@ -230,7 +230,7 @@ def teacher_embeddings(
             asked, low = True, lowered_if_right(teacher.visual, x, precision, 'the teacher')  # cast once
         for v in range(variants):
             turned = dihedral(x, torch.full((len(x),), v, device=device), turns=v >= 4)
-            features = teacher.visual(turned) if low is None else low(turned.bfloat16())
+            features = in_pieces(teacher.visual, turned) if low is None else in_pieces(low, turned.bfloat16())
             out[v, batch['index']] = features.float().cpu()
     for rows in out:
         add_up(rows)  # (N, D) at a time

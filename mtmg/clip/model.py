@@ -28,7 +28,7 @@ from .cards import push_folder, write_card
 from ..bands.sensors import RGB, as_bands
 from ..bands.images import as_images, check_image, composite, settle_images
 from .checkpoints import describe_keys, load_weights, read_checkpoint
-from ..compute import check_batch_size, lowered, patchify, pick_device
+from ..compute import check_batch_size, in_pieces, lowered, patchify, pick_device
 from ..labels.labelsets import Exposure, LabelSet, labelset as find_labelset
 from ..data.fingerprints import save_fingerprints, with_fingerprints
 from ..data.writing import alone_in, atomic_write_json, naming_file, save_tensors
@@ -208,7 +208,7 @@ class Clip:
     def _square(self, images, bands) -> torch.Tensor:
         "images of a sensor to (N, 3, S, S), floats of 0 … 1"
         cfg = self.preprocess_cfg
-        x = self.pictures(images, bands).float() / 255
+        x = self.pictures(images, bands).float().div_(255)
         return resize(x, self.image_size, cfg['resize_mode'], cfg['interpolation'])
 
     def compose(self, images, bands=None) -> torch.Tensor:
@@ -223,7 +223,7 @@ class Clip:
         "The input of the image tower: images composed, resized and normalised, on the device of `images`."
         x, cfg = self._square(images, bands), self.preprocess_cfg
         mean, std = (torch.tensor(cfg[k], dtype=x.dtype, device=x.device).view(-1, 1, 1) for k in ('mean', 'std'))
-        return (x - mean) / std
+        return x.sub_(mean).div_(std)  # in place: `_square` made it
 
     @torch.no_grad()
     def encode_image(self, images, bands=None, batch_size: int = 128) -> torch.Tensor:
@@ -237,7 +237,7 @@ class Clip:
         with in_eval_mode(self.model):
             dtype = next(self.visual.parameters()).dtype
             rows = [
-                self.model.encode_image(self.preprocess(part.to(self.device), bands).to(dtype)).float()
+                in_pieces(self.model.encode_image, self.preprocess(part.to(self.device), bands).to(dtype)).float()
                 for part in images.split(batch_size)
             ]
         return torch.cat(rows)

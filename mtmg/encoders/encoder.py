@@ -32,7 +32,7 @@ from mtmg.encoders.backbones import (
 from ..clip.cards import push_folder, write_card
 from ..bands.sensors import Band, S2_L1C, SENSORS, as_bands, listed
 from ..bands.images import STATISTICS, are_settled, as_images, check_image, select, settled
-from ..compute import check_batch_size, lowered, patchify
+from ..compute import check_batch_size, in_pieces, lowered, patchify
 from ..clip.checkpoints import load_weights, read_checkpoint
 from ..clip.sources import hub_file
 from ..clip.model import content_hash, in_eval_mode, warn_if_shrunk
@@ -251,7 +251,7 @@ class ModalityEncoder(nn.Module, PyTorchModelHubMixin):
         with in_eval_mode(self):
             dtype = self.proj.weight.dtype
             rows = [
-                self(self.preprocess(part.to(self.device), bands).to(dtype), bands).float()
+                in_pieces(lambda x: self(x, bands), self.preprocess(part.to(self.device), bands).to(dtype)).float()
                 for part in images.split(batch_size)
             ]
         return torch.cat(rows)

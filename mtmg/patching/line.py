@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..clip.model import Clip
-from ..compute import add_up, agrees, autocast, forward_precision, lowered, pick_device, share_of
+from ..compute import add_up, agrees, autocast, forward_precision, in_pieces, lowered, pick_device, share_of
 from ..data.fingerprints import Fingerprints
 from ..data.scenes import Splits, batches, labelled, on_device, settle
 from ..evaluate.results import Result, kept, quantiles, resampled_means, scene_weights
@@ -313,11 +313,11 @@ def features_at(
             set_point(tower, point)
             if low is None:
                 with autocast('tf32' if mode == 'tf32' else 'fp32', moving.device):
-                    features[batch['index']] = moving.visual(x).cpu()
+                    features[batch['index']] = in_pieces(moving.visual, x).cpu()
             else:
                 for k, w in low.state_dict().items():
                     w.copy_(tower[k])
-                features[batch['index']] = low(x.bfloat16()).float().cpu()
+                features[batch['index']] = in_pieces(low, x.bfloat16()).float().cpu()
     for features in out:
         add_up(features)  # (N, D) at a time
     return out
