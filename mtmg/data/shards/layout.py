@@ -563,7 +563,7 @@ def _content(dataset, layout: dict) -> str:
     "names all labels and captions, and the pixels of eight scenes"
     sha, labels = hashlib.sha256(), getattr(dataset, 'targets', None)
     if labels is not None:
-        sha.update(np.ascontiguousarray(labels).astype(np.int64).tobytes())
+        sha.update(np.asarray(labels, np.float64).tobytes())  # NaN where a row of several labels is unknown
     sha.update('\n'.join(map(str, getattr(dataset, 'captions', None) or ())).encode())
     for i in spread(len(dataset), 8):
         native = dataset.native(i) if any('shape' in a for a in layout['arrays']) else None
