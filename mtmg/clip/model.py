@@ -85,14 +85,16 @@ def warn_if_shrunk(shape, size: int, bands: Sequence = ()):
 
 # %% ../../nbs/clip/model.ipynb #36124f59
 @contextmanager
-def in_eval_mode(module: nn.Module):
-    "Turn off dropout and the like inside the block, and set them back as they were afterwards."
-    was = module.training
-    module.eval()
+def in_eval_mode(*modules: nn.Module):
+    "Turn off dropout and the like inside the block, and set each part back as it was afterwards."
+    training = [m for module in modules for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
     try:
-        yield module
+        yield
     finally:
-        module.train(was)
+        for m in training:
+            m.training = True
 
 
 def content_hash(tensors: dict, *more) -> str:

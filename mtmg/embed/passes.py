@@ -21,7 +21,8 @@ import torch
 
 from ..bands.images import as_images
 from ..bands.sensors import RGB, as_bands, joint_sensor
-from ..compute import agrees, autocast, forward_precision, pick_device
+from ..clip.model import in_eval_mode
+from ..compute import agrees, autocast, check_count, forward_precision, pick_device
 from ..data.fingerprints import recognised
 from ..data.files import FileScenes, open_files
 from ..data.folders import folder_scenes
@@ -40,23 +41,19 @@ def _networks(model) -> list:  # the modules inside a model, which need not be o
 @contextmanager
 def evaluating(*models, device=None):
     "Inside the block, `models` are in evaluation mode and on `device`; afterwards they are as they were."
-    training = [m for model in models for net in _networks(model) for m in net.modules() if m.training]
     homes = []
     for model in models:
         home = next((p.device for net in _networks(model) for p in net.parameters()), None)
         if device is not None and home not in (None, device) and hasattr(model, 'to'):
             homes.append((model, home))
     try:
-        for m in training:
-            m.training = False
         for model, _ in homes:
             model.to(device)
-        yield
+        with in_eval_mode(*(net for model in models for net in _networks(model))):
+            yield
     finally:
         for model, home in homes:
             model.to(home)
-        for m in training:
-            m.training = True
 
 # %% ../../nbs/embed/passes.ipynb #efbeb30e
 def _digest(*parts) -> str:
@@ -369,8 +366,7 @@ def embed(
         raise ValueError("'labels' cannot name a modality")
     if len(dataset) == 0:
         raise ValueError(f'{getattr(dataset, "name", "the data set")} has no scenes')
-    if block_size < 1:
-        raise ValueError(f'block_size is {block_size}; it must be 1 or more')
+    check_count(block_size, 'block_size')
     dataset = settle(dataset)
     device, stores = pick_device(device), {}
     precision = forward_precision(precision, device)

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import copy
 from dataclasses import dataclass, fields, replace
 import logging
-from numbers import Integral
 import os
 from pathlib import Path
 import signal
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..bands.images import are_settled, check_image, looked_at
 from mtmg.compute import (
+    check_count,
     OURS,
     forward_precision,
     from_first,
@@ -597,8 +597,7 @@ class Running:
     trainer: dict | None = None  # further arguments of `fit` and of Lightning's Trainer
 
     def __post_init__(self):
-        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
-            raise ValueError(f'seed is {self.seed!r}; give a whole number, 0 or more')
+        check_count(self.seed, 'seed', least=0)
 
     def shown(self, what: str) -> str | None:
         "The name of a progress bar; None if none is wanted."
